@@ -1,0 +1,148 @@
+"""The plugin contract: what a paper says about itself before any of its code is loaded.
+
+A plugin is one :class:`Plugin` object found through the entry-point group ``zoo.models``. It imports no torch: its
+model, training and claim are import strings (``"package.module:Name"``) that are resolved on use.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+CONTRACT_VERSION = 1
+"""Version of this contract. A plugin states the one it was written for in ``Plugin.contract``."""
+
+ENTRY_POINT_GROUP = "zoo.models"
+
+Task = Literal[
+    "classification", "segmentation", "multi-task", "report", "reconstruction", "registration", "detection"
+]
+InputKind = Literal[
+    "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "file", "folder"
+]
+Kernel = Literal["prototype_similarity", "cosine_filter", "icp", "masked_attention"]
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    authors: tuple[str, ...]
+    workshop: str
+    year: int = 2023
+    doi: str | None = None
+    code: str | None = None  # the authors' own repository, where they name one
+
+    def bibtex(self) -> str:
+        """The citation as a BibTeX entry."""
+        first_author = re.sub(r"[^a-z]", "", self.authors[0].split()[-1].lower())
+        first_word = re.sub(r"[^a-z0-9]", "", self.title.split()[0].lower())
+        lines = [
+            f"@inproceedings{{{first_author}{self.year}{first_word},",
+            f"  title     = {{{{{self.title}}}}},",
+            f"  author    = {{{' and '.join(self.authors)}}},",
+            f"  booktitle = {{{self.workshop}}},",
+            f"  year      = {{{self.year}}},",
+        ]
+        if self.doi:
+            lines.append(f"  doi       = {{{self.doi}}},")
+        return "\n".join([*lines, "}"])
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing a user hands to ``predict``. The first input of a plugin is the positional one.
+
+    ``image`` and ``volume``: every file given is one prediction; ``images``: all files given are one prediction.
+    Everything after the first is passed by name (``--with name=value``) and checked against this declaration.
+    """
+
+    name: str
+    kind: InputKind
+    help: str
+    required: bool = False
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    many: bool = False  # may be given several times; the model receives a tuple
+
+
+@dataclass(frozen=True)
+class Output:
+    """One thing a prediction contains."""
+
+    name: str
+    help: str
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Weights that come with the plugin (``demo/`` beside its ``__init__``)."""
+
+    trained_on: str
+    disclaimer: str = "trained on phantoms; not for clinical use"
+    command: str = ""  # the exact command that makes them
+    seconds: float | None = None  # measured wall time of that command on two CPU cores
+    metrics: dict[str, float] = field(default_factory=dict)  # measured, by name
+    licence: str = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One paper's card. Raises ``ValueError`` when a field is malformed."""
+
+    name: str
+    title: str
+    summary: str
+    paper: Paper
+    task: Task
+    modality: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    model: str  # "package.module:ModelClass"
+    labels: tuple[str, ...] = ()
+    training: str | None = None  # "package.module:recipe"
+    claim: str | None = None  # "package.module:claim"
+    kernels: tuple[Kernel, ...] = ()
+    extras: tuple[str, ...] = ()
+    weights: WeightsInfo | None = None
+    sample: str | None = None  # e.g. "sample:retina": a real image to try
+    phantom: str | None = None  # e.g. "phantom:fundus": a procedural one with ground truth
+    licence_notes: str = ""
+    contract: int = CONTRACT_VERSION
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"plugin name {self.name!r} is not kebab-case (letters, digits, single hyphens)")
+        if not self.inputs:
+            raise ValueError(f"plugin {self.name!r} declares no input")
+        seen: set[str] = set()
+        for item in self.inputs:
+            if item.name in seen:
+                raise ValueError(f"plugin {self.name!r} declares the input {item.name!r} twice")
+            if item.kind == "choice" and not item.choices:
+                raise ValueError(f"input {item.name!r} of plugin {self.name!r} is a choice without choices")
+            seen.add(item.name)
+        for what in ("model", "training", "claim"):
+            target = getattr(self, what)
+            if target is not None and not re.fullmatch(r"[\w.]+:\w+", target):
+                raise ValueError(f"{what} of plugin {self.name!r} must read 'package.module:name', not {target!r}")
+
+    @property
+    def primary_input(self) -> Input:
+        """The positional input of ``predict``."""
+        return self.inputs[0]
+
+    @property
+    def options(self) -> tuple[Input, ...]:
+        """The inputs that are passed by name."""
+        return self.inputs[1:]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The card as plain data (JSON-serialisable)."""
+        return asdict(self)
