@@ -34,10 +34,10 @@ class DataError(ZooError):
 class MissingExtraError(ZooError):
     """A library that belongs to an extra of this distribution is not installed."""
 
-    def __init__(self, needed_by: str, library: str, extra: str) -> None:
+    def __init__(self, needed_by: str, library: str, extra: str, distribution: str = "medimg-zoo") -> None:
         super().__init__(
             f"{needed_by} needs the library {library}, which is not installed; "
-            f"install it with: pip install 'medimg-zoo[{extra}]'"
+            f"install it with: pip install '{distribution}[{extra}]'"
         )
         self.library = library
         self.extra = extra

@@ -1,0 +1,113 @@
+"""``zoo list``, ``zoo info`` and ``zoo samples``. None of them imports torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from zoo import registry
+from zoo.cli.output import print_json, print_table
+from zoo.plugin import Input, Plugin
+
+
+def register(app: typer.Typer) -> None:
+    app.command("list")(list_)
+    app.command()(info)
+    app.command()(samples)
+
+
+def list_(
+    task: Annotated[str | None, typer.Option(help="Only this task, such as segmentation.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Only this modality, such as fundus.")] = None,
+    kernel: Annotated[str | None, typer.Option(help="Only models that use this operator.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the installed models."""
+    chosen = registry.select(task=task, modality=modality, kernel=kernel)
+    if json:
+        print_json([_as_dict(entry) for entry in chosen])
+        return
+    rows = []
+    for entry in chosen:
+        if entry.plugin is None:
+            rows.append([entry.name, "broken", entry.error or "", "", entry.distribution])
+        else:
+            card = entry.plugin
+            weights = "demo" if card.weights else "none"
+            rows.append([card.name, card.task, card.summary, weights, f"{entry.distribution} {entry.version}"])
+    if rows:
+        print_table(["model", "task", "what it does", "weights", "from"], rows)
+    else:
+        print("no model matches; zoo list without filters shows all of them")
+
+
+def _as_dict(entry: registry.Entry) -> dict[str, Any]:
+    about = {"distribution": entry.distribution, "version": entry.version, "status": entry.status}
+    if entry.plugin is None:
+        return {"name": entry.name, **about, "error": entry.error}
+    return {**entry.plugin.to_dict(), **about}
+
+
+def info(
+    name: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the card of one model: what it needs, gives, and where it comes from."""
+    entry = registry.find(name)
+    card = entry.plugin
+    assert card is not None
+    if json:
+        print_json({**_as_dict(entry), "example": example(card), "bibtex": card.paper.bibtex()})
+        return
+    print(f"{card.name} - {card.title}\n{card.summary}\n")
+    facts = [
+        ["task", card.task],
+        ["modality", card.modality],
+        ["labels", ", ".join(card.labels) or "-"],
+        ["operators", ", ".join(card.kernels) or "-"],
+        ["needs extra", ", ".join(card.extras) or "-"],
+        ["code of the authors", card.paper.code or "not stated"],
+        ["licence notes", card.licence_notes or "-"],
+        ["from", f"{entry.distribution} {entry.version}"],
+    ]
+    print_table(["", ""], facts)
+    print_table(["input", "kind", "", "meaning"], [_input_row(item) for item in card.inputs], title="\nInputs")
+    print_table(["output", "meaning"], [[item.name, item.help] for item in card.outputs], title="\nOutputs")
+    if card.weights:
+        weights = card.weights
+        print(f"\nDemo weights: {weights.disclaimer}\n  trained on: {weights.trained_on}")
+        if weights.command:
+            print(f"  made by: {weights.command}" + (f" ({weights.seconds:.0f} s on 2 cores)" if weights.seconds else ""))
+        for metric, value in weights.metrics.items():
+            print(f"  {metric}: {value:g}")
+    print(f"\nExample\n  {example(card)}\n\nCitation\n{card.paper.bibtex()}")
+
+
+def _input_row(item: Input) -> list[str]:
+    limits = "|".join(item.choices)
+    if item.minimum is not None or item.maximum is not None:
+        limits = f"{'' if item.minimum is None else f'{item.minimum:g}'}..{'' if item.maximum is None else f'{item.maximum:g}'}"
+    default = "required" if item.required else f"default {item.default}" if item.default is not None else "optional"
+    return [item.name, item.kind + (f" ({limits})" if limits else ""), default, item.help]
+
+
+def example(card: Plugin) -> str:
+    """A call that works as it stands, for models that name a sample or phantom."""
+    given = card.sample or card.phantom or card.primary_input.kind.upper()
+    needed = "".join(f" --with {item.name}=..." for item in card.options if item.required)
+    return f"zoo predict {card.name} {given}{needed}"
+
+
+def samples(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List real images that installed libraries carry, and the procedural phantoms."""
+    from zoo.data.phantoms import PHANTOMS
+    from zoo.samples import SAMPLES
+
+    rows = [
+        [f"sample:{sample.name}", sample.title, f"ships with {sample.library}"] for sample in SAMPLES.values()
+    ] + [[f"phantom:{phantom.name}", phantom.summary, "procedural"] for phantom in PHANTOMS.values()]
+    if json:
+        print_json([{"input": row[0], "title": row[1], "origin": row[2]} for row in rows])
+    else:
+        print_table(["input", "what it shows", "origin"], rows)

@@ -1,0 +1,72 @@
+"""``zoo doctor``: what is installed and what works here."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+
+from zoo._version import __version__
+from zoo.cli.output import print_json, print_table
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(doctor)
+
+
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Report versions, device, compiled operators, extras, cache and Hub settings."""
+    report = collect()
+    if json:
+        print_json(report)
+        return
+    for section, facts in report.items():
+        print_table([section, ""], [[name, str(value)] for name, value in facts.items()])
+        print()
+
+
+def collect() -> dict[str, dict[str, Any]]:
+    """The report as plain data. The Hub token is never part of it, only whether there is one."""
+    import torch
+    from huggingface_hub import constants, get_token
+
+    from zoo import extras, ops, registry
+
+    entries = registry.entries()
+    broken = [entry.name for entry in entries if entry.plugin is None]
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    optional = {}
+    for extra in extras.libraries():
+        absent = extras.missing(extra)
+        optional[extra] = "installed" if not absent else f"missing {', '.join(absent)}"
+    return {
+        "versions": {
+            "zoo": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "numpy", "safetensors", "huggingface-hub", "typer")},
+        },
+        "device": {
+            "cpu": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+            "cuda": ", ".join(gpus) or "none available",
+            "cuda of torch": torch.version.cuda or "CPU build",
+        },
+        "operators": ops.status(),
+        "plugins": {"working": len(entries) - len(broken), "broken": ", ".join(broken) or "none"},
+        "extras": optional,
+        "hub": {
+            "endpoint": constants.ENDPOINT,
+            "cache": constants.HF_HUB_CACHE,
+            "offline": constants.HF_HUB_OFFLINE,
+            "token": "present" if get_token() else "absent",
+        },
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

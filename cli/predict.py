@@ -1,0 +1,144 @@
+"""``zoo predict``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo import options, registry
+from zoo.cli.output import print_json_line, print_table, warn
+from zoo.errors import OptionError, ZooError
+
+if TYPE_CHECKING:
+    from zoo.prediction import Prediction
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(predict)
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, sample:NAME or phantom:NAME.")
+    ],
+    weights: Annotated[
+        str | None, typer.Option(help="demo, a folder, a .safetensors file, or hf://ORG/REPO[@REVISION].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path("predictions"),
+    given: Annotated[
+        list[str] | None, typer.Option("--with", metavar="NAME=VALUE", help="An optional input of the model.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    figure: Annotated[bool, typer.Option(" /--no-figure", help="Write no figure.")] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 1,
+) -> None:
+    """Predict on images: a table on stdout, and JSON, figure and masks in a folder."""
+    entry = registry.find(model)
+    plugin = entry.plugin
+    assert plugin is not None
+    chosen = options.parse(plugin, given or [])
+    from zoo import media
+
+    found = media.expand(inputs)
+    together = plugin.primary_input.kind == "images"
+    stems = _stems(found[:1] if together else found)
+    _check_out(out, stems, found)
+
+    from zoo import inference
+
+    loaded = inference.load(model, weights=weights, device=device)
+    rows: list[list[str]] = []
+    failed = 0
+    with _progress(len(stems), visible=len(stems) > 1 and not json) as advance:
+        outcomes = inference.predict_each(loaded, found, batch_size=batch_size, **chosen)
+        for (one, outcome), stem in zip(outcomes, stems, strict=True):
+            source = one if isinstance(one, str) else f"{len(one)} images"
+            if isinstance(outcome, ZooError):
+                failed += 1
+                if len(stems) == 1:
+                    raise outcome
+                if json:
+                    print_json_line({"source": source, "error": str(outcome)})
+                warn(f"zoo: {outcome}")
+            else:
+                written = outcome.save(out, stem, figure=figure)
+                if json:
+                    print_json_line({**outcome.to_dict(), "files": [str(path) for path in written]})
+                rows.append([source, outcome.summary(), " ".join(path.name for path in written)])
+                _notes(outcome)
+            advance()
+    if not json and rows:
+        print_table(["input", loaded.plugin.name, f"written to {out}"], rows)
+        print(f"weights: {loaded.provenance.weights} ({loaded.provenance.disclaimer})")
+    if failed:
+        warn(f"zoo: {failed} of {len(stems)} inputs failed, the others are in {out}")
+        raise typer.Exit(1 if rows else 2)
+
+
+def _notes(prediction: Prediction) -> None:
+    for note in prediction.notes:
+        warn(f"note: {Path(prediction.source).name}: {note}")
+
+
+def _stems(found: Sequence[str]) -> list[str]:
+    """File stems of the results, made distinct where two inputs share a name."""
+    from zoo.prediction import stem_of
+
+    stems: list[str] = []
+    taken: set[str] = set()
+    for source in found:
+        stem = base = stem_of(source)
+        if stem in taken and (parent := Path(source).parent.name):
+            stem = base = f"{parent}_{stem}"
+        count = 2
+        while stem in taken:
+            stem, count = f"{base}_{count}", count + 1
+        taken.add(stem)
+        stems.append(stem)
+    return stems
+
+
+def _check_out(out: Path, stems: Sequence[str], found: Sequence[str]) -> None:
+    """Refuse, before any work, a folder that can't be written or where a result would overwrite an input."""
+    existing = out
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise OptionError(f"--out {out} can't be a folder because {existing} is a file; choose another")
+    if not os.access(existing, os.W_OK):
+        raise OptionError(f"--out {out} can't be written to; choose another folder or change its permissions")
+    inputs = {Path(source).resolve() for source in found if Path(source).exists()}
+    for stem in stems:
+        for name in (f"{stem}.png", f"{stem}.json", f"{stem}_mask.png", f"{stem}_mask.nii.gz", f"{stem}_mask.nii"):
+            if (out / name).resolve() in inputs:
+                raise OptionError(f"writing {out / name} would overwrite an input; choose another folder with --out")
+
+
+class _progress:  # noqa: N801 - used as a context manager only
+    """A bar on stderr for several inputs; silent when stderr is not a terminal."""
+
+    def __init__(self, total: int, visible: bool) -> None:
+        self.total, self.visible = total, visible and sys.stderr.isatty()
+        self.bar: Any = None
+
+    def __enter__(self) -> Any:
+        if not self.visible:
+            return lambda: None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True))
+        self.bar.start()
+        task = self.bar.add_task("predicting", total=self.total)
+        return lambda: self.bar.advance(task)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()

@@ -1,0 +1,141 @@
+"""``zoo train``, ``zoo evaluate``, ``zoo reproduce`` and ``zoo data check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.cli.output import print_json, print_table
+from zoo.errors import OptionError
+
+data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+
+Data = Annotated[
+    str,
+    typer.Option("--data", metavar="SPEC", help="folder:PATH, pairs:PATH, csv:FILE, msd:PATH or phantom:NAME?n=..&seed=.."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(train)
+    app.command()(evaluate)
+    app.command()(reproduce)
+    data_app.command("check")(check)
+    app.add_typer(data_app, name="data")
+
+
+@data_app.callback()
+def _data() -> None:
+    """Look at data sets."""
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
+    data: Data,
+    preset: Annotated[str, typer.Option(help="A preset of the model's recipe.")] = "paper",
+    given: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/MODEL.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights on the same machine.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+) -> None:
+    """Train a model on your data by its paper's recipe."""
+    from zoo.training import train as run_training
+
+    folder = run_training(
+        model,
+        data,
+        preset=preset,
+        overrides=_assignments(given or []),
+        out=out or Path("runs") / model,
+        resume=resume,
+        seed=seed,
+        device=device,
+    )
+    print(f"trained weights are in {folder}; try: zoo predict {model} INPUT --weights {folder}")
+
+
+def _assignments(given: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for assignment in given:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise OptionError(f"--set {assignment} has no value; write --set {assignment}=VALUE")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
+    data: Data,
+    weights: Annotated[str | None, typer.Option(help="demo, a folder, a .safetensors file or hf://ORG/REPO.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder for the table, per-case CSV and figure.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the bootstrap.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a model on your data with its paper's metrics and 95 % bootstrap intervals."""
+    from zoo.evaluation import evaluate as run_evaluation
+
+    folder = out or Path("evaluations") / model
+    result = run_evaluation(model, data, weights=weights, split=split, out=folder, seed=seed, device=device)
+    if json:
+        print_json(result.to_dict())
+        return
+    rows = [[m.name, f"{m.mean:.4f}", f"{m.low:.4f} to {m.high:.4f}", str(m.cases)] for m in result.metrics]
+    print_table(["metric", "mean", "95 % interval", "cases"], rows, title=f"{model} on {data} ({split})")
+    print(f"weights: {result.weights} ({result.disclaimer})\nper-case table and figure are in {folder}")
+
+
+def reproduce(
+    model: Annotated[str | None, typer.Argument(help="A model, as zoo list shows it.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every model that has a claim.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=2, help="Number of seeds; default as the claim says.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A smoke run: shows that it works, proves nothing.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds that run at the same time.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON and the plots.")] = Path("results/claims"),
+    report: Annotated[Path | None, typer.Option(help="Write the table of all claims to this page.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Re-test the paper's headline: method against baselines over several seeds, with a verdict."""
+    from zoo import claims, registry
+
+    if model is None and not every and report is None:
+        raise OptionError("name a model, or say --all for every model that has a claim")
+    if report is not None and model is None and not (seeds or quick):
+        # --all --report only regenerates the page from the results that exist
+        page = claims.report(out, report)
+        print(f"{page} tells what {out} holds")
+        return
+    names = [model] if model else [n for n in registry.list_models() if registry.info(n).claim]
+    for name in names:
+        result = claims.reproduce(name, seeds=seeds, quick=quick, jobs=jobs, out=out)
+        if json:
+            print_json(result.to_dict())
+        else:
+            claims.print_result(result)
+    if report is not None:
+        print(f"{claims.report(out, report)} tells what {out} holds")
+
+
+def check(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A data set, as for zoo train --data.")],
+    model: Annotated[str | None, typer.Option(help="Check against this model's labels and inputs.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a whole data set before training on it; exit code 2 when it has errors."""
+    from zoo import registry
+    from zoo.data.check import check as check_data
+
+    report = check_data(spec, plugin=registry.info(model) if model else None)
+    if json:
+        print_json(report.to_dict())
+    else:
+        print_table(["check", "result", "detail"], report.rows(), title=f"{spec}: {report.cases} cases")
+    if not report.ok:
+        raise typer.Exit(2)

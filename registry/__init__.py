@@ -1,0 +1,151 @@
+"""Finds plugins by Python entry points, ours and other people's by the same road.
+
+A plugin is broken alone: one that can't be imported is listed with its error and hinders no other.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from zoo.errors import MissingExtraError, PluginError
+from zoo.plugin import CONTRACT_VERSION, ENTRY_POINT_GROUP, Plugin
+
+__all__ = ["Entry", "entries", "find", "info", "list_models", "resolve"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry point: a plugin, or the reason why there is none."""
+
+    name: str
+    distribution: str
+    version: str
+    plugin: Plugin | None = None
+    error: str | None = None
+
+    @property
+    def status(self) -> str:
+        return "ok" if self.plugin else "broken"
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """All plugins that are installed, sorted by name. Never raises because of a plugin."""
+    found = [_entry(point) for point in entry_points(group=ENTRY_POINT_GROUP)]
+    return tuple(sorted(found, key=lambda entry: (entry.name, entry.distribution)))
+
+
+def _entry(point: EntryPoint) -> Entry:
+    distribution = point.dist.name if point.dist else "unknown"
+    version = point.dist.version if point.dist else ""
+    try:
+        plugin = point.load()
+        if not isinstance(plugin, Plugin):
+            raise PluginError(f"{point.value} is a {type(plugin).__name__}, not a zoo.Plugin")
+        if plugin.contract != CONTRACT_VERSION:
+            raise PluginError(
+                f"written for version {plugin.contract} of the plugin contract, this zoo has {CONTRACT_VERSION}; "
+                f"update {distribution if plugin.contract < CONTRACT_VERSION else 'medimg-zoo'}"
+            )
+        if plugin.name != _kebab(point.name):
+            raise PluginError(f"the entry point is called {point.name} but the plugin calls itself {plugin.name}")
+    # A stranger's module may fail in any way at all, SystemExit included; the others must still be listed.
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
+        return Entry(_kebab(point.name), distribution, version, error=f"{kind}{reason}")
+    return Entry(plugin.name, distribution, version, plugin)
+
+
+def find(name: str) -> Entry:
+    """The plugin called ``name``: ``map-vessel``, ``map_vessel``, or ``distribution:map-vessel``.
+
+    Raises ``PluginError`` when it is unknown (with the nearest names), broken, or claimed by two distributions.
+    """
+    distribution, _, model = name.rpartition(":")
+    model = _kebab(model)
+    claimed = [entry for entry in entries() if entry.name == model]
+    if distribution:
+        claimed = [entry for entry in claimed if _kebab(entry.distribution) == _kebab(distribution)]
+    if not claimed:
+        raise PluginError(f"there is no model {name!r}; {_suggest(model)}")
+    if len(claimed) > 1:
+        owners = [entry.distribution for entry in claimed]
+        raise PluginError(
+            f"the name {model} is claimed by {' and '.join(owners)}; "
+            f"say which one you mean, for example {owners[0]}:{model}"
+        )
+    if claimed[0].plugin is None:
+        raise PluginError(
+            f"the plugin {model} of {claimed[0].distribution} is broken ({claimed[0].error}); "
+            f"update or uninstall {claimed[0].distribution}"
+        )
+    return claimed[0]
+
+
+def resolve(entry: Entry, what: str) -> Any:
+    """The object behind an import string of a plugin: its ``model``, ``training`` or ``claim``.
+
+    Raises ``PluginError`` when the plugin has none or its import string leads nowhere, ``MissingExtraError`` when a
+    library of the plugin's extras is not installed.
+    """
+    plugin = entry.plugin
+    assert plugin is not None, "find() returns working plugins only"
+    target = getattr(plugin, what)
+    if target is None:
+        raise PluginError(f"{plugin.name} has no {what}; zoo info {plugin.name} shows what it offers")
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        root = (error.name or "").split(".")[0]
+        if root in (module.split(".")[0], ""):
+            raise PluginError(f"{what} of {plugin.name} points to {target}, which does not exist") from error
+        raise MissingExtraError(plugin.name, root, ",".join(plugin.extras) or "all", entry.distribution) from error
+    except AttributeError as error:
+        raise PluginError(f"{what} of {plugin.name} points to {target}, which does not exist") from error
+
+
+def list_models(*, task: str | None = None, modality: str | None = None, kernel: str | None = None) -> list[str]:
+    """Names of the installed models that work, optionally those of one task, modality or kernel."""
+    return [entry.name for entry in select(task=task, modality=modality, kernel=kernel) if entry.plugin]
+
+
+def select(*, task: str | None = None, modality: str | None = None, kernel: str | None = None) -> list[Entry]:
+    """Entries that match the filters; broken ones only when there is no filter."""
+    chosen: Iterable[Entry] = entries()
+    if task or modality or kernel:
+        chosen = (entry for entry in chosen if entry.plugin and _matches(entry.plugin, task, modality, kernel))
+    return list(chosen)
+
+
+def _matches(plugin: Plugin, task: str | None, modality: str | None, kernel: str | None) -> bool:
+    return (
+        (task is None or plugin.task == task)
+        and (modality is None or modality.lower() in plugin.modality.lower())
+        and (kernel is None or kernel in plugin.kernels)
+    )
+
+
+def info(name: str) -> Plugin:
+    """The card of one model. Raises ``PluginError`` like :func:`find`."""
+    plugin = find(name).plugin
+    assert plugin is not None
+    return plugin
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _suggest(name: str) -> str:
+    known = sorted({entry.name for entry in entries()})
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else "zoo list shows all models"

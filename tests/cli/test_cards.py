@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from zoo import __version__
+
+
+def test_list_shows_models_with_their_task(zoo_cli) -> None:
+    ran = zoo_cli("list")
+    assert ran.code == 0
+    row = next(line for line in ran.out.splitlines() if line.startswith("map-vessel"))
+    assert "segmentation" in row
+    assert "medimg-zoo" in row
+
+
+def test_list_as_json_is_the_card(zoo_cli) -> None:
+    (card,) = [card for card in json.loads(zoo_cli("list", "--json").out) if card["name"] == "map-vessel"]
+    assert card["status"] == "ok"
+    assert card["inputs"][0]["kind"] == "image"
+
+
+def test_list_filters(zoo_cli) -> None:
+    assert "map-vessel" in zoo_cli("list", "--task", "segmentation", "--modality", "fundus").out
+    assert "no model matches" in zoo_cli("list", "--task", "report", "--kernel", "icp").out
+
+
+def test_list_shows_a_broken_plugin_with_its_error(zoo_cli, install_plugin) -> None:
+    install_plugin("toy-dist", "raise RuntimeError('no good')")
+    ran = zoo_cli("list")
+    assert ran.code == 0
+    assert "toy-model" in ran.out
+    assert "RuntimeError: no good" in ran.out
+    assert "map-vessel" in ran.out
+
+
+def test_info_shows_inputs_citation_and_a_call_that_works(zoo_cli) -> None:
+    ran = zoo_cli("info", "map_vessel")
+    assert ran.code == 0
+    for part in ("zoo predict map-vessel sample:retina", "@inproceedings{hu2023map", "threshold", "not for clinical use"):
+        assert part in ran.out
+
+
+def test_info_as_json(zoo_cli) -> None:
+    card = json.loads(zoo_cli("info", "map-vessel", "--json").out)
+    assert card["paper"]["workshop"]
+    assert card["example"].startswith("zoo predict map-vessel")
+
+
+def test_samples_lists_real_and_procedural_images(zoo_cli) -> None:
+    names = {row["input"] for row in json.loads(zoo_cli("samples", "--json").out)}
+    assert {"sample:retina", "sample:ihc", "phantom:fundus"} <= names
+
+
+def test_unknown_names_commands_and_options_are_refused_in_one_sentence(zoo_cli) -> None:
+    assert "did you mean map-vessel" in zoo_cli("info", "map-vessell").refused
+    assert "no-such-command" in zoo_cli("no-such-command").refused
+    assert "--no-such-option" in zoo_cli("list", "--no-such-option").refused
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = subprocess.run([sys.executable, "-m", "zoo", "--debug", "info", "nope"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "PluginError" in done.stderr
+
+
+def test_version_and_module_call() -> None:
+    done = subprocess.run([sys.executable, "-m", "zoo", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"zoo {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["info", "map-vessel"], ["samples"]])
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom zoo.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "print('heavy:', sorted({'torch', 'numpy', 'PIL', 'skimage', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "heavy: []"
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(f"{sys.executable} -m zoo list | true", shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,71 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from zoo import registry
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one call of the command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def refused(self) -> str:
+        """The one sentence of a refusal; asserts that it is one line, without a traceback, with exit code 2."""
+        assert self.code == 2, (self.code, self.out, self.err)
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("zoo: ")
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+@pytest.fixture
+def zoo_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run the command line in this process."""
+
+    def run(*arguments: str | Path) -> Ran:
+        from zoo.cli import main
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Put a distribution with a plugin on the path, as pip would leave it there."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    before = set(sys.modules)
+
+    def install(distribution: str, source: str, *, name: str = "toy-model", module: str = "toy_package") -> Path:
+        (site / f"{module}.py").write_text(source)
+        info = site / f"{distribution.replace('-', '_')}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[zoo.models]\n{name} = {module}:plugin\n")
+        registry.entries.cache_clear()
+        return site
+
+    yield install
+    registry.entries.cache_clear()
+    for module in set(sys.modules) - before:
+        if module.startswith("toy_"):
+            del sys.modules[module]

@@ -1,0 +1,101 @@
+"""A zoo of medical-imaging papers, each a plugin that predicts, trains and re-tests its own claim.
+
+    import zoo
+    prediction = zoo.load("map-vessel").predict("photo.png")
+    prediction.figure().show()
+
+``import zoo`` is light: torch and everything else heavy is imported on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from zoo._version import __version__
+
+if TYPE_CHECKING:
+    from zoo.claims import reproduce
+    from zoo.errors import (
+        DataError,
+        MediaError,
+        MissingExtraError,
+        OptionError,
+        PluginError,
+        WeightsError,
+        ZooError,
+    )
+    from zoo.evaluation import evaluate
+    from zoo.inference import load, predict
+    from zoo.model import Model
+    from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+    from zoo.prediction import Classification, Prediction, Provenance, Segmentation
+    from zoo.registry import info, list_models
+    from zoo.training import train
+
+_PUBLIC = {
+    "load": "zoo.inference",
+    "predict": "zoo.inference",
+    "list_models": "zoo.registry",
+    "info": "zoo.registry",
+    "train": "zoo.training",
+    "evaluate": "zoo.evaluation",
+    "reproduce": "zoo.claims",
+    "Model": "zoo.model",
+    "Plugin": "zoo.plugin",
+    "Paper": "zoo.plugin",
+    "Input": "zoo.plugin",
+    "Output": "zoo.plugin",
+    "WeightsInfo": "zoo.plugin",
+    "Prediction": "zoo.prediction",
+    "Provenance": "zoo.prediction",
+    "Classification": "zoo.prediction",
+    "Segmentation": "zoo.prediction",
+    "ZooError": "zoo.errors",
+    "MediaError": "zoo.errors",
+    "PluginError": "zoo.errors",
+    "OptionError": "zoo.errors",
+    "WeightsError": "zoo.errors",
+    "DataError": "zoo.errors",
+    "MissingExtraError": "zoo.errors",
+}
+
+__all__ = [
+    "Classification",
+    "DataError",
+    "Input",
+    "MediaError",
+    "MissingExtraError",
+    "Model",
+    "OptionError",
+    "Output",
+    "Paper",
+    "Plugin",
+    "PluginError",
+    "Prediction",
+    "Provenance",
+    "Segmentation",
+    "WeightsError",
+    "WeightsInfo",
+    "ZooError",
+    "__version__",
+    "evaluate",
+    "info",
+    "list_models",
+    "load",
+    "predict",
+    "reproduce",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

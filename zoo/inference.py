@@ -1,0 +1,100 @@
+"""``zoo.load`` and ``zoo.predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from zoo import extras, media, options, registry
+from zoo.errors import OptionError, ZooError
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.model import Model
+    from zoo.prediction import Prediction
+
+
+def load(name: str, *, weights: str | None = None, device: str = "auto") -> Model:
+    """A model ready to predict, in eval mode.
+
+    ``weights``: ``demo`` (default, where the plugin has them), a folder or ``.safetensors`` file,
+    ``hf://org/repo@revision``, or ``none`` for a random initialisation. ``device``: ``auto``, ``cpu``, ``cuda[:n]``.
+
+    Raises ``PluginError`` for an unknown or broken model, ``MissingExtraError``, ``WeightsError``, ``OptionError``.
+    """
+    entry = registry.find(name)
+    plugin = entry.plugin
+    assert plugin is not None
+    extras.require(plugin.extras, plugin.name, entry.distribution)
+    from zoo import weights as weight_files
+
+    where = pick_device(device)
+    model_class = registry.resolve(entry, "model")
+    return weight_files.load_into(model_class, weights or ("demo" if plugin.weights else "none"), where)
+
+
+def predict(
+    name: str, inputs: Any, *, weights: str | None = None, device: str = "auto", batch_size: int = 1, **given: Any
+) -> list[Prediction]:
+    """Load a model and predict on one input or a list of inputs; the first failure is raised."""
+    model = load(name, weights=weights, device=device)
+    chosen = options.check(model.plugin, given)
+    many = inputs if isinstance(inputs, list | tuple) else [inputs]
+    if all(isinstance(one, str) for one in many):
+        many = media.expand(list(many))
+    results = []
+    for _, outcome in predict_each(model, many, batch_size=batch_size, **chosen):
+        if isinstance(outcome, ZooError):
+            raise outcome
+        results.append(outcome)
+    return results
+
+
+def predict_each(
+    model: Model, inputs: Sequence[Any], *, batch_size: int = 1, **given: Any
+) -> Iterator[tuple[Any, Prediction | ZooError]]:
+    """Every input with its prediction or the error that it gave; a failed input does not stop the others."""
+    if model.plugin.primary_input.kind == "images":  # all inputs together are one prediction
+        yield inputs, _attempt(model, inputs, given)
+        return
+    for batch in _batches(inputs, batch_size):
+        if len(batch) > 1:
+            try:
+                yield from zip(batch, model.predict_batch(batch, **given), strict=True)
+                continue
+            except ZooError:
+                pass  # find out below which of them it was
+        for one in batch:
+            yield one, _attempt(model, one, given)
+
+
+def _attempt(model: Model, one: Any, given: dict[str, Any]) -> Prediction | ZooError:
+    try:
+        return model.predict(one, **given)
+    except ZooError as error:
+        return error
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda[:n]`` to a device. Raises ``OptionError`` when it isn't there."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"there is no device {name!r}; choose auto, cpu or cuda[:n]") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise OptionError(f"device {name} is not available here; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError(f"device {name!r} is not supported; choose auto, cpu or cuda[:n]")
+    return device

@@ -1,0 +1,208 @@
+"""What a model gives back: plain data that a person can look at and a program can read.
+
+Every prediction knows where it came from (:class:`Provenance`), turns into JSON (``to_dict``), into a picture
+(``figure``), and into files (``save``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from zoo import figure as fig
+from zoo import media
+from zoo.errors import OptionError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+    from PIL import Image as PILImage
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which model and weights made a prediction."""
+
+    model: str
+    distribution: str = ""
+    version: str = ""
+    weights: str = "none"  # as the user named them: demo, a path, hf://...
+    revision: str | None = None  # commit hash, for weights from the Hub
+    trained_on: str = "nothing: random initialisation"
+    disclaimer: str = "untrained weights; the output means nothing"
+
+
+@dataclass(kw_only=True)
+class Prediction:
+    """Base of all predictions. Subclasses add their data and override ``summary``, ``panels`` and ``to_dict``."""
+
+    kind: ClassVar[str] = "prediction"
+
+    source: str
+    provenance: Provenance
+    options: dict[str, Any] = field(default_factory=dict)  # the optional inputs as used
+    notes: tuple[str, ...] = ()  # what a person should know, such as "modality guessed: fundus"
+    measurements: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """One line for a table."""
+        raise NotImplementedError
+
+    def panels(self) -> list[fig.Panel]:
+        """The pictures of the figure, left to right."""
+        raise NotImplementedError
+
+    def legend(self) -> list[fig.LegendEntry]:
+        """Names and colours of what the panels show."""
+        return []
+
+    def files(self) -> dict[str, Callable[[Path], Path]]:
+        """Further files of :meth:`save`: key in the JSON, and a writer that takes a path without suffix."""
+        return {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, JSON-serialisable (no arrays)."""
+        return {
+            "source": self.source,
+            "kind": self.kind,
+            **asdict(self.provenance),
+            "options": self.options,
+            "notes": list(self.notes),
+            "measurements": self.measurements,
+        }
+
+    def figure(self) -> PILImage.Image:
+        """Input left, result right, legend and the disclaimer below."""
+        title = f"{self.provenance.model}: {Path(self.source).name or self.source}"
+        footer = f"weights: {self.provenance.weights} ({self.provenance.disclaimer})"
+        return fig.compose(self.panels(), legend=self.legend(), title=title, footer=footer)
+
+    def save(self, folder: str | os.PathLike[str], stem: str | None = None, figure: bool = True) -> list[Path]:
+        """Write ``<stem>.json``, ``<stem>.png`` (the figure) and the files of this kind of prediction.
+
+        All files are written to a temporary folder first and then renamed, so that none is ever half-written.
+        Raises ``OptionError`` when the folder can't be written to.
+        """
+        out, stem = Path(folder), stem or stem_of(self.source)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".zoo-", dir=out) as scratch:
+                draft, record, written = Path(scratch), self.to_dict(), []
+                if figure:
+                    path = draft / f"{stem}.png"
+                    self.figure().save(path)
+                    written.append(path)
+                    record["figure"] = path.name
+                for key, write in self.files().items():
+                    path = write(draft / f"{stem}_{key}")
+                    written.append(path)
+                    record[key] = path.name
+                path = draft / f"{stem}.json"
+                path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+                written.append(path)
+                for path in written:
+                    os.replace(path, out / path.name)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise OptionError(f"can't write to {out}: {reason}; choose another folder with --out") from error
+        return [out / path.name for path in written]
+
+
+@dataclass(kw_only=True)
+class Classification(Prediction):
+    """Class probabilities for one image."""
+
+    kind: ClassVar[str] = "classification"
+
+    image: media.Image
+    probabilities: dict[str, float]
+    extra_panels: Sequence[fig.Panel] = ()
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
+
+    def summary(self) -> str:
+        ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])[:3]
+        return ", ".join(f"{name} {probability:.1%}" for name, probability in ranked)
+
+    def to_dict(self) -> dict[str, Any]:
+        rounded = {name: round(float(p), 6) for name, p in self.probabilities.items()}
+        return {**super().to_dict(), "label": self.label, "probabilities": rounded}
+
+    def panels(self) -> list[fig.Panel]:
+        picture = fig.Panel("input", self.image.thumbnail(fig.PANEL_SIDE))
+        return [picture, fig.Panel("probabilities", fig.bars(self.probabilities)), *self.extra_panels]
+
+
+@dataclass(kw_only=True)
+class Segmentation(Prediction):
+    """A label map for one image or volume.
+
+    ``mask``: integer ``[h w]`` or ``[z h w]``, 0 is ``labels[0]`` (background); ``probability``: of the foreground in
+    [0, 1], same shape, or ``[c ...]`` for several classes.
+    """
+
+    kind: ClassVar[str] = "segmentation"
+
+    image: media.Image
+    mask: UInt8[np.ndarray, "*grid"]
+    labels: tuple[str, ...]
+    probability: Float[np.ndarray, "*classes_and_grid"] | None = None
+    extra_panels: Sequence[fig.Panel] = ()
+
+    def areas(self) -> dict[str, float]:
+        """Share of the image (of the volume) that each foreground label covers, in [0, 1]."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels))
+        return {name: float(counts[i] / self.mask.size) for i, name in enumerate(self.labels) if i > 0}
+
+    def summary(self) -> str:
+        return ", ".join(f"{name} {share:.1%} of the image" for name, share in self.areas().items())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **super().to_dict(),
+            "labels": list(self.labels),
+            "shape": list(self.mask.shape),
+            "area_fraction": {name: round(share, 6) for name, share in self.areas().items()},
+            "spacing_mm": list(self.image.spacing) if self.image.spacing else None,
+        }
+
+    def legend(self) -> list[fig.LegendEntry]:
+        return [
+            fig.LegendEntry(f"{name} ({share:.1%})", fig.colour(i))
+            for i, (name, share) in enumerate(self.areas().items(), start=1)
+        ]
+
+    def panels(self) -> list[fig.Panel]:
+        if self.mask.ndim == 3:
+            # the slice that shows most
+            z = int(np.argmax((self.mask > 0).sum(axis=(1, 2))))
+            plane, mask, where = self.image.plane(z), self.mask[z], f" (slice {z})"
+        else:
+            plane, mask, where = self.image, self.mask, ""
+        spacing = self.image.spacing[-1] if self.image.spacing else None
+        picture = plane.thumbnail(fig.PANEL_SIDE)
+        return [
+            fig.Panel(f"input{where}", picture, spacing=spacing, pixels=mask.shape[1]),
+            fig.Panel("prediction", fig.overlay(picture, mask)),
+            *self.extra_panels,
+        ]
+
+    def files(self) -> dict[str, Callable[[Path], Path]]:
+        return {"mask": lambda path: media.write_mask(path, self.mask, like=self.image)}
+
+
+def stem_of(source: str) -> str:
+    """A file stem for a source: ``a/b.nii.gz`` gives ``b``, ``sample:retina`` gives ``retina``."""
+    name = Path(source.rstrip("/").rsplit(":", 1)[-1]).name if ":" in source else Path(source.rstrip("/")).name
+    name = re.sub(r"\.(nii\.gz|nii|[A-Za-z0-9]{1,5})$", "", name)
+    return re.sub(r"[^\w.\-]+", "_", name).strip("._") or "prediction"
