@@ -67,6 +67,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _refuse(message: str) -> int:
     if _state["debug"]:
-        raise  # noqa: PLE0704 - called from an except clause
+        raise
     print(f"zoo: {' '.join(message.split())}", file=sys.stderr)
     return 2

@@ -78,7 +78,9 @@ def info(
         weights = card.weights
         print(f"\nDemo weights: {weights.disclaimer}\n  trained on: {weights.trained_on}")
         if weights.command:
-            print(f"  made by: {weights.command}" + (f" ({weights.seconds:.0f} s on 2 cores)" if weights.seconds else ""))
+            print(
+                f"  made by: {weights.command}" + (f" ({weights.seconds:.0f} s on 2 cores)" if weights.seconds else "")
+            )
         for metric, value in weights.metrics.items():
             print(f"  {metric}: {value:g}")
     print(f"\nExample\n  {example(card)}\n\nCitation\n{card.paper.bibtex()}")
@@ -87,7 +89,8 @@ def info(
 def _input_row(item: Input) -> list[str]:
     limits = "|".join(item.choices)
     if item.minimum is not None or item.maximum is not None:
-        limits = f"{'' if item.minimum is None else f'{item.minimum:g}'}..{'' if item.maximum is None else f'{item.maximum:g}'}"
+        low, high = ("" if limit is None else f"{limit:g}" for limit in (item.minimum, item.maximum))
+        limits = f"{low}..{high}"
     default = "required" if item.required else f"default {item.default}" if item.default is not None else "optional"
     return [item.name, item.kind + (f" ({limits})" if limits else ""), default, item.help]
 
@@ -104,9 +107,9 @@ def samples(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     from zoo.data.phantoms import PHANTOMS
     from zoo.samples import SAMPLES
 
-    rows = [
-        [f"sample:{sample.name}", sample.title, f"ships with {sample.library}"] for sample in SAMPLES.values()
-    ] + [[f"phantom:{phantom.name}", phantom.summary, "procedural"] for phantom in PHANTOMS.values()]
+    rows = [[f"sample:{sample.name}", sample.title, f"ships with {sample.library}"] for sample in SAMPLES.values()] + [
+        [f"phantom:{phantom.name}", phantom.summary, "procedural"] for phantom in PHANTOMS.values()
+    ]
     if json:
         print_json([{"input": row[0], "title": row[1], "origin": row[2]} for row in rows])
     else:

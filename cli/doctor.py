@@ -37,7 +37,9 @@ def collect() -> dict[str, dict[str, Any]]:
 
     entries = registry.entries()
     broken = [entry.name for entry in entries if entry.plugin is None]
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     optional = {}
     for extra in extras.libraries():
         absent = extras.missing(extra)
@@ -49,7 +51,7 @@ def collect() -> dict[str, dict[str, Any]]:
             **{name: _version(name) for name in ("torch", "numpy", "safetensors", "huggingface-hub", "typer")},
         },
         "device": {
-            "cpu": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+            "cpu": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
             "cuda": ", ".join(gpus) or "none available",
             "cuda of torch": torch.version.cuda or "CPU build",
         },

@@ -121,7 +121,7 @@ def _check_out(out: Path, stems: Sequence[str], found: Sequence[str]) -> None:
                 raise OptionError(f"writing {out / name} would overwrite an input; choose another folder with --out")
 
 
-class _progress:  # noqa: N801 - used as a context manager only
+class _progress:
     """A bar on stderr for several inputs; silent when stderr is not a terminal."""
 
     def __init__(self, total: int, visible: bool) -> None:

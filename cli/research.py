@@ -14,7 +14,9 @@ data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 
 Data = Annotated[
     str,
-    typer.Option("--data", metavar="SPEC", help="folder:PATH, pairs:PATH, csv:FILE, msd:PATH or phantom:NAME?n=..&seed=.."),
+    typer.Option(
+        "--data", metavar="SPEC", help="folder:PATH, pairs:PATH, csv:FILE, msd:PATH or phantom:NAME?n=..&seed=.."
+    ),
 ]
 
 

@@ -33,7 +33,7 @@ def test_malformed_cards_are_refused(card: Plugin) -> None:
         replace(card, inputs=(Input("a", "image", ""), Input("a", "text", "")))
     with pytest.raises(ValueError, match="without choices"):
         replace(card, inputs=(Input("a", "choice", ""),))
-    with pytest.raises(ValueError, match="package.module:name"):
+    with pytest.raises(ValueError, match=r"package\.module:name"):
         replace(card, model="not an import string")
 
 

@@ -173,7 +173,9 @@ def _scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, picture: Image.Im
     end = x + length / mm_per_pixel
     draw.line((x, y, end, y), fill="black", width=7)
     draw.line((x, y, end, y), fill="white", width=3)
-    draw.text((x, y - 6), f"{length:g} mm", fill="white", font=font(14), anchor="ls", stroke_width=2, stroke_fill="black")
+    draw.text(
+        (x, y - 6), f"{length:g} mm", fill="white", font=font(14), anchor="ls", stroke_width=2, stroke_fill="black"
+    )
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, width: float, size: int = 16) -> str:

@@ -15,9 +15,7 @@ CONTRACT_VERSION = 1
 
 ENTRY_POINT_GROUP = "zoo.models"
 
-Task = Literal[
-    "classification", "segmentation", "multi-task", "report", "reconstruction", "registration", "detection"
-]
+Task = Literal["classification", "segmentation", "multi-task", "report", "reconstruction", "registration", "detection"]
 InputKind = Literal[
     "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "file", "folder"
 ]

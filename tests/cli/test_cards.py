@@ -40,7 +40,12 @@ def test_list_shows_a_broken_plugin_with_its_error(zoo_cli, install_plugin) -> N
 def test_info_shows_inputs_citation_and_a_call_that_works(zoo_cli) -> None:
     ran = zoo_cli("info", "map_vessel")
     assert ran.code == 0
-    for part in ("zoo predict map-vessel sample:retina", "@inproceedings{hu2023map", "threshold", "not for clinical use"):
+    for part in (
+        "zoo predict map-vessel sample:retina",
+        "@inproceedings{hu2023map",
+        "threshold",
+        "not for clinical use",
+    ):
         assert part in ran.out
 
 

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo import figure as fig
+from zoo import media
+from zoo.errors import OptionError
+from zoo.prediction import Classification, Provenance, Segmentation, stem_of
+
+PROVENANCE = Provenance("toy", weights="demo", trained_on="phantoms", disclaimer="trained on phantoms")
+
+
+def segmentation(shape: tuple[int, ...] = (40, 60), spacing: tuple[float, ...] | None = None) -> Segmentation:
+    rng = np.random.default_rng(0)
+    image = media.read(rng.random(shape).astype(np.float32), mode="volume" if len(shape) == 3 else "auto")
+    if spacing:
+        object.__setattr__(image, "spacing", spacing)
+    mask = np.zeros(shape, np.uint8)
+    mask[..., 10:20, 10:30] = 1
+    mask[..., 25:30, 40:50] = 2
+    return Segmentation(
+        source="a/eye.png", provenance=PROVENANCE, image=image, mask=mask, labels=("background", "disc", "cup")
+    )
+
+
+def test_segmentation_reports_areas_and_json(tmp_path) -> None:
+    result = segmentation()
+    assert result.areas() == {"disc": pytest.approx(200 / 2400), "cup": pytest.approx(50 / 2400)}
+    record = json.loads(json.dumps(result.to_dict()))
+    assert (record["model"], record["kind"], record["shape"]) == ("toy", "segmentation", [40, 60])
+    assert "disc 8.3% of the image" in result.summary()
+
+
+def test_save_writes_every_file_and_names_them_in_the_json(tmp_path) -> None:
+    written = segmentation().save(tmp_path)
+    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
+    record = json.loads((tmp_path / "eye.json").read_text())
+    assert (tmp_path / record["figure"]).is_file()
+    restored = np.asarray(Image.open(tmp_path / record["mask"]))
+    assert restored.shape == (40, 60)
+
+
+def test_a_volume_shows_its_fullest_slice(tmp_path) -> None:
+    result = segmentation((5, 40, 60))
+    result.mask[:] = 0
+    result.mask[3, 5:9, 5:9] = 1
+    assert result.panels()[0].title == "input (slice 3)"
+    assert result.figure().width > 2 * 60
+
+
+def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch) -> None:
+    result = segmentation()
+    monkeypatch.setattr(type(result), "to_dict", lambda self: {"bad": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        result.save(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="choose another folder with --out"):
+        segmentation().save(tmp_path / "file")
+
+
+def test_classification_ranks_its_labels() -> None:
+    image = media.read(np.zeros((32, 32, 3), np.uint8))
+    result = Classification(
+        source="x.png", provenance=PROVENANCE, image=image, probabilities={"benign": 0.2, "melanoma": 0.8}
+    )
+    assert result.label == "melanoma"
+    assert result.summary().startswith("melanoma 80.0%, benign")
+    assert json.loads(json.dumps(result.to_dict()))["probabilities"] == {"benign": 0.2, "melanoma": 0.8}
+    assert np.asarray(result.figure().convert("L")).std() > 5
+
+
+@pytest.mark.parametrize(
+    ("source", "stem"),
+    [
+        ("a/b.nii.gz", "b"),
+        ("photo.JPG", "photo"),
+        ("sample:retina", "retina"),
+        ("phantom:fundus?seed=3&n=2", "fundus_seed_3_n_2"),
+        ("series/", "series"),
+        ("../../etc", "etc"),
+        ("a b (1).png", "a_b_1_"),
+        ("", "prediction"),
+    ],
+)
+def test_stems_are_plain_file_names(source: str, stem: str) -> None:
+    assert stem_of(source) == stem.strip("_") or stem_of(source) == stem
+
+
+def test_overlay_keeps_thin_structures_when_shrinking() -> None:
+    mask = np.zeros((2000, 2000), np.uint8)
+    mask[:, 1001] = 1
+    plain = fig.to_picture(np.full((2000, 2000), 0.5, np.float32))
+    painted = np.asarray(fig.overlay(plain, mask)).astype(int)
+    changed = np.abs(painted - np.asarray(plain)).sum(axis=2).max(axis=1)
+    assert (changed > 100).all()
+
+
+def test_labels_have_distinct_colours_that_differ_in_grey_too() -> None:
+    colours = [fig.colour(i) for i in range(1, 8)]
+    assert len(set(colours)) == 7
+    assert all(0 <= value <= 255 for colour in colours for value in colour)
+
+
+def test_long_names_stay_inside_the_figure() -> None:
+    entries = [fig.LegendEntry(f"a rather long label number {i}", fig.colour(i)) for i in range(1, 20)]
+    picture = fig.compose(
+        [fig.Panel("t" * 500, np.zeros((50, 50), np.uint8))], legend=entries, title="x" * 500, footer="y" * 500
+    )
+    edge = np.asarray(picture)[:, -8:]
+    assert (edge == 255).all()
+
+
+def test_a_scale_bar_is_drawn_where_spacing_is_known() -> None:
+    black = np.zeros((64, 64), np.uint8)
+    plain = np.asarray(fig.compose([fig.Panel("p", black)], title="", footer=""))
+    scaled = np.asarray(fig.compose([fig.Panel("p", black, spacing=0.5, pixels=64)], title="", footer=""))
+    assert (plain != scaled).any()
