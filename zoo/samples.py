@@ -62,6 +62,18 @@ SAMPLES: dict[str, Sample] = {
             "mr", "MR, one slice of 64 x 64", "MR", "pydicom", "pydicom", "data/test_files/MR_small.dcm", _PYDICOM,
         ),
         Sample(
+            "head-ct", "Skull base, one slice of 512 x 512", "CT", "pydicom", "pydicom",
+            "data/test_files/J2K_pixelrep_mismatch.dcm", _PYDICOM,
+        ),
+        Sample(
+            "abdomen-mr", "Upper abdomen, one slice of 300 x 484", "MR", "pydicom", "pydicom",
+            "data/test_files/examples_overlay.dcm", _PYDICOM,
+        ),
+        Sample(
+            "ultrasound", "Lymph node with power Doppler", "ultrasound", "pydicom", "pydicom",
+            "data/test_files/examples_rgb_color.dcm", _PYDICOM,
+        ),
+        Sample(
             "anatomical", "Head, volume of 25 x 41 x 33 voxels of 2 mm", "T1-weighted MR", "nibabel", "nibabel",
             "tests/data/anatomical.nii", "nibabel test file, under nibabel's MIT licence",
         ),

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from zoo.media import MediaError, expand
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("img10.png", "img2.png", "IMG1.PNG", "note.png", "readme.txt", ".hidden.png"):
+        PILImage.new("L", (2, 2)).save(tmp_path / name, format="PNG")
+    (tmp_path / "note.png").write_text("text, named like an image")
+    (tmp_path / "readme.txt").write_text("text")
+    PILImage.new("L", (2, 2)).save(tmp_path / "scan", format="PNG")
+    (tmp_path / "sub").mkdir()
+    PILImage.new("L", (2, 2)).save(tmp_path / "sub" / "deep.png")
+    return tmp_path
+
+
+def _names(found: list[str]) -> list[str]:
+    return [Path(item).name for item in found]
+
+
+def test_folder_is_its_images_in_natural_order(folder: Path) -> None:
+    assert _names(expand([str(folder)])) == ["IMG1.PNG", "img2.png", "img10.png", "note.png", "scan"]
+
+
+def test_patterns_are_expanded(folder: Path) -> None:
+    assert _names(expand([f"{folder}/img*.png"])) == ["img2.png", "img10.png"]
+    assert _names(expand([f"{folder}/**/*.png"])) == ["img2.png", "img10.png", "note.png", "deep.png"]
+    assert "readme.txt" not in _names(expand([f"{folder}/*"]))
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(folder: Path) -> None:
+    (folder / "img2.png").rename(folder / "img[2].png")
+    assert _names(expand([f"{folder}/img[2].png"])) == ["img[2].png"]
+
+
+def test_several_inputs_keep_their_order_and_come_once(folder: Path) -> None:
+    items = [str(folder / "img10.png"), "sample:retina", str(folder / "img2.png"), f"{folder}/img*.png"]
+    found = expand([*items, "phantom:fundus?seed=3"])
+    assert _names(found) == ["img10.png", "sample:retina", "img2.png", "phantom:fundus?seed=3"]
+
+
+def test_what_cannot_be_found_is_named(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "nest" / "inner").mkdir(parents=True)
+    for item, reason in {
+        str(folder / "nowhere.png"): r"nowhere\.png: there is no such file or folder",
+        str(folder / "*.bmp"): r"\*\.bmp: the pattern matches no",
+        str(folder / "empty"): "empty: it holds no PNG, JPEG",
+        str(folder / "nest"): r"nest: .*1 sub-folders, which '.*nest/\*/\*' reaches",
+        "sample:retinal": "did you mean retina",
+    }.items():
+        with pytest.raises(MediaError, match=reason):
+            expand([item])
+    with pytest.raises(MediaError, match="no input"):
+        expand([])
+
+
+def test_dicom_folder_without_positions_is_its_files(dicom_file: Callable[..., Path]) -> None:
+    for i in (10, 9):
+        path = dicom_file(f"xray/{i}.dcm", np.zeros((2, 2), np.uint8), SeriesInstanceUID="1.2.3")
+    assert _names(expand([str(path.parent)])) == ["9.dcm", "10.dcm"]
+
+
+def test_pattern_over_folders_takes_the_series(dicom_series: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("case2", "case10"):
+        dicom_series(f"all/{name}", [0.0, 1.0, 2.0])
+    (tmp_path / "all" / "reports").mkdir()
+    assert _names(expand([f"{tmp_path}/all/*"])) == ["case2", "case10"]

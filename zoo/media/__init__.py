@@ -1,0 +1,16 @@
+"""Reading what users have: PNG, JPEG, TIFF, BMP, DICOM files and series, NIfTI, arrays, samples and phantoms.
+
+One :func:`read` for all of them gives an :class:`Image`; every refusal is a :class:`~zoo.errors.MediaError` of one
+sentence. The format libraries (pydicom, nibabel, tifffile) are imported only when a file needs them.
+"""
+
+from __future__ import annotations
+
+from zoo.errors import MediaError
+from zoo.media.files import replacing
+from zoo.media.image import Image
+from zoo.media.inputs import expand
+from zoo.media.masks import write_mask
+from zoo.media.reading import read
+
+__all__ = ["Image", "MediaError", "expand", "read", "replacing", "write_mask"]

@@ -1,0 +1,114 @@
+"""``read``: one door for everything a user has."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image as PILImage
+
+from zoo.errors import MediaError, OptionError
+from zoo.media import arrays, raster
+from zoo.media.files import refusal
+from zoo.media.image import Image
+from zoo.media.sniff import identify
+
+Mode = Literal["auto", "image", "volume"]
+
+
+def read(x: Any, *, mode: Mode = "auto") -> Image:
+    """Reads an image or a volume.
+
+    Args:
+        x: a path to a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file or to the folder of a DICOM series; ``"sample:NAME"``
+            (:mod:`zoo.samples`); ``"phantom:NAME?seed=N"`` (``zoo.data.phantoms``); a Pillow image; a NumPy array
+            ``[h w]`` or ``[h w c]`` (with ``mode="volume"``: ``[z h w]``); a torch tensor ``[h w]``, ``[c h w]`` or
+            ``[1 c h w]`` (with ``mode="volume"``: ``[z h w]`` and leading axes of length 1); or an :class:`Image`.
+        mode: ``image`` and ``volume`` refuse the other kind; ``auto`` takes what comes.
+
+    Raises:
+        MediaError: one sentence naming the source, the reason and a remedy.
+        MissingExtraError: the library for this format is not installed.
+    """
+    if mode not in ("auto", "image", "volume"):
+        raise OptionError(f"mode must be 'auto', 'image' or 'volume', not {mode!r}")
+    image = _read(x, mode)
+    if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
+        count = int(np.count_nonzero(~np.isfinite(image.array)))
+        raise refusal(
+            image.source, f"{count:,} of its values are NaN or infinite", "replace them, e.g. with numpy.nan_to_num"
+        )
+    if mode == "image":
+        return image.require_2d()
+    return image.require_3d("mode='volume'") if mode == "volume" else image
+
+
+def _read(x: Any, mode: Mode) -> Image:
+    if isinstance(x, Image):
+        return x
+    if isinstance(x, (str, os.PathLike)):
+        return _read_named(os.fspath(x))
+    if isinstance(x, np.ndarray):
+        return arrays.from_numpy(x, mode)
+    if isinstance(x, PILImage.Image):
+        return raster.from_pillow(x)
+    # A tensor can only exist where torch is already imported.
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return arrays.from_tensor(x, mode)
+    raise MediaError(f"can't read a {type(x).__name__}: give a path, a NumPy array, a torch tensor or a Pillow image")
+
+
+def _read_named(name: str) -> Image:
+    if name.startswith("sample:"):
+        from zoo import samples
+
+        return replace(_read_path(samples.path(name)), source=name)
+    if name.startswith("phantom:"):
+        return _read_phantom(name)
+    return _read_path(Path(name).expanduser())
+
+
+def _read_path(path: Path) -> Image:
+    if str(path).startswith(("http:/", "https:/")):
+        raise refusal(path, "it is a web address", "download the file and give its path")
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        raise refusal(path, "the folder can't be opened", "check its permissions")
+    try:
+        return _read_folder(path) if path.is_dir() else _read_file(path)
+    except MemoryError:
+        raise refusal(path, "it needs more memory than there is", "downsample or crop it") from None
+
+
+def _read_folder(path: Path) -> Image:
+    from zoo.media.series import read_series
+
+    return read_series(path)
+
+
+def _read_file(path: Path) -> Image:
+    kind = identify(path)
+    if kind == "dicom":
+        from zoo.media.dicom import read_dicom
+
+        return read_dicom(path)
+    if kind == "nifti":
+        from zoo.media.nifti import read_nifti
+
+        return read_nifti(path)
+    return raster.read_raster(path, kind)
+
+
+def _read_phantom(spec: str) -> Image:
+    from zoo.data import phantoms
+
+    case = phantoms.make(spec)
+    if not isinstance(case.image, np.ndarray):
+        return replace(read(case.image), source=spec)
+    is_volume = case.image.ndim == 3 and case.image.shape[-1] not in (1, 3, 4)
+    image = arrays.from_numpy(case.image, "volume" if is_volume else "auto")
+    return replace(image, source=spec, format="phantom", spacing=case.attributes.get("spacing"))

@@ -1,0 +1,85 @@
+"""A folder that holds a DICOM series: one volume."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import MediaError
+from zoo.media import limits
+from zoo.media.dicom import check_pixels, decode, facts, finish, load, parsing, plane_of, stack_geometry, thickness
+from zoo.media.files import one_line, refusal
+from zoo.media.image import Image
+from zoo.media.sniff import identify
+
+
+def read_series(folder: Path) -> Image:
+    """The one series of a folder as ``[z h w]``, slices sorted along their normal.
+
+    Raises ``MediaError`` when the folder has no series or several, or when slices are missing, doubled or damaged.
+    """
+    files = find_series(folder)
+    if not files:
+        raise refusal(folder, "it is a folder without a DICOM series", "give its image files one by one")
+    datasets = [load(path) for path in files]
+    frames = [check_pixels(path, dataset) for path, dataset in zip(files, datasets, strict=True)]
+    if max(frames) > 1:
+        raise refusal(folder, "its series consists of multi-frame files", "give its files one by one")
+    limits.check_size(str(folder), (len(files), int(datasets[0].Rows), int(datasets[0].Columns)))
+    with parsing(folder):
+        meta = {**facts(datasets[0]), "slices": len(files)}
+        planes = [plane_of(dataset) for dataset in datasets]
+        affine, spacing, order = stack_geometry(str(folder), planes, thickness(datasets[0]))
+    indices = range(len(files)) if order is None else order
+    slices = [decode(files[i], datasets[i]) for i in indices]
+    if len({(a.shape, a.dtype) for a in slices}) > 1:
+        raise refusal(folder, "its slices mix grey and colour or several pixel types", "keep one kind of slice only")
+    return finish(np.stack(slices), str(folder), datasets[0], meta, spacing, affine, ndim_spatial=3)
+
+
+def find_series(folder: Path) -> list[Path]:
+    """The files of the folder's series, or none: at least two parallel slices of one SeriesInstanceUID with positions.
+
+    A lone file of another series (a scout image) doesn't count. Raises ``MediaError`` when there are several series,
+    ``MissingExtraError`` when there are DICOM files but no pydicom.
+    """
+    groups: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
+    names: dict[tuple[Any, ...], str] = {}
+    for path in dicom_files(folder):
+        try:
+            dataset = load(path, header_only=True)
+            with parsing(path):
+                position, orientation, _ = plane_of(dataset)
+                if position is None or orientation is None or not dataset.get("Rows"):
+                    continue
+                direction = tuple(round(v, 2) + 0.0 for v in orientation)
+                key = (str(dataset.get("SeriesInstanceUID")), dataset.Rows, dataset.Columns, direction)
+                name = dataset.get("SeriesDescription") or dataset.get("SeriesNumber") or "unnamed"
+                names[key] = one_line(str(name), 64)
+        except MediaError:
+            continue  # not a slice; a damaged file that is one shows as a gap
+        groups[key].append(path)
+    stacks = {key: files for key, files in groups.items() if len(files) > 1}
+    if len(stacks) > 1:
+        listed = ", ".join(f"{names[key]} ({len(files)} slices)" for key, files in stacks.items())
+        raise refusal(folder, f"it holds {len(stacks)} DICOM series: {listed}", "move each to a folder of its own")
+    return next(iter(stacks.values()), [])
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """The DICOM files directly in a folder, by content, without a DICOMDIR index; sorted by name."""
+    found = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = Path(entry.path)
+        if entry.name.startswith(".") or entry.name.upper().startswith("DICOMDIR") or not entry.is_file():
+            continue
+        try:
+            if identify(path) == "dicom":
+                found.append(path)
+        except MediaError:
+            continue
+    return found
