@@ -44,9 +44,7 @@ def predict(
     plugin = entry.plugin
     assert plugin is not None
     chosen = options.parse(plugin, given or [])
-    from zoo import media
-
-    found = media.expand(inputs)
+    found, failed = _expand(inputs)
     together = plugin.primary_input.kind == "images"
     stems = _stems(found[:1] if together else found)
     _check_out(out, stems, found)
@@ -55,14 +53,13 @@ def predict(
 
     loaded = inference.load(model, weights=weights, device=device)
     rows: list[list[str]] = []
-    failed = 0
     with _progress(len(stems), visible=len(stems) > 1 and not json) as advance:
         outcomes = inference.predict_each(loaded, found, batch_size=batch_size, **chosen)
         for (one, outcome), stem in zip(outcomes, stems, strict=True):
             source = one if isinstance(one, str) else f"{len(one)} images"
             if isinstance(outcome, ZooError):
                 failed += 1
-                if len(stems) == 1:
+                if len(stems) == 1 and failed == 1:
                     raise outcome
                 if json:
                     print_json_line({"source": source, "error": str(outcome)})
@@ -78,8 +75,26 @@ def predict(
         print_table(["input", loaded.plugin.name, f"written to {out}"], rows)
         print(f"weights: {loaded.provenance.weights} ({loaded.provenance.disclaimer})")
     if failed:
-        warn(f"zoo: {failed} of {len(stems)} inputs failed, the others are in {out}")
+        warn(f"zoo: {failed} of {len(rows) + failed} inputs failed; results of the others are in {out}")
         raise typer.Exit(1 if rows else 2)
+
+
+def _expand(inputs: Sequence[str]) -> tuple[list[str], int]:
+    """All inputs there are, and how many arguments named nothing; raises when none named anything."""
+    from zoo import media
+
+    found: list[str] = []
+    errors: list[ZooError] = []
+    for argument in inputs:
+        try:
+            found += media.expand([argument])
+        except ZooError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    for error in errors:
+        warn(f"zoo: {error}")
+    return found, len(errors)
 
 
 def _notes(prediction: Prediction) -> None:
@@ -89,7 +104,7 @@ def _notes(prediction: Prediction) -> None:
 
 def _stems(found: Sequence[str]) -> list[str]:
     """File stems of the results, made distinct where two inputs share a name."""
-    from zoo.prediction import stem_of
+    from zoo.media import stem_of
 
     stems: list[str] = []
     taken: set[str] = set()

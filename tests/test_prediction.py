@@ -9,7 +9,7 @@ from PIL import Image
 from zoo import figure as fig
 from zoo import media
 from zoo.errors import OptionError
-from zoo.prediction import Classification, Provenance, Segmentation, stem_of
+from zoo.prediction import Classification, Provenance, Segmentation
 
 PROVENANCE = Provenance("toy", weights="demo", trained_on="phantoms", disclaimer="trained on phantoms")
 
@@ -77,21 +77,10 @@ def test_classification_ranks_its_labels() -> None:
     assert np.asarray(result.figure().convert("L")).std() > 5
 
 
-@pytest.mark.parametrize(
-    ("source", "stem"),
-    [
-        ("a/b.nii.gz", "b"),
-        ("photo.JPG", "photo"),
-        ("sample:retina", "retina"),
-        ("phantom:fundus?seed=3&n=2", "fundus_seed_3_n_2"),
-        ("series/", "series"),
-        ("../../etc", "etc"),
-        ("a b (1).png", "a_b_1_"),
-        ("", "prediction"),
-    ],
-)
-def test_stems_are_plain_file_names(source: str, stem: str) -> None:
-    assert stem_of(source) == stem.strip("_") or stem_of(source) == stem
+def test_a_volume_with_flat_voxels_is_drawn_in_proportion() -> None:
+    result = segmentation((4, 40, 60), spacing=(5.0, 2.0, 1.0))
+    picture = fig.to_picture(result.panels()[0].picture)
+    assert picture.width / picture.height == pytest.approx(60 / 80, abs=0.01)
 
 
 def test_overlay_keeps_thin_structures_when_shrinking() -> None:

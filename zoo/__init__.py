@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ZooError,
     )
     from zoo.evaluation import evaluate
+    from zoo.hub import pull, push
     from zoo.inference import load, predict
     from zoo.model import Model
     from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
@@ -41,6 +42,8 @@ _PUBLIC = {
     "train": "zoo.training",
     "evaluate": "zoo.evaluation",
     "reproduce": "zoo.claims",
+    "push": "zoo.hub",
+    "pull": "zoo.hub",
     "Model": "zoo.model",
     "Plugin": "zoo.plugin",
     "Paper": "zoo.plugin",
@@ -84,6 +87,8 @@ __all__ = [
     "list_models",
     "load",
     "predict",
+    "pull",
+    "push",
     "reproduce",
     "train",
 ]

@@ -56,8 +56,8 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
 
-def to_picture(array: Image.Image | np.ndarray, side: int = PANEL_SIDE) -> Image.Image:
-    """An RGB picture whose longer side is ``side``."""
+def to_picture(array: Image.Image | np.ndarray, side: int = PANEL_SIDE, aspect: float | None = None) -> Image.Image:
+    """An RGB picture whose longer side is ``side``; ``aspect`` is width over height where pixels are not square."""
     if isinstance(array, Image.Image):
         picture = array.convert("RGB")
     else:
@@ -65,8 +65,9 @@ def to_picture(array: Image.Image | np.ndarray, side: int = PANEL_SIDE) -> Image
         if values.dtype != np.uint8:
             values = (np.clip(values.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
         picture = Image.fromarray(values).convert("RGB")
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    width, height = (picture.width, picture.height) if aspect is None else (aspect, 1.0)
+    scale = side / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
 
 

@@ -33,7 +33,7 @@ class Model(nn.Module, PyTorchModelHubMixin):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def predict(self, image: Any, **options: Any) -> Prediction:
+    def predict(self, image: Any, *args: Any, **options: Any) -> Prediction:
         """Predict on one input: a path, ``sample:NAME``, ``phantom:NAME``, array, tensor, PIL or ``zoo.media.Image``.
 
         Options are those the plugin declares. Raises ``MediaError`` for an input that can't be used and
@@ -41,7 +41,7 @@ class Model(nn.Module, PyTorchModelHubMixin):
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement predict")
 
-    def predict_batch(self, images: Sequence[Any], **options: Any) -> list[Prediction]:
+    def predict_batch(self, images: Sequence[Any], *args: Any, **options: Any) -> Sequence[Prediction]:
         """Predict on several inputs; the same results as one by one."""
         return [self.predict(image, **options) for image in images]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -90,7 +89,7 @@ class Prediction:
         All files are written to a temporary folder first and then renamed, so that none is ever half-written.
         Raises ``OptionError`` when the folder can't be written to.
         """
-        out, stem = Path(folder), stem or stem_of(self.source)
+        out, stem = Path(folder), stem or media.stem_of(self.source)
         try:
             out.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".zoo-", dir=out) as scratch:
@@ -184,13 +183,15 @@ class Segmentation(Prediction):
 
     def panels(self) -> list[fig.Panel]:
         if self.mask.ndim == 3:
-            # the slice that shows most
-            z = int(np.argmax((self.mask > 0).sum(axis=(1, 2))))
-            plane, mask, where = self.image.plane(z), self.mask[z], f" (slice {z})"
+            volume, mask = self.image.axial(self.image.unit()), self.image.axial(self.mask)
+            z = int(np.argmax((mask > 0).sum(axis=(1, 2))))  # the slice that shows most
+            spacings, mask, where = self.image.axial_spacing(), mask[z], f" (slice {z})"
+            height, width = (n * s for n, s in zip(mask.shape, spacings or (1, 1), strict=True))
+            picture = fig.to_picture(volume[z], aspect=width / height)
         else:
-            plane, mask, where = self.image, self.mask, ""
-        spacing = self.image.spacing[-1] if self.image.spacing else None
-        picture = plane.thumbnail(fig.PANEL_SIDE)
+            mask, spacings, where = self.mask, self.image.spacing, ""
+            picture = self.image.thumbnail(fig.PANEL_SIDE)
+        spacing = spacings[-1] if spacings else None
         return [
             fig.Panel(f"input{where}", picture, spacing=spacing, pixels=mask.shape[1]),
             fig.Panel("prediction", fig.overlay(picture, mask)),
@@ -199,10 +200,3 @@ class Segmentation(Prediction):
 
     def files(self) -> dict[str, Callable[[Path], Path]]:
         return {"mask": lambda path: media.write_mask(path, self.mask, like=self.image)}
-
-
-def stem_of(source: str) -> str:
-    """A file stem for a source: ``a/b.nii.gz`` gives ``b``, ``sample:retina`` gives ``retina``."""
-    name = Path(source.rstrip("/").rsplit(":", 1)[-1]).name if ":" in source else Path(source.rstrip("/")).name
-    name = re.sub(r"\.(nii\.gz|nii|[A-Za-z0-9]{1,5})$", "", name)
-    return re.sub(r"[^\w.\-]+", "_", name).strip("._") or "prediction"

@@ -66,11 +66,8 @@ class Image:
 
     @property
     def stem(self) -> str:
-        """A name for files made from this image: ``scan`` for ``a/scan.nii.gz``, ``retina`` for ``sample:retina``."""
-        if re.match(r"(sample|phantom):", self.source):
-            return re.sub(r"[^\w.]+", "-", self.source.split(":", 1)[1]).strip("-")
-        name, ending = Path(self.source).name, suffix(self.source)
-        return name[: -len(ending)] if ending in SUFFIXES else name
+        """A name for files made from this image; see :func:`stem_of`."""
+        return stem_of(self.source)
 
     def require_2d(self, needed_by: str = "a 2-D image") -> Image:
         """This image when it is 2-D; a volume of one slice becomes that slice.
@@ -176,7 +173,7 @@ class Image:
         else:
             values = self.axial(self.unit())
             view = Image(values[values.shape[0] // 2], self.source, ndim_spatial=2)
-            picture, spacing = view.rgb(), self._axial_spacing()
+            picture, spacing = view.rgb(), self.axial_spacing()
         height, width = picture.shape[:2]
         tall, wide = (height, width) if spacing is None else (height * spacing[0], width * spacing[1])
         scale = min(max_side, max(height, width)) / max(tall, wide)
@@ -184,7 +181,8 @@ class Image:
         pixels = np.round(picture * 255).astype(np.uint8)
         return PILImage.fromarray(pixels).resize(size, PILImage.Resampling.LANCZOS)
 
-    def _axial_spacing(self) -> tuple[float, ...] | None:
+    def axial_spacing(self) -> tuple[float, ...] | None:
+        """Row and column spacing of the slices of :meth:`axial`, mm; ``None`` when the spacing is unknown."""
         if self.spacing is None:
             return None
         if self.affine is None:
@@ -193,6 +191,14 @@ class Image:
         marks = self.axial(np.arange(8).reshape(2, 2, 2))
         steps = [abs(int(np.diff(marks, axis=axis).flat[0])) for axis in (1, 2)]
         return tuple(self.spacing[{4: 0, 2: 1, 1: 2}[step]] for step in steps)
+
+
+def stem_of(source: str) -> str:
+    """A file stem for a source: ``scan`` for ``a/scan.nii.gz``, ``fundus-seed-3`` for ``phantom:fundus?seed=3``."""
+    if re.match(r"(sample|phantom):", source):
+        return re.sub(r"[^\w.]+", "-", source.split(":", 1)[1]).strip("-")
+    name, ending = Path(source).name, suffix(source)
+    return (name[: -len(ending)] if ending in SUFFIXES else name) or "prediction"
 
 
 def _windowed(array: np.ndarray, centre: float, width: float) -> np.ndarray:
