@@ -87,6 +87,12 @@ def use_compiled(name: str, device: torch.device) -> bool:
     return False
 
 
+def autocasts(device: torch.device) -> bool:
+    """Whether an autocast region is active for this device."""
+    # Only where autocast certainly exists: is_autocast_available, the general question, can't be traced by torch 2.10.
+    return device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
+
+
 def status() -> Status:
     """Which implementation each operator runs by, and the facts behind it."""
     build = {}

@@ -49,8 +49,8 @@ def prototype_similarity(
 
     Returns:
         ``(similarity, argmax)``. Similarity is ``[b, p]`` for ``"max"``; for ``"none"`` it is ``[b, p, *spatial]`` (or
-        ``[b, p, n]``). ``argmax`` is ``[b, p]`` int64, an index into the flattened cells; of equal similarities the lowest.
-        The gradient reaches the winning cell alone, and its prototype. Differentiable once by the compiled road.
+        ``[b, p, n]``). ``argmax`` is ``[b, p]`` int64, an index into the flattened cells; of equal similarities the
+        lowest. The gradient of ``"max"`` reaches the winning cell alone, and its prototype.
 
     Raises:
         ValueError: wrong rank, mixed dtype or device, different ``d``, no cell, an unknown option.
@@ -62,8 +62,7 @@ def prototype_similarity(
     Sec. 2 (cosine); C. Chen et al., This Looks Like That, 2019, Sec. 2.1 (log activation).
     """
     _refuse(features, prototypes, metric, reduce)
-    kind = features.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if _library.autocasts(features.device):
         features, prototypes = features.float(), prototypes.float()  # what autocast does for cosine_similarity
     spatial = features.shape[1:2] if features.dim() == 3 else features.shape[2:]
     cells = features if features.dim() == 3 else features.flatten(2).transpose(1, 2)
@@ -136,8 +135,8 @@ def _refuse(features: Tensor, prototypes: Tensor, metric: str, reduce: str) -> N
     supported = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
     if features.dtype not in supported:
         raise ValueError(f"features must be float32, float64, float16 or bfloat16, not {features.dtype}")
-    autocast = torch.amp.is_autocast_available(features.device.type) and torch.is_autocast_enabled(features.device.type)
-    if features.dtype != prototypes.dtype and not (autocast and prototypes.dtype in supported):
+    mixed = _library.autocasts(features.device) and prototypes.dtype in supported
+    if features.dtype != prototypes.dtype and not mixed:
         raise ValueError(
             f"features and prototypes must have the same dtype, not {features.dtype} and {prototypes.dtype}"
         )
