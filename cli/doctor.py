@@ -55,7 +55,7 @@ def collect() -> dict[str, dict[str, Any]]:
             "cuda": ", ".join(gpus) or "none available",
             "cuda of torch": torch.version.cuda or "CPU build",
         },
-        "operators": ops.status(),
+        "operators": _operators(ops.status()),
         "plugins": {"working": len(entries) - len(broken), "broken": ", ".join(broken) or "none"},
         "extras": optional,
         "hub": {
@@ -64,6 +64,20 @@ def collect() -> dict[str, dict[str, Any]]:
             "offline": constants.HF_HUB_OFFLINE,
             "token": "present" if get_token() else "absent",
         },
+    }
+
+
+def _operators(status: Any) -> dict[str, str]:
+    by_device = {
+        name: ", ".join(f"{how} on {d}" for d, how in devices.items()) for name, devices in status.operators.items()
+    }
+    return {
+        **by_device,
+        "ZOO_OPS": status.mode,
+        "CPU SIMD level": status.simd or "-",
+        "CUDA archs": ", ".join(status.cuda_archs) or "-",
+        **{f"not compiled for {device}": reason for device, reason in status.why_not_compiled.items()},
+        **{f"built with {what}": fact for what, fact in status.build.items()},
     }
 
 

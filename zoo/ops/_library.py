@@ -9,6 +9,8 @@ from types import ModuleType
 
 import torch
 
+from zoo.errors import OptionError
+
 MODES = ("auto", "reference", "compiled")
 
 
@@ -27,7 +29,7 @@ class Status:
 def _mode() -> str:
     mode = os.environ.get("ZOO_OPS") or "auto"
     if mode not in MODES:
-        raise ValueError(f"the environment variable ZOO_OPS must be one of {', '.join(MODES)}, not {mode!r}")
+        raise OptionError(f"the environment variable ZOO_OPS must be one of {', '.join(MODES)}, not {mode!r}")
     return mode
 
 
