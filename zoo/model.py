@@ -52,6 +52,12 @@ class Model(nn.Module, PyTorchModelHubMixin):
 
         save(self, save_directory)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
+        """Publish this model with its card; ``options`` as for :func:`zoo.push`. Returns the address of the commit."""
+        from zoo.hub import push
+
+        return push(self, repo_id, **options).url
+
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> Model:
         from zoo import weights

@@ -34,7 +34,7 @@ SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.joblib")
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 4 << 20, 64 << 20
 MAX_SHARD_SIZE = "5GB"
-MAX_MODULES = 1_000_000
+MAX_MODULES = 50_000
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ def locate(spec: str, plugin: Plugin) -> Located:
     Raises ``WeightsError`` naming what is missing or unsafe.
     """
     if spec == "demo":
-        package = plugin.model.partition(":")[0].rpartition(".")[0]
-        folder = Path(str(files(package) / "demo"))
-        if not (folder / TENSORS).is_file():
+        folder = _demo_folder(plugin)
+        if folder is None or not (folder / TENSORS).is_file():
             raise WeightsError(f"{plugin.name} comes without demo weights; pass --weights PATH or hf://ORG/REPO")
         return Located(folder, spec, folder / TENSORS)
     if spec.startswith("hf://"):
@@ -83,6 +82,12 @@ def locate(spec: str, plugin: Plugin) -> Located:
     if path.is_file():
         raise WeightsError(f"weights {spec} are not a .safetensors file; only safetensors are loaded, never pickle")
     raise WeightsError(f"there are no weights at {spec}; pass demo, a folder, a .safetensors file or hf://ORG/REPO")
+
+
+def _demo_folder(plugin: Plugin) -> Path | None:
+    package = plugin.model.partition(":")[0].rpartition(".")[0]
+    # A plugin that is one module has no folder of its own.
+    return Path(str(files(package) / "demo")) if package else None
 
 
 def only_safetensors(folder: Path, spec: str) -> Path:
@@ -201,8 +206,8 @@ def _checked(
     stored = read_headers(located)
     budget = sum(prod(tensor.shape) for tensor in stored.values())
     try:
-        config = configs.from_dict(model_class.config_class, record["config"])
-        with torch.device("meta"), _bounded(budget):
+        config: Any = configs.from_dict(model_class.config_class, record["config"])
+        with torch.device("meta"), _bounded(budget, len(stored)):
             expected = model_class(config).state_dict()
     except OptionError as error:
         raise WeightsError(
@@ -212,7 +217,7 @@ def _checked(
     except _TooLarge as error:
         raise WeightsError(
             f"{CONFIG} of weights {located.spec} describes a network of more than {error.args[0]:,} {error.args[1]}, "
-            f"but its tensors hold {budget:,} values; the two files don't belong together, get them again"
+            f"but its {len(stored):,} tensors hold {budget:,} values; the files don't belong together, get them again"
         ) from error
     except ZooError:
         raise
@@ -229,28 +234,31 @@ class _TooLarge(Exception):
 
 
 @contextmanager
-def _bounded(budget: int) -> Iterator[None]:
-    """Stop building a network that has far more parameters than the file has values.
+def _bounded(values: int, tensors: int) -> Iterator[None]:
+    """Stop building a network that is far larger than what the file holds.
 
     On the meta device parameters cost no memory but each module costs time, so a configuration in which every value is
     in range could still keep a machine busy for hours. The slack is for parameters that a constructor replaces.
     """
     from torch.nn.modules import module as registration
 
-    me, limit = threading.get_ident(), 4 * budget + 1_000_000
-    count = {"parameters": 0, "modules": 0}
+    me = threading.get_ident()  # the hooks see every thread's networks
+    limits = {"values": 4 * values + 1_000_000, "tensors": 4 * tensors + 10_000, "modules": MAX_MODULES}
+    counts = dict.fromkeys(limits, 0)
+
+    def count(what: str, number: int) -> None:
+        counts[what] += number
+        if counts[what] > limits[what]:
+            raise _TooLarge(limits[what], what)
 
     def parameter(_: Any, __: str, value: Any) -> None:
         if value is not None and threading.get_ident() == me:
-            count["parameters"] += value.numel()
-            if count["parameters"] > limit:
-                raise _TooLarge(limit, "parameters")
+            count("values", value.numel())
+            count("tensors", 1)
 
     def module(_: Any, __: str, ___: Any) -> None:
         if threading.get_ident() == me:
-            count["modules"] += 1
-            if count["modules"] > MAX_MODULES:
-                raise _TooLarge(MAX_MODULES, "modules")
+            count("modules", 1)
 
     hooks = [
         registration.register_module_parameter_registration_hook(parameter),
@@ -328,9 +336,7 @@ def _read_tensors(
     return tensors
 
 
-def _compare(
-    located: Located, plugin: Plugin, found: dict[str, Stored], expected: dict[str, torch.Tensor]
-) -> None:
+def _compare(located: Located, plugin: Plugin, found: dict[str, Stored], expected: dict[str, torch.Tensor]) -> None:
     problems = [
         f"{name} has shape {list(found[name].shape)}, expected {list(tensor.shape)}"
         for name, tensor in expected.items()
@@ -348,9 +354,7 @@ def _compare(
         there = sum(prod(tensor.shape) for tensor in found.values())
         here = sum(tensor.numel() for tensor in expected.values())
         totals = f" (the file holds {there:,} values, the configuration describes {here:,})" if there != here else ""
-        raise WeightsError(
-            f"weights {located.spec} do not fit {plugin.name}: {'; '.join(problems[:3])}{more}{totals}"
-        )
+        raise WeightsError(f"weights {located.spec} do not fit {plugin.name}: {'; '.join(problems[:3])}{more}{totals}")
 
 
 def _same_kind(stored: str, expected: torch.dtype) -> bool:
@@ -466,7 +470,8 @@ def _major(version: Any) -> int | None:
 
 
 def _origin(record: dict[str, Any]) -> str:
-    return f"{_text(record.get('distribution') or 'an unknown distribution')} {_text(record.get('version', ''))}".strip()
+    distribution = record.get("distribution") or "an unknown distribution"
+    return f"{_text(distribution)} {_text(record.get('version', ''))}".strip()
 
 
 def _kebab(name: str) -> str:

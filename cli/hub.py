@@ -1,0 +1,144 @@
+"""``zoo push``, ``zoo pull`` and ``zoo cache``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.cli.output import print_json, print_table
+from zoo.errors import OptionError
+
+cache_app = typer.Typer(help="Look at and clear the weights that were pulled.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(push)
+    app.command()(pull)
+    cache_app.command("list")(list_)
+    cache_app.command()(size)
+    cache_app.command()(rm)
+    app.add_typer(cache_app, name="cache")
+
+
+@cache_app.callback()
+def _cache() -> None:
+    """Look at and clear the weights that were pulled."""
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Everything = Annotated[bool, typer.Option("--all", help="Also what other programs keep in the Hub's cache.")]
+
+
+def push(
+    what: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_DIR", help="A folder of weights, or a model (its demo weights).")
+    ],
+    repo: Annotated[str, typer.Argument(metavar="ORG/REPO", help="A repository on the Hub; made if missing.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Push to this branch, made if missing")] = None,
+    pull_request: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of committing.")] = False,
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list files and sizes; send nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Publish weights with a model card on the Hugging Face Hub."""
+    from zoo import hub
+
+    result = hub.push(
+        what, repo, private=private, revision=revision, pull_request=pull_request, message=message, dry_run=dry_run
+    )
+    if json:
+        print_json({"repo": result.repo, "revision": result.revision, "url": result.url,
+                    "pull_request": result.pull_request, "files": result.files, "dry_run": dry_run})  # fmt: skip
+        return
+    _print_files(result.files)
+    if dry_run:
+        print(f"nothing was sent to {result.repo} (--dry-run)")
+    elif result.pull_request:
+        print(f"opened {result.pull_request}")
+    else:
+        print(f"pushed hf://{result.repo}@{result.revision}")
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="ORG/REPO[@REV]", help="A repository on the Hub.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the files to this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Bring weights from the Hugging Face Hub to this machine, to be used offline."""
+    from zoo import hub
+
+    result = hub.pull(repo, out)
+    if json:
+        about = {"model": result.model, "folder": str(result.folder), "revision": result.revision}
+        print_json({**about, "files": result.files})
+        return
+    _print_files(result.files)
+    spec = out or f"hf://{repo.removeprefix('hf://')}"
+    print(f"revision {result.revision} is in {result.folder}\ntry: zoo predict {result.model} INPUT --weights {spec}")
+
+
+def _print_files(files: dict[str, int]) -> None:
+    from zoo.hub import size_text
+
+    rows = [[name, size_text(size)] for name, size in files.items()]
+    print_table(["file", "size"], [*rows, ["total", size_text(sum(files.values()))]])
+
+
+def list_(everything: Everything = False, json: Json = False) -> None:
+    """List the weights in the cache."""
+    from zoo.cache import cached
+    from zoo.hub import size_text
+
+    items = cached(everything=everything)
+    if json:
+        print_json(
+            [
+                {"repo": item.repo, "revision": item.revision, "refs": list(item.refs), "model": item.model,
+                 "size": item.size, "folder": str(item.folder)}
+                for item in items
+            ]
+        )  # fmt: skip
+    elif items:
+        rows = [
+            [item.repo, ", ".join(item.refs) or "-", item.revision[:12], item.model or "-", size_text(item.size)]
+            for item in items
+        ]
+        print_table(["repository", "refs", "revision", "model", "size"], rows)
+    else:
+        print("the cache holds no weights; zoo pull ORG/REPO brings some")
+
+
+def size(everything: Everything = False, json: Json = False) -> None:
+    """Print how much room the weights in the cache take, and where it is."""
+    from huggingface_hub import constants
+
+    from zoo.cache import cached
+    from zoo.hub import size_text
+
+    items = cached(everything=everything)
+    total = sum(item.size for item in items)
+    if json:
+        print_json({"folder": constants.HF_HUB_CACHE, "size": total, "revisions": len(items)})
+    else:
+        print(f"{size_text(total)} in {len(items)} revisions in {constants.HF_HUB_CACHE}")
+
+
+def rm(
+    repo: Annotated[str, typer.Argument(metavar="ORG/REPO[@REV]", help="What zoo cache list shows.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Remove weights from the cache."""
+    from zoo.cache import remove
+    from zoo.hub import size_text
+
+    chosen, freed = remove(repo, dry_run=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise OptionError(f"removing {repo} needs a yes; repeat the command with --yes")
+        typer.confirm(f"remove {len(chosen)} revisions of {chosen[0].repo} ({size_text(freed)})?", abort=True)
+    remove(repo)
+    print(f"removed {len(chosen)} revisions of {chosen[0].repo}, {size_text(freed)}")
