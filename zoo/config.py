@@ -18,7 +18,6 @@ import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import OptionError
@@ -76,8 +75,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known)}" if known else "there are none"
 
 
-@cache
-def _types(cls: Any) -> dict[str, Any]:
+def _types(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 

@@ -56,7 +56,7 @@ class Model(nn.Module, PyTorchModelHubMixin):
         """Publish this model with its card; ``options`` as for :func:`zoo.push`. Returns the address of the commit."""
         from zoo.hub import push
 
-        return push(self, repo_id, **options).url
+        return push(self, repo_id, **options).url or ""
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> Model:

@@ -90,7 +90,7 @@ def find(name: str) -> Sample:
     short = name.removeprefix("sample:")
     if short in SAMPLES:
         return SAMPLES[short]
-    near = difflib.get_close_matches(short.lower(), SAMPLES, n=3, cutoff=0.5)
+    near = [f"sample:{match}" for match in difflib.get_close_matches(short.lower(), SAMPLES, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(SAMPLES)}"
     raise MediaError(f"there is no sample {short!r}; {hint}")
 
