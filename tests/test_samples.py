@@ -40,7 +40,7 @@ def test_anatomical_volume_has_its_affine() -> None:
 
 
 def test_unknown_sample_suggests_the_nearest() -> None:
-    with pytest.raises(MediaError, match="no sample 'retinna'; did you mean retina"):
+    with pytest.raises(MediaError, match="no sample 'retinna'; did you mean sample:retina"):
         samples.find("sample:retinna")
     with pytest.raises(MediaError, match="choose one of retina, "):
         media.read("sample:zzz")
