@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from zoo import claims
+from zoo.claims import Claim, Comparison, compare, paired, reproduce
+from zoo.errors import DataError, OptionError, PluginError
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "training"))
+    import toy_plugin
+
+    return toy_plugin
+
+
+def outcome(differences, quick=False, **options):
+    comparison = Comparison("new", "old", "dice", **options)
+    results = {seed: {"old": {"dice": 10.0}, "new": {"dice": 10.0 + d}} for seed, d in enumerate(differences)}
+    return compare(comparison, results, quick)
+
+
+@pytest.mark.parametrize(
+    ("differences", "margin", "verdict", "reason"),
+    [
+        ([3, 3.2, 2.8, 3.1, 2.9], 2.0, "supported", "reaches the margin"),
+        ([3, 3.2, 2.8, 3.1, 2.9], 0.0, "supported", "above zero"),
+        ([-1, -1.2, 0.1], 0.0, "not supported", "not better"),
+        ([0, 0, 0], 0.0, "not supported", "not better"),
+        ([1, 1.1, 0.9, 1.0, 1.05], 2.0, "not supported", "below the claimed margin of 2"),
+        ([3, -1, 5, -0.5], 0.0, "inconclusive", "includes zero"),
+        ([1.5, 2.4, 1.2, 2.2], 2.0, "inconclusive", "mean is below the claimed margin"),
+        ([3, 3.1], 0.0, "inconclusive", "too few"),
+        ([3, 3, 3], 2.0, "supported", "reaches the margin"),
+        ([3, math.nan, 3], 0.0, "inconclusive", "not finite"),
+        ([], 0.0, "inconclusive", "no seed"),
+    ],
+)
+def test_the_verdict_follows_the_rule(differences, margin, verdict, reason):
+    found = outcome(differences, margin=margin)
+    assert found.verdict == verdict
+    assert reason in found.reason
+
+
+def test_a_quick_run_proves_nothing():
+    assert outcome([3, 3.2, 2.8, 3.1], quick=True).verdict == "inconclusive"
+
+
+def test_less_can_be_better():
+    assert outcome([-3, -3.2, -2.8], direction="less").verdict == "supported"
+    assert outcome([-3, -3.2, -2.8], direction="less").mean == pytest.approx(3)
+
+
+def test_statistics_agree_with_scipys_tests_of_pairs():
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    old, new = rng.normal(size=8), rng.normal(0.7, 1, size=8)
+    mean, low, high, p_t, p_sign = paired((new - old).tolist())
+    test = stats.ttest_rel(new, old)
+    interval = test.confidence_interval(0.95)
+    assert (mean, low, high, p_t) == pytest.approx((np.mean(new - old), interval.low, interval.high, test.pvalue))
+    assert p_sign == pytest.approx(stats.binomtest(int((new > old).sum()), 8).pvalue)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=12))
+def test_statistics_hold_for_any_differences(differences):
+    mean, low, high, p_t, p_sign = paired(differences)
+    assert 0 < p_sign <= 1
+    if len(differences) > 1:
+        assert low <= mean <= high
+        assert 0 <= p_t <= 1
+    turned = paired([-d for d in differences])
+    assert turned[0] == pytest.approx(-mean)
+    assert turned[4] == pytest.approx(p_sign)
+
+
+def test_a_reproduction_is_written_with_all_that_led_to_it(toy, tmp_path):
+    result = reproduce(toy.plugin, out=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy-threshold.json", "toy-threshold.png"]
+    record = json.loads((tmp_path / "toy-threshold.json").read_text())
+    assert record["verdict"] == "supported"
+    assert record["seeds"] == [0, 1, 2, 3, 4]
+    assert record["complete"] is True
+    assert record["claim"]["paper"]["better"] == {"dice": 69.63}
+    assert {"torch", "numpy", "python", "medimg-zoo"} <= record["environment"].keys()
+    assert [item["verdict"] for item in record["comparisons"]] == ["supported", "inconclusive", "not supported"]
+    assert claims.load_result(tmp_path / "toy-threshold.json").to_dict() == result.to_dict()
+    with Image.open(tmp_path / "toy-threshold.png") as plot:
+        assert plot.width > 1000
+
+
+def test_an_interrupted_reproduction_goes_on_and_ends_alike(toy, tmp_path, monkeypatch):
+    whole = reproduce(toy.plugin, out=tmp_path / "whole")
+    ran = []
+    real = toy.arms
+
+    def until_third(seed, *, quick):
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(seed)
+        return real(seed, quick=quick)
+
+    monkeypatch.setattr(toy, "arms", until_third)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(toy.plugin, out=tmp_path / "parts")
+    partial = claims.load_result(tmp_path / "parts" / "toy-threshold.json")
+    assert (partial.complete, sorted(partial.results)) == (False, [0, 1])
+
+    def rest(seed, *, quick):
+        ran.append(seed)
+        return real(seed, quick=quick)
+
+    monkeypatch.setattr(toy, "arms", rest)
+    resumed = reproduce(toy.plugin, out=tmp_path / "parts")
+    assert ran == [0, 1, 2, 3, 4]
+    assert resumed.results == whole.results
+    reproduce(toy.plugin, out=tmp_path / "parts")
+    assert len(ran) == 5  # nothing left to do
+    reproduce(toy.plugin, out=tmp_path / "parts", fresh=True, seeds=1)
+    assert len(ran) == 6
+
+
+def test_another_claim_starts_over(toy, tmp_path, monkeypatch):
+    reproduce(toy.plugin, out=tmp_path)
+    ran = []
+    real = toy.arms
+    monkeypatch.setattr(toy, "arms", lambda seed, *, quick: ran.append(seed) or real(seed, quick=quick))
+    monkeypatch.setattr(toy, "claim", replace(toy.claim, primary=Comparison("better", "plain", "dice", margin=9.0)))
+    assert reproduce(toy.plugin, out=tmp_path).verdict == "not supported"
+    assert len(ran) == 5
+
+
+@pytest.mark.slow
+def test_seeds_in_parallel_processes_give_the_same(toy, tmp_path):
+    one = reproduce(toy.plugin, out=tmp_path / "one", seeds=3)
+    two = reproduce(toy.plugin, out=tmp_path / "two", seeds=3, jobs=2)
+    assert one.results == two.results
+
+
+def test_quick_writes_beside_the_real_result(toy, tmp_path):
+    result = reproduce(toy.plugin, out=tmp_path, quick=True)
+    assert (result.verdict, len(result.results)) == ("inconclusive", 2)
+    assert (tmp_path / "toy-threshold.quick.json").is_file()
+    with pytest.raises(DataError, match="holds no results"):
+        claims.report_text(tmp_path)
+
+
+def test_seeds_by_number_and_by_name(toy, tmp_path):
+    assert sorted(reproduce(toy.plugin, out=tmp_path, seeds=7).results) == list(range(7))
+    assert sorted(reproduce(toy.plugin, out=tmp_path, seeds=[11, 3]).results) == [3, 11]
+    for wrong in (0, [], [1, 1]):
+        with pytest.raises(OptionError, match="seeds"):
+            reproduce(toy.plugin, out=tmp_path, seeds=wrong)
+    with pytest.raises(OptionError, match="jobs"):
+        reproduce(toy.plugin, out=tmp_path, jobs=0)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ([1, 2], "must return numbers by arm and metric"),
+        ({"plain": {"dice": "high"}}, "must return numbers"),
+        ({"plain": {"dice": 1.0}}, "returned the arms plain, not plain, pooled, better"),
+        ({arm: {"dice": 1.0} for arm in ("plain", "pooled", "better")}, "no 'seconds' for the arm 'better'"),
+    ],
+)
+def test_a_claim_that_returns_something_else_is_told(toy, tmp_path, monkeypatch, returned, words):
+    monkeypatch.setattr(toy, "arms", lambda seed, *, quick: returned)
+    with pytest.raises(PluginError, match=words):
+        reproduce(toy.plugin, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_that_is_not_finite_is_kept_and_decides_nothing(toy, tmp_path, monkeypatch):
+    real = toy.arms
+
+    def diverged(seed, *, quick):
+        arms = real(seed, quick=quick)
+        if seed == 1:
+            arms["better"]["dice"] = math.nan
+        return arms
+
+    monkeypatch.setattr(toy, "arms", diverged)
+    result = reproduce(toy.plugin, out=tmp_path)
+    assert result.verdict == "inconclusive"
+    stored = claims.load_result(tmp_path / "toy-threshold.json")
+    assert math.isnan(stored.results[1]["better"]["dice"])
+
+
+def test_the_page_is_the_same_whenever_it_is_made(toy, tmp_path):
+    reproduce(toy.plugin, out=tmp_path / "results")
+    page = claims.report(tmp_path / "results", tmp_path / "docs" / "claims.md")
+    text = page.read_text()
+    assert text == claims.report_text(tmp_path / "results")
+    assert "| [toy-threshold](#toy-threshold) | **supported** | better vs. plain, dice | +3.2112 |" in text
+    assert "| better: the method | 63.62 ± 0.91 (69.63) |" in text
+    assert "- better vs. pooled, dice: More data may explain the gain." in text
+    (tmp_path / "results" / "toy-threshold.json").write_text("{}")
+    with pytest.raises(DataError, match=r"toy-threshold\.json is no result of a claim"):
+        claims.report(tmp_path / "results", page)
+    assert page.read_text() == text
+
+
+def test_the_terminal_gets_tables_and_verdict(toy, tmp_path, capsys):
+    claims.print_result(reproduce(toy.plugin, out=tmp_path))
+    printed = capsys.readouterr().out
+    for words in ("63.62 ± 0.91 (69.63)", "The gain is real.", "verdict: supported"):
+        assert words in printed
+
+
+def test_a_claim_that_contradicts_itself_cannot_be_made(toy):
+    with pytest.raises(ValueError, match="names the arm 'other'"):
+        replace(toy.claim, primary=Comparison("other", "plain", "dice"))
+    with pytest.raises(ValueError, match="the arm 'third'"):
+        replace(toy.claim, paper={"third": {"dice": 1.0}})
+    with pytest.raises(ValueError, match="each once"):
+        replace(toy.claim, seeds=(1, 1))
+    with pytest.raises(ValueError, match="negative"):
+        replace(toy.claim, primary=Comparison("better", "plain", "dice", margin=-1.0))
+
+
+def test_a_model_without_a_claim_is_told(toy, tmp_path):
+    with pytest.raises(PluginError, match="toy-threshold has no claim"):
+        reproduce(toy.card(claim=None), out=tmp_path)
+    assert isinstance(toy.claim, Claim)

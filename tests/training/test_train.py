@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+import zoo.training.recipe as recipes
+from zoo.errors import DataError, OptionError, PluginError, WeightsError
+from zoo.training import train
+
+
+def fit(toy, data, out, **options):
+    return train(toy.plugin, data, out=out, device="cpu", **options)
+
+
+def test_training_leaves_weights_split_metrics_and_a_record(toy, squares, tmp_path):
+    out = fit(toy, squares, tmp_path / "run", overrides={"steps": "20"}, seed=5)
+    assert out == tmp_path / "run"
+    names = {path.name for path in out.iterdir()}
+    assert names == {"config.json", "model.safetensors", "run.json", "split.json", "metrics"}
+    identity = json.loads((out / "run.json").read_text())["identity"]
+    assert identity["recipe"] == {"steps": 20, "lr": 0.3, "batch_size": 4, "dtype": "float32"}
+    assert (identity["model"], identity["data"], identity["seed"]) == ("toy-threshold", squares, 5)
+    record = json.loads((out / "split.json").read_text())
+    assert [len(record[part]) for part in ("train", "validation", "test")] == [14, 2, 4]
+    assert len((out / "metrics" / "threshold.csv").read_text().splitlines()) == 21
+    assert json.loads((out / "config.json").read_text())["trained_on"] == squares
+
+
+def test_presets_and_overrides(toy):
+    assert toy.training.configure("demo", {"lr": "0.5"}) == toy.ToyRecipe(steps=5, lr=0.5)
+    with pytest.raises(OptionError, match="no preset 'papr'; did you mean 'paper'"):
+        toy.training.configure("papr")
+    with pytest.raises(OptionError, match="did you mean 'steps'"):
+        toy.training.configure("paper", {"step": "3"})
+
+
+def test_weights_can_be_stored_in_half_precision(toy, squares, tmp_path):
+    out = fit(toy, squares, tmp_path / "run", preset="demo", overrides={"dtype": "float16"})
+    assert {str(tensor.dtype) for tensor in load_file(out / "model.safetensors").values()} == {"torch.float16"}
+
+
+def test_a_run_resumed_after_a_failure_gives_the_same_weights_and_a_finished_one_is_left_alone(
+    toy, squares, tmp_path, monkeypatch
+):
+    whole = fit(toy, squares, tmp_path / "whole", overrides={"steps": "12"})
+    real = recipes.Run.log
+
+    def fail(run, **scalars):
+        real(run, **scalars)
+        if run.step == 9:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(recipes.Run, "log", fail)
+    with pytest.raises(RuntimeError):
+        fit(toy, squares, tmp_path / "parts", overrides={"steps": "12"}, checkpoint_every=4)
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    monkeypatch.setattr(recipes.Run, "log", real)
+    parts = fit(toy, squares, tmp_path / "parts", overrides={"steps": "12"}, resume=True)
+    for name in ("model.safetensors", "metrics/threshold.csv"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    before = (parts / "model.safetensors").stat().st_mtime_ns
+    fit(toy, squares, tmp_path / "parts", overrides={"steps": "12"}, resume=True)
+    assert (parts / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_of_other_data_is_not_resumed(toy, squares, tmp_path):
+    fit(toy, squares, tmp_path / "run", preset="demo")
+    root = tmp_path / "squares"
+    (root / "images" / "c00.png").unlink()
+    (root / "masks" / "c00.png").unlink()
+    with pytest.raises(OptionError, match="holds another run: cases was"):
+        fit(toy, squares, tmp_path / "run", preset="demo", resume=True)
+    with pytest.raises(OptionError, match=r"recipe\.lr was 0\.3, now 0\.2"):
+        fit(toy, squares, tmp_path / "run", preset="demo", resume=True, overrides={"lr": "0.2"})
+
+
+def test_missing_masks_stop_the_training_before_anything_is_written(toy, squares, tmp_path):
+    (tmp_path / "squares" / "masks" / "c03.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 20 cases .* have no mask, such as c03"):
+        fit(toy, squares, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_training_is_told(toy, squares, tmp_path):
+    with pytest.raises(PluginError, match="toy-threshold has no training"):
+        train(toy.card(training=None), squares, out=tmp_path / "run")
+
+
+def test_a_full_disk_at_the_end_leaves_a_run_that_resumes(toy, squares, tmp_path, monkeypatch):
+    import safetensors.torch
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(WeightsError, match="No space left"):
+            fit(toy, squares, tmp_path / "run", preset="demo")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    out = fit(toy, squares, tmp_path / "run", preset="demo", resume=True)
+    assert (out / "model.safetensors").exists()

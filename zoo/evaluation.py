@@ -1,0 +1,288 @@
+"""Measuring a model on a data set: ``zoo evaluate MODEL --data SPEC``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.errors import DataError, MissingExtraError, OptionError, ZooError
+from zoo.metrics import Metric, over_cases, over_set, segmentation_scores
+
+if TYPE_CHECKING:
+    from zoo.data.case import Case
+    from zoo.data.sets import Dataset
+    from zoo.model import Model
+    from zoo.plugin import Plugin
+    from zoo.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model achieved on a data set. ``rows`` are the cases; ``failures`` those that couldn't be predicted."""
+
+    model: str
+    weights: str
+    disclaimer: str
+    data: str
+    split: str
+    seed: int
+    metrics: tuple[Metric, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Metric:
+        """A metric by name."""
+        return {metric.name: metric for metric in self.metrics}[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "weights": self.weights,
+            "disclaimer": self.disclaimer,
+            "data": self.data,
+            "split": self.split,
+            "seed": self.seed,
+            "cases": len(self.rows),
+            "metrics": [metric.to_dict() for metric in self.metrics],
+            "failures": list(self.failures),
+            "notes": list(self.notes),
+        }
+
+    def table(self) -> str:
+        """The cases as CSV."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write ``evaluation.json``, ``cases.csv`` and ``figure.png``, each whole or not at all."""
+        from zoo.training.storage import write_file
+
+        folder = Path(folder)
+        return [
+            write_file(folder / "cases.csv", self.table()),
+            write_file(folder / "figure.png", figure(self)),
+            write_file(folder / "evaluation.json", json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"),
+        ]
+
+
+def evaluate(
+    model: str | Plugin | Model,
+    data: str,
+    *,
+    weights: str | None = None,
+    split: str = "test",
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Predict the cases of ``data`` and compare them with the truth, by the measures of the model's task.
+
+    ``split``: ``train``, ``validation``, ``test`` or ``all``. Weights that were trained on the same data bring the
+    split of their training along; otherwise the set's own splits count, or one drawn with ``seed``.
+    ``out``: a folder for ``evaluation.json``, ``cases.csv`` and ``figure.png``. ``options`` go to ``predict``.
+
+    Raises ``DataError`` when the set lacks what the task needs or no case could be predicted, ``OptionError`` for an
+    unknown split.
+    """
+    from zoo.data.check import require
+    from zoo.data.sets import load_dataset
+    from zoo.training.progress import track
+
+    network, plugin = _network(model, weights, device)
+    score = _score_of(plugin)
+    dataset = load_dataset(data, plugin=plugin)
+    part, notes = _part(dataset, split, weights, seed, network, plugin)
+    if not len(part):
+        raise DataError(f"the {split} part of {data} is empty")
+    require(part, plugin) if plugin.task == "segmentation" else require(part)
+
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for place in track(range(len(part)), f"evaluating {plugin.name}", enabled=progress):
+        entry = part.entries[place]
+        row: dict[str, Any] = {"id": entry.id}
+        if entry.patient is not None:
+            row["patient"] = entry.patient
+        try:
+            case = part[place]
+            row.update(score(network.predict(case.image, **(options or {})), case))
+        except ZooError as error:
+            failures.append(f"{entry.id}: {error}")
+            continue
+        rows.append(row)
+    if not rows:
+        raise DataError(f"none of the {len(part)} cases of {data} could be evaluated; the first: {failures[0]}")
+    metrics = _over_rows(rows, plugin, seed)
+    provenance = network.provenance
+    result = Evaluation(
+        plugin.name, provenance.weights, provenance.disclaimer, data, split, seed,
+        tuple(metrics), tuple(rows), tuple(failures), tuple(notes),
+    )  # fmt: skip
+    if out is not None:
+        result.save(out)
+    return result
+
+
+def figure(evaluation: Evaluation) -> bytes:
+    """A PNG: every case as a dot, the mean and its interval beside it; for classes also the confusion matrix."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("the figure of an evaluation", "matplotlib", "train") from error
+
+    classes = [name.removeprefix("p_") for name in evaluation.rows[0] if name.startswith("p_")]
+    metrics = [metric for metric in evaluation.metrics if math.isfinite(metric.mean)][:12]
+    height = 1.7 + 0.42 * len(metrics)
+    canvas = Figure(figsize=(10.5 if classes else 7.2, max(height, 3.6 if classes else 0)), layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.subplots(1, 2 if classes else 1, squeeze=False, width_ratios=[1.5, 1] if classes else None)[0]
+    _draw_metrics(axes[0], evaluation, metrics)
+    if classes:
+        _draw_confusion(axes[1], evaluation, classes)
+    which = f"{evaluation.split}, n = {len(evaluation.rows)}"
+    canvas.suptitle(f"{evaluation.model} on {evaluation.data} ({which})", size=11)
+    file = io.BytesIO()
+    canvas.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _draw_metrics(axis: Any, evaluation: Evaluation, metrics: list[Metric]) -> None:
+    rng = np.random.default_rng(0)
+    for place, metric in enumerate(metrics):
+        values = [row[metric.name] for row in evaluation.rows if isinstance(row.get(metric.name), float)]
+        spread = place + rng.uniform(-0.16, 0.16, len(values))
+        axis.scatter(values, spread, s=14, color="#56B4E9", alpha=0.7, linewidths=0, zorder=2)
+        if math.isfinite(metric.low):
+            axis.plot([metric.low, metric.high], [place, place], color="black", linewidth=2.5, zorder=3)
+        axis.scatter([metric.mean], [place], s=46, color="#D55E00", edgecolors="black", linewidths=0.8, zorder=4)
+        axis.annotate(f"{metric.mean:.3f}", (1.02, place), xycoords=("axes fraction", "data"), va="center", size=9)
+    axis.set_yticks(range(len(metrics)), [metric.name.replace("_", " ") for metric in metrics])
+    axis.set_ylim(len(metrics) - 0.5, -0.5)
+    if all(-0.001 <= bound <= 1.001 for m in metrics for bound in (m.mean, m.low, m.high) if math.isfinite(bound)):
+        axis.set_xlim(-0.02, 1.02)
+    axis.grid(axis="x", color="0.9", zorder=0)
+    axis.spines[["top", "right"]].set_visible(False)
+    dots = "orange: value" if "truth" in evaluation.rows[0] else "blue: cases, orange: mean"
+    axis.set_xlabel(f"{dots}, bar: 95 % bootstrap interval over cases")
+
+
+def _draw_confusion(axis: Any, evaluation: Evaluation, classes: list[str]) -> None:
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
+    for row in evaluation.rows:
+        counts[classes.index(row["truth"]), classes.index(row["predicted"])] += 1
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axis.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    for i, j in np.ndindex(counts.shape):
+        axis.text(j, i, str(counts[i, j]), ha="center", va="center", color="black" if shares[i, j] > 0.5 else "white")
+    axis.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("truth")
+
+
+def _network(model: Any, weights: str | None, device: str) -> tuple[Model, Plugin]:
+    from zoo.plugin import Plugin
+
+    if isinstance(model, str):
+        from zoo.inference import load
+
+        network = load(model, weights=weights, device=device)
+    elif isinstance(model, Plugin):
+        from zoo.inference import pick_device
+        from zoo.training.recipe import resolve
+        from zoo.weights import load_into
+
+        spec = weights or ("demo" if model.weights else "none")
+        network = load_into(resolve(model, "model")[1], spec, pick_device(device))
+    else:
+        network = model
+    network.eval()
+    return network, network.plugin
+
+
+def _part(
+    dataset: Dataset, name: str, weights: str | None, seed: int, network: Model, plugin: Plugin
+) -> tuple[Dataset, list[str]]:
+    """The cases to evaluate on, and what a reader of the numbers should know about their choice."""
+    from zoo.data.splits import FRACTIONS, PARTS, load_split, split
+
+    if name not in (*PARTS, "all"):
+        raise OptionError(f"split must be one of {', '.join(PARTS)} or all, not {name!r}")
+    trained_here = network.provenance.trained_on == dataset.spec
+    if name == "all":
+        return dataset, ["the weights were trained on part of these cases"] if trained_here else []
+    record = Path(weights or "") / "split.json"
+    if weights and record.is_file() and trained_here:
+        return getattr(load_split(dataset, record), name), ["split as in the training of these weights"]
+    fractions = FRACTIONS
+    if plugin.training:
+        from zoo.training.recipe import resolve
+
+        fractions = resolve(plugin, "training")[1].fractions
+    notes = ["the weights were trained on this data; that it's the same split can't be shown"] if trained_here else []
+    return getattr(split(dataset, fractions, seed), name), notes
+
+
+def _score_of(plugin: Plugin) -> Any:
+    """How one prediction is compared with its case: the plugin's own way, or that of its task."""
+    if plugin.training:
+        from zoo.training.recipe import resolve
+
+        own = resolve(plugin, "training")[1].score
+        if own is not None:
+            return own
+    try:
+        return {"segmentation": _segmentation, "classification": _classification}[plugin.task]
+    except KeyError:
+        raise OptionError(f"{plugin.name} can't be evaluated: its training states no score for {plugin.task}") from None
+
+
+def _segmentation(prediction: Prediction, case: Case) -> dict[str, float]:
+    from zoo.data.sets import read_mask
+
+    inside = read_mask(case, "fov") > 0 if "fov" in case.masks else None
+    mask, labels, probability = prediction.mask, prediction.labels, prediction.probability  # type: ignore[attr-defined]
+    return segmentation_scores(mask, read_mask(case), labels, probability=probability, inside=inside)
+
+
+def _classification(prediction: Prediction, case: Case) -> dict[str, Any]:
+    probabilities: dict[str, float] = prediction.probabilities  # type: ignore[attr-defined]
+    names = list(probabilities)
+    if isinstance(case.label, int) and 0 <= case.label < len(names):
+        truth = names[case.label]
+    elif str(case.label) in names:
+        truth = str(case.label)
+    elif str(case.label).isdigit() and int(case.label) < len(names):  # type: ignore[arg-type]  # 0, 1, ... in a table
+        truth = names[int(case.label)]  # type: ignore[arg-type]
+    else:
+        raise DataError(f"the label {case.label!r} isn't one of {', '.join(names)}")
+    predicted = max(names, key=lambda name: probabilities[name])
+    return {"truth": truth, "predicted": predicted, **{f"p_{name}": float(probabilities[name]) for name in names}}
+
+
+def _over_rows(rows: list[dict[str, Any]], plugin: Plugin, seed: int) -> list[Metric]:
+    if "truth" in rows[0] and "predicted" in rows[0]:
+        names = [name for name in rows[0] if name.startswith("p_")]
+        probabilities = np.array([[row[name] for name in names] for row in rows])
+        truth = np.array([names.index("p_" + row["truth"]) for row in rows])
+        if len(set(truth.tolist())) < 2:
+            raise DataError(f"all evaluated cases have the label {rows[0]['truth']!r}; at least two are needed")
+        return over_set(probabilities, truth, seed)
+    scores = [{name: value for name, value in row.items() if isinstance(value, float)} for row in rows]
+    return over_cases(scores, seed)

@@ -1,0 +1,188 @@
+"""The field's measures by their usual names, computed by torchmetrics, with bootstrap intervals over cases."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Integer
+
+LEVEL = 0.95
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure over a set of cases: its value and the bootstrap interval that resampling cases gives.
+
+    ``mean``: the mean over cases for measures of one case, the value itself for measures of a set (AUROC).
+    ``low`` and ``high`` are NaN for fewer than two cases.
+    """
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    cases: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; NaN, which JSON lacks, becomes None."""
+        numbers = {"mean": self.mean, "low": self.low, "high": self.high}
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        return {"name": self.name, **finite, "cases": self.cases}
+
+
+def segmentation_scores(
+    mask: Integer[np.ndarray, "*grid"],
+    truth: Integer[np.ndarray, "*grid"],
+    labels: Sequence[str] = ("background", "foreground"),
+    *,
+    probability: Float[np.ndarray, "*grid"] | None = None,
+    inside: Bool[np.ndarray, "*grid"] | None = None,
+) -> dict[str, float]:
+    """Dice, IoU, sensitivity and specificity of one case, in [0, 1]; with ``probability`` (two labels) also AUROC.
+
+    Several foreground labels: each has its own ``dice_<label>`` etc., and the plain name is their mean. A label that
+    neither mask has is NaN, for there is nothing to find, and left out of means. ``inside`` limits the count to a
+    region such as the field of view. Raises ``DataError`` for masks of different size or values beyond ``labels``.
+    """
+    if mask.shape != truth.shape:
+        raise DataError(f"a mask of {mask.shape} can't be compared with one of {truth.shape}")
+    if truth.size and (truth.min() < 0 or truth.max() >= len(labels)):
+        raise DataError(f"a mask has the label {truth.max()}, beyond the {len(labels)} that are named")
+    where = np.ones(mask.shape, dtype=bool) if inside is None else np.asarray(inside, dtype=bool)
+    found, wanted = mask[where], truth[where]
+    scores: dict[str, float] = {}
+    for value in range(1, len(labels)):
+        for name, score in _binary_scores(found == value, wanted == value).items():
+            scores[f"{name}_{labels[value]}"] = score
+    if len(labels) == 2:
+        scores = {name.removesuffix(f"_{labels[1]}"): score for name, score in scores.items()}
+        if probability is not None and probability.shape == truth.shape and 0 < (wanted == 1).sum() < wanted.size:
+            functional, torch = _torchmetrics()
+            scores["auroc"] = float(
+                functional.binary_auroc(
+                    torch.from_numpy(np.ascontiguousarray(probability[where], dtype=np.float32)),
+                    torch.from_numpy((wanted == 1).astype(np.int64)),
+                )
+            )
+        return scores
+    means = {name: _mean([scores[f"{name}_{label}"] for label in labels[1:]]) for name in _BINARY}
+    return {**means, **scores}
+
+
+def classification_scores(
+    probabilities: Float[np.ndarray, "n c"], truth: Integer[np.ndarray, " n"]
+) -> dict[str, float]:
+    """Accuracy, balanced accuracy, F1 (macro) and AUROC (macro, one against rest) of a set, in [0, 1].
+
+    Two classes: also sensitivity and specificity, the second class being the positive one, and F1 and AUROC of it.
+    NaN where ``truth`` lacks the classes that a measure needs.
+    """
+    functional, torch = _torchmetrics()
+    scores_in = torch.from_numpy(np.ascontiguousarray(probabilities, dtype=np.float32))
+    wanted = torch.from_numpy(np.ascontiguousarray(truth, dtype=np.int64))
+    classes = probabilities.shape[1]
+    present = np.unique(truth)
+    chosen = scores_in.argmax(dim=1)
+    recall = functional.multiclass_recall(chosen, wanted, classes, average="none")
+    result = {
+        "accuracy": float(functional.multiclass_accuracy(chosen, wanted, classes, average="micro")),
+        "balanced_accuracy": float(recall[torch.from_numpy(present)].mean()),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that a resample lacks; they're NaN or left out below
+        if classes == 2:
+            result["f1"] = float(functional.binary_f1_score(chosen, wanted))
+            result["sensitivity"] = float(recall[1]) if 1 in present else math.nan
+            result["specificity"] = float(recall[0]) if 0 in present else math.nan
+            both = len(present) == 2
+            result["auroc"] = float(functional.binary_auroc(scores_in[:, 1], wanted)) if both else math.nan
+        else:
+            f1 = functional.multiclass_f1_score(chosen, wanted, classes, average="none")
+            result["f1"] = float(f1[torch.from_numpy(present)].mean())
+            areas = functional.multiclass_auroc(scores_in, wanted, classes, average="none")
+            areas = areas[torch.from_numpy(present)]
+            result["auroc"] = float(areas.mean()) if len(present) > 1 else math.nan
+    return result
+
+
+def over_cases(rows: Sequence[Mapping[str, float]], seed: int = 0) -> list[Metric]:
+    """The mean of each per-case score with its interval; NaN scores are left out and not counted."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    metrics = []
+    for name in names:
+        values = np.array([row[name] for row in rows if name in row and math.isfinite(row[name])])
+        low, high = bootstrap(partial(_mean_of, values), len(values), seed)
+        metrics.append(Metric(name, float(values.mean()) if len(values) else math.nan, low, high, len(values)))
+    return metrics
+
+
+def over_set(probabilities: Float[np.ndarray, "n c"], truth: Integer[np.ndarray, " n"], seed: int = 0) -> list[Metric]:
+    """``classification_scores`` of a set, each with its interval."""
+    value = classification_scores(probabilities, truth)
+    rng = np.random.default_rng(seed)
+    n = len(truth)
+    draws = [
+        classification_scores(probabilities[index], truth[index])
+        for index in (rng.integers(0, n, n) for _ in range(RESAMPLES if n > 1 else 0))
+    ]
+    return [Metric(name, value[name], *_percentiles([draw[name] for draw in draws]), n) for name in value]
+
+
+def bootstrap(statistic: Callable[[Integer[np.ndarray, " n"]], float], n: int, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic of resampled places; NaN for fewer than two cases."""
+    if n < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    return _percentiles([statistic(rng.integers(0, n, n)) for _ in range(RESAMPLES)])
+
+
+_BINARY = ("dice", "iou", "sensitivity", "specificity")
+
+
+def _binary_scores(found: Bool[np.ndarray, " n"], wanted: Bool[np.ndarray, " n"]) -> dict[str, float]:
+    functional, torch = _torchmetrics()
+    a, b = torch.from_numpy(found.astype(np.int64)), torch.from_numpy(wanted.astype(np.int64))
+    anything = bool(found.any() or wanted.any())
+    return {
+        "dice": float(functional.binary_f1_score(a, b)) if anything else math.nan,
+        "iou": float(functional.binary_jaccard_index(a, b)) if anything else math.nan,
+        "sensitivity": float(functional.binary_recall(a, b)) if wanted.any() else math.nan,
+        "specificity": float(functional.binary_specificity(a, b)) if not wanted.all() else math.nan,
+    }
+
+
+def _mean_of(values: Float[np.ndarray, " n"], places: Integer[np.ndarray, " n"]) -> float:
+    return float(values[places].mean())
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return math.nan, math.nan
+    low, high = np.percentile(known, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(low), float(high)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _torchmetrics() -> tuple[Any, Any]:
+    try:
+        import torch
+        import torchmetrics.functional.classification as functional
+    except ImportError as error:
+        raise MissingExtraError("evaluation", "torchmetrics", "train") from error
+    return functional, torch

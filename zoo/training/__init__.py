@@ -1,0 +1,9 @@
+"""Training: a plugin's recipe, the run around its procedure, and ``train`` that brings both together."""
+
+from __future__ import annotations
+
+from zoo.data.splits import TrainData
+from zoo.training.recipe import Training, train
+from zoo.training.run import EarlyStopping, Run
+
+__all__ = ["EarlyStopping", "Run", "TrainData", "Training", "train"]

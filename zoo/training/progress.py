@@ -1,0 +1,62 @@
+"""Progress bars: on a terminal, and nowhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_silent = False
+
+
+def silence() -> None:
+    """No bars and notes from this process, for one among several."""
+    global _silent
+    _silent = True
+
+
+def note(text: str) -> None:
+    """One line about what goes on, on a terminal."""
+    if not _silent and sys.stderr.isatty():
+        print(text, file=sys.stderr)
+
+
+class Bar:
+    """A bar with the latest numbers beside it; use as a context."""
+
+    def __init__(self, description: str, total: int, done: int = 0, *, enabled: bool = True) -> None:
+        self._progress: Any = None
+        if enabled and not _silent and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, TextColumn("{task.fields[numbers]}"), console=Console(stderr=True))
+            self._task = self._progress.add_task(description, total=total, completed=done, numbers="")
+
+    def update(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done)
+
+    def show(self, values: Mapping[str, float]) -> None:
+        if self._progress is not None:
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self._progress.update(self._task, numbers=numbers)
+
+    def __enter__(self) -> Bar:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def track(items: Collection[T], description: str, *, enabled: bool = True) -> Iterator[T]:
+    """``items`` one by one, with a bar."""
+    with Bar(description, len(items), enabled=enabled) as bar:
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar.update(done)

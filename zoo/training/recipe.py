@@ -1,0 +1,134 @@
+"""From a plugin's recipe and a data set to a folder of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import config as configs
+from zoo.data.splits import FRACTIONS, TrainData, save_split, split
+from zoo.errors import OptionError
+from zoo.training.run import Run
+from zoo.training.storage import remove_folder, write_file
+
+if TYPE_CHECKING:
+    from zoo.model import Model
+    from zoo.plugin import Plugin
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a plugin is trained: ``Plugin.training`` names an instance of this.
+
+    ``recipe``: a frozen dataclass whose defaults are the paper's values. ``presets``: by name, the fields that differ.
+    ``run``: the procedure, ``(recipe, data, run) -> model``. A recipe's field ``dtype`` (``float32`` or ``float16``),
+    if it has one, is the precision the weights are stored in. ``fractions``: of train, validation and test.
+    ``score``: ``(prediction, case) -> {name: number}``, how ``zoo evaluate`` measures one case; ``None`` for the
+    usual measures of segmentation and classification.
+    """
+
+    recipe: type
+    run: Callable[[Any, TrainData, Run], Any]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
+    fractions: tuple[float, float, float] = FRACTIONS
+    score: Callable[[Any, Any], Mapping[str, float]] | None = None
+
+    def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
+        """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""
+        if preset not in self.presets:
+            raise OptionError(f"there is no preset {preset!r}; {configs.nearest(preset, self.presets)}")
+        chosen = replace(self.recipe(), **self.presets[preset])
+        configs.validate(chosen)
+        return configs.override(chosen, overrides or {})
+
+
+def train(
+    model: str | Plugin,
+    data: str,
+    *,
+    out: str | Path,
+    preset: str = "paper",
+    overrides: Mapping[str, str] | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 300.0,
+    mixed_precision: str | None = None,
+    gradient_accumulation: int | None = None,
+) -> Path:
+    """Train ``model`` (a name or a plugin) on the data set ``data``; returns the folder ``out`` with its weights.
+
+    ``out`` then holds ``config.json`` and ``model.safetensors`` (what ``zoo.load(..., weights=out)`` takes),
+    ``run.json``, ``split.json`` and ``metrics/``. A run that was killed goes on with ``resume=True``; resuming a
+    finished one does nothing. See ``Run`` for the other arguments.
+
+    Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
+    ``PluginError`` for a model without training.
+    """
+    from zoo.data.check import require
+    from zoo.data.sets import load_dataset
+
+    plugin, training = resolve(model, "training")
+    recipe = training.configure(preset, overrides)
+    dataset = load_dataset(data, plugin=plugin)
+    require(dataset, plugin)
+    parts = split(dataset, training.fractions, seed)
+    out = Path(out)
+    identity = {
+        "model": plugin.name,
+        "recipe": configs.to_dict(recipe),
+        "data": data,
+        "cases": _digest(parts),
+        "precision": mixed_precision,
+        "accumulation": gradient_accumulation,
+    }
+    with Run(
+        out,
+        seed=seed,
+        device=device,
+        resume=resume,
+        identity=identity,
+        checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
+        mixed_precision=mixed_precision,
+        gradient_accumulation=gradient_accumulation,
+    ) as run:
+        record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        if not record.get("finished"):
+            if run.is_main:
+                save_split(parts, out / "split.json", seed)
+            network = training.run(recipe, parts, run)
+            if run.is_main:
+                _save(network, out, recipe, data)
+                write_file(out / "run.json", json.dumps({**record, "finished": True}, indent=2) + "\n")
+                remove_folder(run.checkpoints)  # the weights are safe; what led to them may go
+            run.accelerator.wait_for_everyone()
+    return out
+
+
+def resolve(model: str | Plugin, what: str) -> tuple[Plugin, Any]:
+    """A plugin, by name or as it is, and its ``model``, ``training`` or ``claim``. Raises ``PluginError``."""
+    from zoo import registry
+
+    entry = registry.find(model) if isinstance(model, str) else registry.Entry(model.name, "", "", model)
+    assert entry.plugin is not None
+    return entry.plugin, registry.resolve(entry, what)
+
+
+def _save(network: Model, out: Path, recipe: Any, data: str) -> None:
+    import torch
+
+    from zoo.weights import save
+
+    dtype = getattr(recipe, "dtype", "float32")
+    save(network, out, dtype=None if dtype == "float32" else getattr(torch, dtype), trained_on=data)
+
+
+def _digest(parts: TrainData) -> str:
+    """A short name for which cases are in which part."""
+    return hashlib.sha256(json.dumps(parts.to_dict()).encode()).hexdigest()[:16]

@@ -1,0 +1,114 @@
+"""Writing results so that a reader never meets half of one: a temporary name, flushed to disk, then one rename."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from zoo.errors import DataError
+
+_PARTIAL = ".partial-"
+_OLD = ".old-"
+
+
+def write_file(path: str | Path, content: str | bytes) -> Path:
+    """Write ``content`` to ``path``; whatever stood there stays until the new file is complete.
+
+    Raises ``DataError`` when the disk is full or the folder can't be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    return path
+
+
+@contextmanager
+def new_folder(target: str | Path) -> Iterator[Path]:
+    """Yields an empty folder that becomes ``target`` when the block ends, and vanishes when the block fails.
+
+    An existing ``target`` is replaced. Raises ``DataError`` when the disk is full or the folder can't be written.
+    """
+    target = Path(target)
+    with _disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{target.name}-", dir=target.parent))
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb") as handle:
+                        os.fsync(handle.fileno())
+            temporary.chmod(0o777 & ~_umask())  # mkdtemp's folders are private
+            remove_folder(target)
+            os.rename(temporary, target)
+            _sync_folder(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that no reader, and no kill half-way, ever leaves part of it under its own name."""
+    if path.exists():
+        doomed = path.with_name(f"{_OLD}{os.getpid()}-{path.name}")
+        os.rename(path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left in ``folder`` under temporary names."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name.startswith((_PARTIAL, _OLD)):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        text = str(error)
+        # safetensors writes from Rust and reports the system's error only in words
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            words in text for words in ("No space left", "File too large", "quota exceeded")
+        ):
+            raise DataError(f"no space left to write {target}; free some, or write elsewhere, and resume") from error
+        if isinstance(error, OSError):
+            raise DataError(f"can't write {target}: {error.strerror or error}") from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename itself durable, where the system lets a folder be opened."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
