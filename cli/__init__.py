@@ -56,8 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = _refuse(str(error))
     except _ClickException as error:
         code = _refuse(error.format_message())
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort) as stopped:
+        print(f"zoo: {str(stopped) or 'interrupted'}", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader of our output has gone, as in `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -92,8 +92,8 @@ def _expand(inputs: Sequence[str]) -> tuple[list[str], int]:
             errors.append(error)
     if not found:
         raise errors[0]
-    for error in errors:
-        warn(f"zoo: {error}")
+    for failure in errors:
+        warn(f"zoo: {failure}")
     return found, len(errors)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +59,8 @@ def train(
         seed=seed,
         device=device,
     )
-    print(f"trained weights are in {folder}; try: zoo predict {model} INPUT --weights {folder}")
+    if os.environ.get("RANK", "0") == "0":  # once, also under `accelerate launch`
+        print(f"trained weights are in {folder}; try: zoo predict {model} INPUT --weights {folder}")
 
 
 def _assignments(given: list[str]) -> dict[str, str]:

@@ -126,7 +126,13 @@ def _save(network: Model, out: Path, recipe: Any, data: str) -> None:
     from zoo.weights import save
 
     dtype = getattr(recipe, "dtype", "float32")
-    save(network, out, dtype=None if dtype == "float32" else getattr(torch, dtype), trained_on=data)
+    save(
+        network,
+        out,
+        dtype=None if dtype == "float32" else getattr(torch, dtype),
+        trained_on=data,
+        disclaimer="trained on phantoms; not for clinical use" if data.startswith("phantom:") else None,
+    )
 
 
 def _digest(parts: TrainData) -> str:

@@ -1,0 +1,139 @@
+"""`zoo train`, `evaluate`, `reproduce` and `data check` as a researcher meets them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = ["--set", "epochs=1", "--set", "crops_per_image=1", "--set", "method=baseline", "--set", "batch_size=2"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of image and mask files, as a user has it."""
+    from zoo.data.phantoms.fundus import fundus
+
+    root = tmp_path_factory.mktemp("pairs")
+    for kind in ("images", "masks"):
+        (root / kind).mkdir()
+    for seed in range(6):
+        case = fundus(seed, size=160)
+        Image.fromarray(np.asarray(case.image)).save(root / "images" / f"eye{seed}.png")
+        Image.fromarray(np.asarray(case.masks["mask"]) * 255).save(root / "masks" / f"eye{seed}.png")
+    return root
+
+
+def train(zoo_cli, data: str | Path, *more: str, out: Path):
+    return zoo_cli("train", "map-vessel", "--data", data, "--preset", "demo", *TINY, *more, "--out", out,
+                   "--device", "cpu")  # fmt: skip
+
+
+def test_train_evaluate_and_predict_on_ones_own_pairs(zoo_cli, pairs, tmp_path) -> None:
+    run = tmp_path / "run"
+    ran = train(zoo_cli, f"pairs:{pairs}", "--set", "network.working_size=160", out=run)
+    assert ran.code == 0, ran.err
+    assert f"--weights {run}" in ran.out
+    assert {"config.json", "model.safetensors", "run.json", "split.json"} <= {path.name for path in run.iterdir()}
+
+    ran = zoo_cli("evaluate", "map-vessel", "--data", f"pairs:{pairs}", "--weights", run, "--out", tmp_path / "e",
+                  "--device", "cpu", "--json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert result["split"] == "test"
+    held_out = json.loads((run / "split.json").read_text())["test"]
+    assert sorted(row["case"] for row in result["cases"]) == sorted(held_out)
+    assert {path.name for path in (tmp_path / "e").iterdir()} == {"evaluation.json", "cases.csv", "figure.png"}
+
+    image = pairs / "images" / "eye0.png"
+    ran = zoo_cli("predict", "map-vessel", image, "--weights", run, "--out", tmp_path / "p", "--json")
+    assert json.loads(ran.out)["trained_on"] == f"pairs:{pairs}"
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(zoo_cli, tmp_path) -> None:
+    spec = "phantom:fundus?n=6&size=160"
+    weights = []
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        ran = train(zoo_cli, spec, "--seed", seed, "--set", "network.working_size=160", out=tmp_path / name)
+        assert ran.code == 0, ran.err
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["disclaimer"] == "trained on phantoms; not for clinical use"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "phantom:fundus?n=6", "--set", "epoch=1"], "did you mean epochs"),
+        (["--data", "phantom:fundus?n=6", "--set", "epochs=soon"], "epochs"),
+        (["--data", "phantom:fundus?n=6", "--set", "epochs"], "has no value"),
+        (["--data", "phantom:fundus?n=6", "--preset", "huge"], "there is no preset 'huge'"),
+        (["--data", "phantom:fundos?n=6"], "fundus"),
+        (["--data", "pairs:/no/such/folder"], "/no/such/folder"),
+        (["--data", "nothing"], "nothing"),
+    ],
+)
+def test_wrong_training_arguments_are_refused_by_name(zoo_cli, tmp_path, arguments, message) -> None:
+    ran = zoo_cli("train", "map-vessel", *arguments, "--out", tmp_path / "run", "--device", "cpu")
+    assert message in ran.refused
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_check_tells_good_sets_from_bad(zoo_cli, pairs, tmp_path) -> None:
+    ran = zoo_cli("data", "check", f"pairs:{pairs}", "--model", "map-vessel", "--json")
+    assert ran.code == 0, ran.out
+    assert json.loads(ran.out)["cases"] == 6
+    broken = tmp_path / "broken"
+    for kind in ("images", "masks"):
+        (broken / kind).mkdir(parents=True)
+        for path in (pairs / kind).iterdir():
+            (broken / kind / path.name).write_bytes(path.read_bytes())
+    (broken / "images" / "eye1.png").write_bytes(b"no picture")
+    Image.new("L", (10, 10)).save(broken / "masks" / "eye2.png")
+    ran = zoo_cli("data", "check", f"pairs:{broken}")
+    assert ran.code == 2
+    assert "eye1" in ran.out
+    assert "eye2" in ran.out
+
+
+@pytest.mark.slow
+def test_reproduce_quick_runs_every_arm_and_proves_nothing(zoo_cli, tmp_path) -> None:
+    ran = zoo_cli("reproduce", "map-vessel", "--quick", "--out", tmp_path)
+    assert ran.code == 0, ran.err
+    result = json.loads((tmp_path / "map-vessel.quick.json").read_text())
+    assert result["verdict"] == "inconclusive"
+    assert result["quick"] is True
+    for arms in result["results"].values():
+        assert set(arms) == {"map", "pooled", "baseline", "bigaug"}
+        assert all(0 <= value <= 100 for scores in arms.values() for value in scores.values())
+    assert (tmp_path / "map-vessel.quick.png").stat().st_size > 5000
+
+
+def test_reproduce_refuses_what_has_no_claim(zoo_cli, tmp_path) -> None:
+    assert "name a model" in zoo_cli("reproduce").refused
+    assert "there is no model" in zoo_cli("reproduce", "nothing-like-it").refused
+    assert str(tmp_path) in zoo_cli("reproduce", "--all", "--report", tmp_path / "p.md", "--out", tmp_path).refused
+
+
+@pytest.mark.slow
+def test_accelerate_launch_trains_in_two_processes_and_writes_once(tmp_path) -> None:
+    """Equality with one process is tested in tests/training: here every process has batch statistics of its own."""
+    import subprocess
+
+    import zoo
+
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+               "--main_process_port", "0", "-m", "zoo", "train", "map-vessel", "--data", "phantom:fundus?n=6&size=160",
+               "--preset", "demo", *TINY, "--set", "network.working_size=160", "--device", "cpu",
+               "--out", str(tmp_path / "two")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("trained weights are in") == 1
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["finished"] is True
+    model = zoo.load("map-vessel", weights=str(tmp_path / "two"), device="cpu")
+    assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
