@@ -415,6 +415,7 @@ def save(
             (draft / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             written = sorted(path.name for path in draft.iterdir())
             for name in written:
+                (draft / name).chmod(0o666 & ~_umask())  # safetensors makes its files readable to their owner alone
                 os.replace(draft / name, out / name)
         for path in out.iterdir():  # what an earlier save left in the other layout
             if path.name not in written and (path.name in (TENSORS, INDEX) or SHARD.fullmatch(path.name)):
@@ -444,6 +445,12 @@ def _storable(model: Model, dtype: torch.dtype | None) -> dict[str, torch.Tensor
 def _preprocessing(plugin: Plugin) -> dict[str, str]:
     given = plugin.primary_input
     return {"input": given.kind, "expects": given.help}
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
 
 
 def record_owner(plugin: Plugin) -> str:

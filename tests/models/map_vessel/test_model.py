@@ -1,0 +1,210 @@
+"""The segmenter: network, conversion to grey, scale, and what predict promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.data.fundus import field_of_view, vessel_contrast
+from zoo.data.phantoms.fundus import fundus
+from zoo.errors import MediaError, OptionError
+from zoo.models.map_vessel.model import MapVessel, MapVesselConfig, ResidualUNet, prepare, resize
+
+SMALL = MapVesselConfig(channels=(4, 8, 8, 4), working_size=96, longest_side=128)
+
+
+@pytest.fixture(scope="module")
+def model() -> MapVessel:
+    torch.manual_seed(0)
+    return MapVessel(SMALL).eval()
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    return np.asarray(fundus(2, size=160).image)
+
+
+# ---- network ------------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_network_has_its_channels_and_latent_length():
+    network = ResidualUNet(1, 2, (8, 32, 32, 64, 64, 16))
+    logits, z = network(torch.rand(2, 1, 64, 96))
+    assert logits.shape == (2, 2, 64, 96)
+    assert z.shape == (2, 16 * 2 * 3)  # 16 channels at 1/32 of the size
+    assert [block.conv2.out_channels for block in network.down] == [8, 32, 32, 64, 64, 16]
+    assert [block.conv2.out_channels for block in network.up] == [64, 64, 32, 32, 8]
+    assert 2 * sum(p.numel() for p in network.parameters()) < 2**20  # fits 1 MiB in half precision
+
+
+def test_latent_is_taken_before_the_last_activation():
+    torch.manual_seed(0)
+    _, z = ResidualUNet(1, 2, (4, 8, 4))(torch.rand(4, 1, 32, 32))
+    # A LeakyReLU of slope 0.01 would leave no strong negative entries.
+    assert z.min() < -0.5 * z.max()
+
+
+def test_gradients_reach_every_parameter():
+    network = ResidualUNet(1, 2, (4, 8, 4))
+    logits, z = network(torch.rand(2, 1, 32, 32))
+    (logits.square().mean() + z.square().mean()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize("channels", [(), (8,), (8, 0, 8)])
+def test_impossible_channel_lists_are_refused(channels: tuple):
+    with pytest.raises(ValueError, match="channels"):
+        MapVesselConfig(channels=channels)
+
+
+# ---- conversion ---------------------------------------------------------------------------------------------------
+
+
+def test_green_is_inverted_for_fundus_only():
+    rng = np.random.default_rng(0)
+    image = np.stack([rng.random((64, 64)), np.tile(np.linspace(0.2, 0.9, 64), (64, 1)), rng.random((64, 64))], -1)
+    grey = prepare(image.astype(np.float32), SMALL, "fundus", native=True).grey
+    assert grey[:, :8].mean() > grey[:, -8:].mean()
+    ramp = np.tile(np.linspace(0.2, 0.9, 64, dtype=np.float32), (64, 1))
+    for modality in ("octa", "fa"):
+        plain = prepare(ramp, SMALL, modality).grey
+        assert (plain.min(), plain.max()) == (0, 1)
+        assert plain[:, -1].mean() > plain[:, 0].mean()
+
+
+def test_clip_limit_keeps_flat_regions_flat():
+    field = np.ones((128, 128), bool)
+    flat = 0.5 + 0.01 * np.random.default_rng(0).standard_normal((128, 128))
+    gentle = vessel_contrast(flat, field, clip_limit=2.0)
+    harsh = vessel_contrast(flat, field, clip_limit=256.0)
+    assert gentle.std() < harsh.std()
+
+
+def test_field_of_view_is_found():
+    for seed in range(4):
+        case = fundus(seed, size=256)
+        found, truth = field_of_view(np.asarray(case.image, np.float32) / 255), case.masks["fov"] > 0
+        assert (found & truth).sum() / (found | truth).sum() > 0.95
+
+
+def test_image_without_surround_is_all_field_of_view():
+    crop = fundus(0, size=256).image[80:176, 80:176]
+    assert field_of_view(np.asarray(crop, np.float32) / 255).mean() > 0.98
+
+
+def test_black_image_is_all_field_of_view():
+    assert field_of_view(np.zeros((32, 32, 3), np.float32)).all()
+
+
+def test_large_photographs_are_brought_to_the_training_scale(photograph: np.ndarray):
+    large = np.kron(photograph, np.ones((3, 3, 1), np.uint8))
+    a, b = prepare(photograph, SMALL), prepare(large, SMALL)
+    assert abs(a.grey.shape[0] - b.grey.shape[0]) <= 1
+    columns = np.flatnonzero((resize(b.field.astype(np.float32), b.grey.shape) > 0.5).any(0))
+    assert abs(columns[-1] - columns[0] + 1 - SMALL.working_size) <= 2
+
+
+def test_large_angiograms_are_reduced_and_small_ones_kept():
+    rng = np.random.default_rng(0)
+    assert prepare(rng.random((300, 200), dtype=np.float32), SMALL).grey.shape == (128, 85)
+    assert prepare(rng.random((60, 50), dtype=np.float32), SMALL).grey.shape == (60, 50)
+
+
+# ---- predict --------------------------------------------------------------------------------------------------------
+
+
+def test_result_has_the_size_of_the_input(model: MapVessel, photograph: np.ndarray):
+    image = photograph[:151, :133]
+    result = model.predict(image)
+    assert result.mask.shape == result.probability.shape == (151, 133)
+    assert result.mask.dtype == np.uint8
+    assert set(np.unique(result.mask)) <= {0, 1}
+    assert 0 <= result.probability.min() <= result.probability.max() <= 1
+    assert result.labels == ("background", "vessel")
+    assert result.options["modality"] == "fundus"
+    assert "guessed" in result.notes[0]
+
+
+def test_grey_images_are_taken_for_angiograms(model: MapVessel):
+    result = model.predict(np.random.default_rng(0).random((70, 90), dtype=np.float32))
+    assert result.options["modality"] == "octa"
+    assert result.mask.shape == (70, 90)
+
+
+def test_threshold_moves_the_mask_only(model: MapVessel, photograph: np.ndarray):
+    low, high = (model.predict(photograph, threshold=t) for t in (0.2, 0.8))
+    assert np.array_equal(low.probability, high.probability)
+    assert np.array_equal(low.mask, low.probability >= 0.2)
+    assert low.mask.sum() >= high.mask.sum()
+
+
+def test_nothing_is_marked_outside_the_field_of_view(model: MapVessel, photograph: np.ndarray):
+    result = model.predict(photograph, threshold=0.0)
+    outside = ~field_of_view(photograph.astype(np.float32) / 255)
+    assert result.probability[outside].max() == 0
+    assert result.mask[outside].max() == 0
+
+
+def test_own_field_of_view_replaces_the_estimate(model: MapVessel, photograph: np.ndarray):
+    mask = np.zeros((160, 160), np.uint8)
+    mask[40:120, 40:120] = 255
+    result = model.predict(photograph, fov_mask=mask)
+    assert result.probability[mask == 0].max() == 0
+    assert result.probability[60:100, 60:100].max() > 0
+
+
+def test_a_batch_equals_single_predictions(model: MapVessel, photograph: np.ndarray):
+    other = fundus(5, size=160).image
+    odd = photograph[:100]
+    batch = model.predict_batch([photograph, odd, other])
+    for image, together in zip((photograph, odd, other), batch, strict=True):
+        alone = model.predict(image)
+        assert np.allclose(alone.probability, together.probability, atol=1e-5)
+        assert alone.mask.shape == together.mask.shape
+
+
+def test_tiles_blend_to_the_whole(photograph: np.ndarray):
+    """A network that answers pixel by pixel gives the same through tiles of any size."""
+    model = MapVessel(SMALL).eval()
+    model.forward = lambda x: torch.cat([torch.zeros_like(x), 4 * x - 2], 1)  # type: ignore[method-assign]
+    whole = model.predict(photograph, tile=4096).probability
+    for tile in (32, 57, 64):
+        assert np.allclose(model.predict(photograph, tile=tile).probability, whole, atol=1e-5)
+
+
+def test_figure_shows_input_result_and_what_the_network_saw(model: MapVessel, photograph: np.ndarray):
+    result = model.predict(photograph)
+    titles = [panel.title for panel in result.panels()]
+    assert titles[:2] == ["input", "prediction"]
+    assert any("CLAHE" in title for title in titles)
+    assert result.figure().width > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 1.5}, "threshold"),
+        ({"tile": 4}, "tile"),
+        ({"modality": "xray"}, "modality"),
+        ({"fov_mask": np.ones((8, 8), np.uint8)}, "fov_mask is 8 x 8"),
+        ({"fov_mask": np.zeros((160, 160), np.uint8)}, "fov_mask is empty"),
+    ],
+)
+def test_wrong_options_are_refused(model: MapVessel, photograph: np.ndarray, options: dict, message: str):
+    with pytest.raises(OptionError, match=message):
+        model.predict(photograph, **options)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((64, 64, 2), np.uint8),
+        np.full((64, 64), np.nan, np.float32),
+        np.zeros((9, 64, 64), np.uint8),
+    ],
+    ids=["two channels", "NaN", "volume"],
+)
+def test_images_that_are_none_are_refused(model: MapVessel, image: np.ndarray):
+    with pytest.raises(MediaError):
+        model.predict(image)

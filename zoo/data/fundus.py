@@ -1,0 +1,50 @@
+"""What every fundus method does to a photograph before its network: field of view, size, contrast."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+def field_of_view(rgb: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+    """Where the camera saw the retina: the largest bright region, its holes filled.
+
+    ``rgb`` is in [0, 1]. An image without a dark surround is all field of view.
+    """
+    from scipy import ndimage
+
+    brightness = ndimage.uniform_filter(rgb.max(axis=-1), 5)
+    bright = brightness > 0.5 * _valley(brightness)
+    regions, count = ndimage.label(bright)
+    if count == 0:
+        return np.ones(bright.shape, dtype=bool)
+    largest = int(np.bincount(regions.ravel())[1:].argmax()) + 1
+    field = ndimage.binary_fill_holes(regions == largest)
+    return field if field.mean() > 0.1 else np.ones_like(field)
+
+
+def _valley(brightness: np.ndarray) -> float:
+    """Brightness that parts surround and retina (Otsu), never above a third of the bright level."""
+    from skimage.filters import threshold_otsu
+
+    bright = float(np.percentile(brightness, 95))
+    if brightness.min() > 0.25 * bright:
+        return 0.0  # no surround at all
+    return min(float(threshold_otsu(brightness)), bright / 3)
+
+
+def vessel_contrast(
+    green: Float[np.ndarray, "h w"], field: Bool[np.ndarray, "h w"], *, clip_limit: float = 2.0, tiles: int = 8
+) -> Float[np.ndarray, "h w"]:
+    """Inverted green channel after CLAHE: vessels bright, outside of the field 0, values in [0, 1].
+
+    ``clip_limit`` is on OpenCV's scale (multiples of a flat histogram over 256 bins) and ``tiles`` the number of
+    tiles along each axis, as in ``cv2.createCLAHE``; scikit-image's limit is the same number over its bins.
+    """
+    from skimage.exposure import equalize_adapthist
+
+    h, w = green.shape
+    tile = (max(1, -(-h // tiles)), max(1, -(-w // tiles)))
+    inverted = np.where(field, 1 - np.clip(green, 0, 1), 0)
+    equalised = equalize_adapthist(inverted, kernel_size=tile, clip_limit=clip_limit / 256, nbins=256)
+    return np.where(field, equalised, 0).astype(np.float32)

@@ -1,0 +1,129 @@
+"""Procedural images with exact ground truth. A phantom is a pure function of its seed and options.
+
+A specification reads ``phantom:NAME?seed=7&OPTION=VALUE``; a data set of them adds ``n``, and case i has seed + i.
+
+Other distributions add phantoms by an entry point that names the function, in the group ``zoo.phantoms``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+from urllib.parse import parse_qsl
+
+from zoo.config import nearest, parse
+from zoo.data.case import Case
+from zoo.errors import DataError, OptionError, ZooError
+
+ENTRY_POINT_GROUP = "zoo.phantoms"
+
+__all__ = ["ENTRY_POINT_GROUP", "PHANTOMS", "Phantom", "PhantomSpec", "describe", "make", "parse_spec"]
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A kind of procedural image; ``make`` names the function ``(seed, **options) -> Case``."""
+
+    name: str
+    summary: str
+    make: str
+
+    def load(self) -> Callable[..., Case]:
+        """The function behind ``make``."""
+        module, _, function = self.make.partition(":")
+        return getattr(import_module(module), function)
+
+
+PHANTOMS: dict[str, Phantom] = {
+    phantom.name: phantom
+    for phantom in (
+        Phantom(
+            "fundus",
+            "colour fundus photograph: vessels, optic disc, macula, lesions, five kinds of camera",
+            "zoo.data.phantoms.fundus:fundus",
+        ),
+    )
+}
+
+
+def _of_others() -> dict[str, Phantom]:
+    """The phantoms of other distributions, none of them imported.
+
+    A name of ours stays ours, and one that two distributions claim is nobody's.
+    """
+    points = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in PHANTOMS]
+    names = [point.name for point in points]
+    return {
+        point.name: Phantom(point.name, f"of {point.dist.name if point.dist else 'unknown'}", point.value)
+        for point in sorted(points, key=lambda point: point.name)
+        if names.count(point.name) == 1
+    }
+
+
+PHANTOMS |= _of_others()
+
+
+@dataclass(frozen=True)
+class PhantomSpec:
+    """``phantom:NAME?seed=..&n=..&OPTION=..`` in parts, checked against the phantom's signature."""
+
+    name: str
+    seed: int = 0
+    n: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_spec(spec: str) -> PhantomSpec:
+    """Take a specification apart. Raises ``DataError`` for an unknown phantom or option, or a value of wrong type."""
+    name, _, query = spec.removeprefix("phantom:").partition("?")
+    if name not in PHANTOMS:
+        raise DataError(f"there is no phantom {name!r}; {nearest(name, PHANTOMS)}")
+    function = PHANTOMS[name].load()
+    hints = inspect.get_annotations(function, eval_str=True)
+    known = ["seed", "n", *_options(function)]
+    values: dict[str, Any] = {}
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        if key not in known:
+            raise DataError(f"the phantom {name!r} has no option {key!r}; {nearest(key, known)}")
+        try:
+            values[key] = parse(text, int if key in ("seed", "n") else hints[key], key)
+        except OptionError as error:
+            raise DataError(f"{spec}: {error}") from error
+    if values.get("seed", 0) < 0 or values.get("n", 1) < 1:
+        raise DataError(f"{spec}: seed must be at least 0 and n at least 1")
+    return PhantomSpec(name, values.pop("seed", 0), values.pop("n", None), values)
+
+
+def make(spec: str) -> Case:
+    """The one case of a specification. Raises ``DataError`` as ``parse_spec`` does, and for ``n`` above 1."""
+    parsed = parse_spec(spec)
+    if parsed.n not in (None, 1):
+        raise DataError(f"{spec} names {parsed.n} images where one is needed; choose it with seed=...")
+    try:
+        return PHANTOMS[parsed.name].load()(parsed.seed, **parsed.options)
+    except ImportError as error:
+        from zoo.errors import MissingExtraError
+
+        raise MissingExtraError(f"the phantom {parsed.name!r}", error.name or str(error), "imaging") from error
+
+
+def describe() -> list[dict[str, Any]]:
+    """Name, summary, specification and options with their defaults, one entry per phantom: plain data."""
+    rows = []
+    for phantom in PHANTOMS.values():
+        try:
+            options = _options(phantom.load())
+        except (ImportError, ZooError):
+            options = {}
+        rows.append(
+            {"name": phantom.name, "summary": phantom.summary, "spec": f"phantom:{phantom.name}", "options": options}
+        )
+    return rows
+
+
+def _options(function: Callable[..., Case]) -> dict[str, Any]:
+    return {name: p.default for name, p in inspect.signature(function).parameters.items() if name != "seed"}

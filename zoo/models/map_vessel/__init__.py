@@ -1,0 +1,50 @@
+"""MAP: retinal vessel segmentation that carries over to other cameras, diseases and modalities."""
+
+from __future__ import annotations
+
+from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+
+plugin = Plugin(
+    name="map-vessel",
+    title="MAP: domain generalization via meta-learning on anatomy-consistent pseudo-modalities",
+    summary="Vessel mask of a fundus photograph, OCT or fluorescein angiogram; trained on fundus photographs alone.",
+    paper=Paper(
+        title="MAP: Domain Generalization via Meta-Learning on Anatomy-Consistent Pseudo-Modalities",
+        authors=("Dewei Hu", "Hao Li", "Han Liu", "Xing Yao", "Jiacheng Wang", "Ipek Oguz"),
+        workshop="MICCAI 2023 Workshops (LNCS 14393)",
+        doi="10.1007/978-3-031-47401-9_18",
+        code="https://github.com/DeweiHu/MAP",
+    ),
+    task="segmentation",
+    modality="retina: colour fundus, OCT angiography, fluorescein angiography",
+    inputs=(
+        Input("image", "image", "2-D retinal image: colour fundus, OCT-A or FA", required=True),
+        Input(
+            "modality",
+            "choice",
+            "what the image is; auto takes colour for fundus and grey for an angiogram",
+            default="auto",
+            choices=("auto", "fundus", "octa", "fa"),
+        ),
+        Input("fov_mask", "mask", "image of the same size, above 0 inside the field of view; estimated for fundus"),
+        Input("threshold", "number", "probability from which a pixel is vessel", default=0.5, minimum=0.0, maximum=1.0),
+        Input("tile", "integer", "segment at full resolution in overlapping tiles of this many pixels", minimum=32),
+    ),
+    outputs=(
+        Output("mask", "vessel (1) or background (0), size of the input"),
+        Output("probability", "of vessel, in [0, 1], size of the input"),
+    ),
+    model="zoo.models.map_vessel.model:MapVessel",
+    labels=("background", "vessel"),
+    training="zoo.models.map_vessel.training:training",
+    claim="zoo.models.map_vessel.claim:claim",
+    kernels=("prototype_similarity",),  # nearest anchors while training
+    extras=("imaging",),
+    weights=WeightsInfo(
+        trained_on="phantom:fundus (28 procedural photographs)",
+        command="zoo train map-vessel --data phantom:fundus --preset demo --out DIR",
+    ),
+    sample="sample:retina",
+    phantom="phantom:fundus",
+    licence_notes="The weights in the package were trained on procedural images only and are Apache-2.0.",
+)

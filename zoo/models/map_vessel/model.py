@@ -1,0 +1,283 @@
+"""The vessel segmenter g of MAP: a small residual U-Net on one grey channel, and how a user's image gets there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from PIL import Image as PILImage
+from torch import Tensor, nn
+
+from zoo import figure, media
+from zoo.data.fundus import field_of_view, vessel_contrast
+from zoo.errors import OptionError
+from zoo.model import Model
+from zoo.models.map_vessel import plugin
+from zoo.prediction import Segmentation
+
+Modality = Literal["auto", "fundus", "octa", "fa"]
+
+
+@dataclass(frozen=True)
+class MapVesselConfig:
+    """The network g and the scale it works at."""
+
+    channels: tuple[int, ...] = (8, 32, 32, 64, 64, 16)  # Sec. 2.5
+    working_size: int = field(default=576, metadata={"min": 64, "max": 4096})
+    """Width of a fundus camera's field of view in the network, px: DRIVE's scale. The paper leaves it open."""
+    longest_side: int = field(default=1024, metadata={"min": 64, "max": 8192})
+    """Images of other modalities that are larger are reduced to this. The paper leaves it open."""
+    clip_limit: float = field(default=2.0, metadata={"min": 0.0})  # of CLAHE, OpenCV's scale; not in the paper
+    clahe_tiles: int = field(default=8, metadata={"min": 1})  # per axis; not in the paper
+
+    def __post_init__(self) -> None:
+        if len(self.channels) < 2 or min(self.channels) < 1:
+            raise ValueError("channels needs at least two levels, each with one channel or more")
+
+
+class MapVessel(Model):
+    """Vessel probability from one grey image in which vessels may be bright or dark."""
+
+    plugin: ClassVar = plugin
+    config_class: ClassVar[type] = MapVesselConfig
+
+    def __init__(self, config: MapVesselConfig | None = None) -> None:
+        super().__init__(config)
+        self.network = ResidualUNet(1, 2, self.config.channels)
+
+    def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 2 h w"]:
+        """Logits of background and vessel. ``x`` is in [0, 1]; h and w are multiples of 2 ** (levels - 1)."""
+        return self.network(x)[0]
+
+    def predict(
+        self,
+        image: Any,
+        *,
+        modality: Modality = "auto",
+        fov_mask: Any = None,
+        threshold: float = 0.5,
+        tile: int | None = None,
+    ) -> Segmentation:
+        """Segment the vessels of one 2-D image.
+
+        Args:
+            image: colour fundus photograph, OCT angiogram or fluorescein angiogram.
+            modality: ``auto`` takes a colour image for a fundus photograph and a grey one for an angiogram.
+            fov_mask: image of the same size, above 0 inside the field of view; nothing is marked outside. Estimated
+                for fundus photographs when not given.
+            threshold: a pixel is vessel from this probability on, in [0, 1].
+            tile: side in px of overlapping tiles that are segmented at the image's own resolution. Without it the
+                image is scaled to the calibre the network was trained on and the result scaled back.
+
+        Raises:
+            MediaError: the image is a volume, or neither grey nor RGB.
+            OptionError: an option is out of its range, or ``fov_mask`` has another size.
+        """
+        options = {"modality": modality, "fov_mask": fov_mask, "threshold": threshold, "tile": tile}
+        return self.predict_batch([image], **options)[0]
+
+    def predict_batch(
+        self,
+        images: Sequence[Any],
+        *,
+        modality: Modality = "auto",
+        fov_mask: Any = None,
+        threshold: float = 0.5,
+        tile: int | None = None,
+    ) -> list[Segmentation]:
+        """As :meth:`predict`; images of one working size go through the network together."""
+        if not 0 <= threshold <= 1:
+            raise OptionError(f"threshold must lie between 0 and 1, not {threshold}")
+        if tile is not None and tile < self.network.stride:
+            raise OptionError(f"tile must be at least {self.network.stride} px, not {tile}")
+        scale_free = tile is not None
+        inputs = [prepare(image, self.config, modality, fov_mask, scale_free) for image in images]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, item in enumerate(inputs):
+            groups.setdefault(item.grey.shape, []).append(i)
+        probabilities: dict[int, np.ndarray] = {}
+        for members in groups.values():
+            grey = torch.from_numpy(np.stack([inputs[i].grey for i in members])[:, None]).to(self.device)
+            p = self._tiled(grey, tile) if tile else self._whole(grey)
+            probabilities |= dict(zip(members, p.cpu().numpy(), strict=True))
+        used = {"threshold": threshold, "tile": tile}
+        return [self._prediction(item, probabilities[i], used) for i, item in enumerate(inputs)]
+
+    @torch.inference_mode()
+    def _whole(self, grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b h w"]:
+        h, w = grey.shape[-2:]
+        stride = self.network.stride
+        padded = F.pad(grey, (0, -w % stride, 0, -h % stride))
+        return self(padded).softmax(1)[:, 1, :h, :w].float()
+
+    def _tiled(self, grey: Float[Tensor, "b 1 h w"], tile: int) -> Float[Tensor, "b h w"]:
+        """Tiles overlap by half; a raised cosine blends them."""
+        tile = tile // self.network.stride * self.network.stride
+        b, _, h, w = grey.shape
+        window = torch.hann_window(tile + 2, periodic=False, device=grey.device)[1:-1]
+        weight = window[:, None] * window
+        total, norm = grey.new_zeros(b, h, w), grey.new_zeros(h, w)
+        for top in _starts(h, tile):
+            for left in _starts(w, tile):
+                part = grey[..., top : top + tile, left : left + tile]
+                ph, pw = part.shape[-2:]
+                total[:, top : top + ph, left : left + pw] += self._whole(part) * weight[:ph, :pw]
+                norm[top : top + ph, left : left + pw] += weight[:ph, :pw]
+        return total / norm
+
+    def _prediction(self, item: Prepared, probability: np.ndarray, used: dict[str, Any]) -> Segmentation:
+        size = item.image.size
+        probability = np.clip(resize(probability, size), 0, 1)
+        if item.field is not None:
+            probability = np.where(item.field, probability, 0)
+        strip = "inverted green, CLAHE" if item.modality == "fundus" else "grey levels, min-max"
+        return Segmentation(
+            source=item.image.source,
+            provenance=self.provenance,
+            options={"modality": item.modality, **used},
+            notes=item.notes,
+            image=item.image,
+            mask=(probability >= max(used["threshold"], 1e-6)).astype(np.uint8),
+            probability=probability.astype(np.float32),
+            labels=plugin.labels,
+            extra_panels=(
+                figure.Panel(f"network input: {strip}", item.grey),
+                figure.Panel("vessel probability", figure.heatmap(probability)),
+            ),
+        )
+
+
+def _starts(length: int, tile: int) -> list[int]:
+    if length <= tile:
+        return [0]
+    return [*range(0, length - tile, max(1, tile // 2)), length - tile]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image on its way into the network."""
+
+    image: media.Image
+    modality: str
+    grey: Float[np.ndarray, "h w"]  # network input, working size
+    rgb: Float[np.ndarray, "h w 3"]  # working size; the synthesis networks train on it
+    field: Bool[np.ndarray, "H W"] | None  # of view, original size
+    notes: tuple[str, ...] = ()
+
+
+def prepare(
+    image: Any, config: MapVesselConfig, modality: Modality = "auto", fov_mask: Any = None, native: bool = False
+) -> Prepared:
+    """Read, convert to grey (bright vessels for fundus) and scale; ``native`` keeps the resolution."""
+    picture = media.read(image).require_2d("map-vessel")
+    rgb = picture.rgb()
+    notes: tuple[str, ...] = ()
+    chosen = str(modality)
+    if modality == "auto":
+        colourful = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) > 0.01
+        chosen = "fundus" if colourful else "octa"
+        notes = (f"modality guessed: {chosen}; say otherwise with modality=fundus|octa|fa",)
+    elif modality not in ("fundus", "octa", "fa"):
+        raise OptionError(f"modality must be auto, fundus, octa or fa, not {modality!r}")
+    inside = None if fov_mask is None else _read_field(fov_mask, picture)
+    if chosen != "fundus":
+        size = picture.size if native else _fit(picture.size, min(1.0, config.longest_side / max(picture.size)))
+        small = resize(rgb, size)
+        grey = small.mean(-1)
+        low, high = float(grey.min()), float(grey.max())
+        return Prepared(picture, chosen, (grey - low) / max(high - low, 1e-6), small, inside, notes)
+    if inside is None:
+        inside = field_of_view(rgb)
+    size = picture.size if native else _fit(picture.size, config.working_size / _extent(inside))
+    small = np.clip(resize(rgb, size), 0, 1)
+    small_field = resize(inside.astype(np.float32), size) > 0.5
+    grey = vessel_contrast(small[..., 1], small_field, clip_limit=config.clip_limit, tiles=config.clahe_tiles)
+    return Prepared(picture, chosen, grey, small, inside, notes)
+
+
+def _read_field(fov_mask: Any, picture: media.Image) -> Bool[np.ndarray, "h w"]:
+    inside = media.read(fov_mask).grey() > 0
+    if inside.shape != picture.size:
+        raise OptionError(
+            f"fov_mask is {inside.shape[0]} x {inside.shape[1]} px but {picture.source} is "
+            f"{picture.size[0]} x {picture.size[1]}; give a mask of the image's size"
+        )
+    if not inside.any():
+        raise OptionError("fov_mask is empty; mark the field of view with values above 0")
+    return inside
+
+
+def _extent(inside: Bool[np.ndarray, "h w"]) -> int:
+    """Longer side of the field's bounding box: the diameter, also of a circle that is clipped at top and bottom."""
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    return int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
+
+
+def _fit(size: tuple[int, ...], scale: float) -> tuple[int, int]:
+    h, w = (max(1, round(side * scale)) for side in size)
+    return h, w
+
+
+def resize(array: Float[np.ndarray, "h w *c"], size: tuple[int, ...]) -> Float[np.ndarray, "H W *c"]:
+    """Bicubic, with the support of the larger pixel when reducing."""
+    if array.shape[:2] == tuple(size):
+        return array
+    if array.ndim == 3:
+        return np.stack([resize(array[..., c], size) for c in range(array.shape[-1])], axis=-1)
+    picture = PILImage.fromarray(np.ascontiguousarray(array, dtype=np.float32))
+    return np.asarray(picture.resize((size[1], size[0]), PILImage.Resampling.BICUBIC))
+
+
+class ResidualUNet(nn.Module):
+    """U-Net of residual blocks. Encoder level i has ``channels[i]`` channels at 1 / 2**i of the input's resolution.
+
+    The paper gives the six channel counts; max-pooling, nearest upsampling, skip concatenation and a decoder that
+    mirrors the encoder are this implementation's choice.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = 2 ** (len(channels) - 1)
+        self.down = nn.ModuleList(
+            ResidualBlock(before, after) for before, after in zip((in_channels, *channels), channels, strict=False)
+        )
+        self.up = nn.ModuleList(
+            ResidualBlock(deep + skip, skip) for deep, skip in zip(channels[:0:-1], channels[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(channels[0], out_channels, 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b latent"]]:
+        """Output map, and the latent vector z: the bottleneck before its last LeakyReLU, flattened."""
+        skips: list[Tensor] = []
+        for i, block in enumerate(self.down):
+            x = block(x if i == 0 else F.max_pool2d(x, 2))
+            if i < len(self.down) - 1:
+                x = F.leaky_relu(x, 0.01)
+                skips.append(x)
+        z = x.flatten(1)
+        x = F.leaky_relu(x, 0.01)
+        for block in self.up:
+            x = torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skips.pop()], 1)
+            x = F.leaky_relu(block(x), 0.01)
+        return self.head(x), z
+
+
+class ResidualBlock(nn.Module):
+    """conv-BN-LeakyReLU-conv-BN plus shortcut; the last LeakyReLU is left to the caller."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        y = F.leaky_relu(self.norm1(self.conv1(x)), 0.01)
+        return self.norm2(self.conv2(y)) + self.shortcut(x)
