@@ -9,10 +9,17 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from zoo._version import __version__
+
+# In a checkout, registry/ and cli/ lie beside this folder. Python started there finds this folder before an installed
+# zoo, so it must find those two as well.
+_checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if os.path.isfile(os.path.join(_checkout, "setup.py")) and os.path.isdir(os.path.join(_checkout, "registry")):
+    __path__.append(_checkout)
 
 if TYPE_CHECKING:
     from zoo.claims import reproduce
