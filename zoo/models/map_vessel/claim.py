@@ -31,11 +31,13 @@ from zoo.training import Run
 
 SIZE = 288  # px; half the scale of the demo weights
 
-# About 240 updates per arm on crops of 96 px; everything else as the paper trains.
+# About 240 updates per arm on crops of 96 px. An epoch is 8 updates here and some 200 in the paper, so halving the
+# rates every 3 epochs would stop all arms after a few dozen updates; everything else is as the paper trains.
 RECIPE = MapVesselRecipe(
     network=MapVesselConfig(channels=(8, 16, 16, 24, 8), working_size=SIZE),
     synthesis=SynthesisRecipe(channels=(8, 16, 16), epochs=15, attempts=1),
     batch_size=8,
+    decay_every=10,
     crop=96,
     crops_per_image=4,
 )
