@@ -18,6 +18,8 @@ using torch::headeronly::Half;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+constexpr double kZeroLength = 1e-8;  // a vector up to this length counts as zero: it is similar to nothing
+
 // Raises RuntimeError in Python with exactly this message (STD_TORCH_CHECK would put file and line in front).
 template <typename... Parts>
 void require(bool condition, const Parts&... parts) {

@@ -5,9 +5,11 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <tuple>
+#include <type_traits>
 
 #include "common/simd.h"
 #include "common/tensor.h"
@@ -20,31 +22,12 @@
 namespace zoo::prototype_similarity {
 namespace {
 
-// packed [ceil(p / kBlock)][d][kBlock] and squares [p]; false when a length is not finite.
-template <typename T, typename A>
-bool pack_prototypes(const T* data, int64_t p, int64_t d, bool cosine, A* packed, A* squares) {
-  std::fill(packed, packed + (p + kBlock - 1) / kBlock * kBlock * d, A(0));
-  bool finite = true;
-  for (int64_t i = 0; i < p; ++i) {
-    const T* row = data + i * d;
-    A square = 0;
-    for (int64_t k = 0; k < d; ++k) square += static_cast<A>(row[k]) * static_cast<A>(row[k]);
-    finite &= std::isfinite(square);
-    const A norm = std::sqrt(square);
-    const A scale = !cosine ? A(1) : norm > static_cast<A>(kEpsilon) ? A(1) / norm : A(0);
-    A* out = packed + i / kBlock * kBlock * d + i % kBlock;
-    for (int64_t k = 0; k < d; ++k) out[k * kBlock] = static_cast<A>(row[k]) * scale;
-    squares[i] = square;
-  }
-  return finite;
-}
-
 // The expanded |x|^2 + |p|^2 - 2xp that finds the winner cancels badly near zero, where the log activation is steep:
 // the winner's own distance is summed from differences.
 template <typename T, typename A>
-A winner_distance(const Problem<T, A>& q, const T* prototypes, int64_t b, int64_t p, int64_t cell) {
+A winner_distance(const Problem<T, A>& q, int64_t b, int64_t p, int64_t cell) {
   const T* x = q.features + b * q.stride_b + cell * q.stride_n;
-  const T* y = prototypes + p * q.d;
+  const T* y = q.prototypes + p * q.d;
   A sum = 0;
   for (int64_t k = 0; k < q.d; ++k) {
     const A difference = static_cast<A>(x[k * q.stride_d]) - static_cast<A>(y[k]);
@@ -58,43 +41,42 @@ void forward(const Tensor& features, const Tensor& prototypes, Metric metric, Te
   using A = accumulate_t<T>;
   const int64_t b = features.size(0), n = features.size(1), d = features.size(2), p = prototypes.size(0);
   const bool cosine = metric == Metric::cosine;
-  const T* prototype_data = prototypes.const_data_ptr<T>();
-
-  simd::Buffer<A> packed((p + kBlock - 1) / kBlock * kBlock * d);
-  simd::Buffer<A> squares(p);
-  require(pack_prototypes(prototype_data, p, d, cosine, packed.data(), squares.data()),
-          "prototypes must be finite (and small enough to be squared)");
-
-  const int64_t chunks = (n + kChunk - 1) / kChunk;
-  simd::Buffer<A> best(b * chunks * p);
-  simd::Buffer<int64_t> best_cell(b * chunks * p);
-  std::atomic<bool> not_finite{false};
+  const Cut cut = Cut::of<A>(b, n, d);
+  simd::Buffer<A> packed(padded(p) * d);
+  simd::Buffer<A> best(b * cut.tasks * padded(p));
+  simd::Buffer<int32_t> best_cell(b * cut.tasks * padded(p));
+  std::atomic<bool> features_finite{true}, prototypes_finite{true};
   const Problem<T, A> q{features.const_data_ptr<T>(), b, n, d, p,
                         features.stride(0), features.stride(1), features.stride(2),
-                        cosine, packed.data(), squares.data(),
-                        chunks, best.data(), best_cell.data(), &not_finite};
-  torch::stable::parallel_for(0, b * chunks, 1, [&](int64_t first, int64_t last) {
+                        prototypes.const_data_ptr<T>(), cosine, cut,
+                        packed.data(), best.data(), best_cell.data(), &features_finite, &prototypes_finite};
+  torch::stable::parallel_for(0, ZOO_SIMD_CALL(panel_count, q), 1, [&](int64_t first, int64_t last) {
+    ZOO_SIMD_CALL(pack, q, first, last);
+  });
+  require(prototypes_finite, "prototypes must be finite (and small enough to be squared)");
+  torch::stable::parallel_for(0, b * cut.tasks, 1, [&](int64_t first, int64_t last) {
     ZOO_SIMD_CALL(scan, q, first, last);
   });
-  require(!not_finite, "features must be finite (and small enough to be squared)");
+  require(features_finite, "features must be finite (and small enough to be squared)");
 
   T* similarity_data = similarity.mutable_data_ptr<T>();
   int64_t* argmax_data = argmax.mutable_data_ptr<int64_t>();
   torch::stable::parallel_for(0, b * p, 256, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t row = i / p, column = i % p;
-      int64_t slot = row * chunks * p + column;
-      for (int64_t c = 1; c < chunks; ++c) {
-        const int64_t other = (row * chunks + c) * p + column;
-        if (best[other] > best[slot]) slot = other;
+      const A* scores = best.data() + row * cut.tasks * padded(p) + column;
+      int64_t task = 0;
+      for (int64_t other = 1; other < cut.tasks; ++other) {
+        if (scores[other * padded(p)] > scores[task * padded(p)]) task = other;
       }
-      A value = best[slot];
+      const int64_t cell = task * cut.cells + best_cell[(row * cut.tasks + task) * padded(p) + column];
+      A value = scores[task * padded(p)];
       if (!cosine) {
-        const A distance = winner_distance(q, prototype_data, row, column, best_cell[slot]);
+        const A distance = winner_distance(q, row, column, cell);
         value = metric == Metric::l2 ? -distance : std::log((distance + A(1)) / (distance + A(1e-4)));
       }
       similarity_data[i] = static_cast<T>(value);
-      argmax_data[i] = best_cell[slot];
+      argmax_data[i] = cell;
     }
   });
 }

@@ -39,7 +39,7 @@ __device__ bool better(A score, int64_t cell, A best, int64_t best_cell) {
 template <typename A>
 __device__ A inverse_norm(A square) {
   const A norm = sqrt(square);
-  return norm <= A(1e-8) ? A(0) : A(1) / norm;  // NaN stays NaN
+  return norm <= A(kZeroLength) ? A(0) : A(1) / norm;  // NaN stays NaN
 }
 
 template <typename T, typename A>

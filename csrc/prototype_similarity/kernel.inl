@@ -1,127 +1,89 @@
-// The scalar core, compiled once per SIMD level. A tile of cells is packed as [d][cell] (and scaled to unit length), so
-// that vectors run over cells whatever the strides; a register block of prototypes then meets the whole tile.
+// The scalar core, compiled once per SIMD level: lanes run over prototypes, and every block of cells that has met a
+// panel of them updates the running maxima at once, so that no table of similarities exists.
+#include "common/panels.inl"
+
 namespace zoo::prototype_similarity::ZOO_SIMD_LEVEL {
 
+using namespace panels::ZOO_SIMD_LEVEL;
+
+template <typename T, typename A>
+void pack(const Problem<T, A>& q, int64_t first_panel, int64_t last_panel) {
+  for (int64_t i = first_panel; i < last_panel; ++i) {
+    const int64_t p0 = i * kColumns<A>;
+    const int64_t count = std::min(kColumns<A>, q.p - p0);
+    if (!pack_panel(q.prototypes + p0 * q.d, count, stored_columns<A>(q.p, i), q.d, q.d, 1, q.cosine,
+                    q.packed + p0 * q.d)) {
+      q.prototypes_finite->store(false);
+    }
+  }
+}
+
+template <typename T, typename A>
+int64_t panel_count(const Problem<T, A>& q) {
+  return (q.p + kColumns<A> - 1) / kColumns<A>;
+}
+
+// The running maxima of one panel's prototypes. A cell scores factor * dot + offset: its cosine, or what is left of
+// -|x - p|^2 without |p|^2, which doesn't matter to the order of cells.
 template <typename A>
-struct Vector {
-  typedef A type __attribute__((vector_size(ZOO_SIMD_BYTES)));
-  static constexpr int64_t width = ZOO_SIMD_BYTES / static_cast<int64_t>(sizeof(A));
+struct KeepBest {
+  const A* factor;  // of every cell of the tile
+  const A* offset;
+  int32_t first_cell;  // of the tile, counted from the task's first
+  A* best;
+  int32_t* best_cell;
+
+  template <int R, int V>
+  inline __attribute__((always_inline)) void operator()(const vector_t<A> (&dots)[R][V], int64_t row) {
+    typedef int32_t Cells __attribute__((vector_size(sizeof(int32_t) * Vector<A>::width)));
+    for (int v = 0; v < V; ++v) {
+      vector_t<A>& top = reinterpret_cast<vector_t<A>*>(best)[v];
+      Cells& cell = reinterpret_cast<Cells*>(best_cell)[v];
+      for (int r = 0; r < R; ++r) {
+        const vector_t<A> score = dots[r][v] * factor[row + r] + offset[row + r];
+        const auto higher = score > top;  // strictly: the lowest index wins a tie
+        top = higher ? score : top;
+        const int32_t index = first_cell + static_cast<int32_t>(row) + r;
+        cell = __builtin_convertvector(higher, Cells) ? Cells{} + index : cell;
+      }
+    }
+  }
 };
 
-constexpr int64_t kRows = ZOO_SIMD_BYTES == 64 ? 12 : 6;  // prototypes per register block: rows x 2 accumulators
-static_assert(kBlock % kRows == 0, "a packed block is cut into whole register blocks");
-
-template <typename A>
-constexpr int64_t kTile = 2 * Vector<A>::width;  // cells per tile
-
-// tile [d][kTile] and the squared length of every cell in it; false when a length is not finite.
 template <typename T, typename A>
-bool pack_tile(const Problem<T, A>& q, const T* cells, int64_t count, A* tile, A* squares) {
-  constexpr int64_t width = kTile<A>;
-  if (q.stride_n == 1 || q.d == 1) {
-    for (int64_t k = 0; k < q.d; ++k) {
-      const T* row = cells + k * q.stride_d;
-      A* out = tile + k * width;
-      for (int64_t j = 0; j < count; ++j) out[j] = static_cast<A>(row[j * q.stride_n]);
-      for (int64_t j = count; j < width; ++j) out[j] = A(0);
-    }
-  } else {
-    for (int64_t j = 0; j < count; ++j) {
-      const T* row = cells + j * q.stride_n;
-      for (int64_t k = 0; k < q.d; ++k) tile[k * width + j] = static_cast<A>(row[k * q.stride_d]);
-    }
-    for (int64_t k = 0; k < q.d; ++k) {
-      for (int64_t j = count; j < width; ++j) tile[k * width + j] = A(0);
-    }
-  }
-  A sums[width] = {};
-  for (int64_t k = 0; k < q.d; ++k) {
-    const A* row = tile + k * width;
-    for (int64_t j = 0; j < width; ++j) sums[j] += row[j] * row[j];
-  }
-  bool finite = true;
-  for (int64_t j = 0; j < width; ++j) finite &= sums[j] - sums[j] == A(0);
-  if (q.cosine) {
-    A scale[width];
-    for (int64_t j = 0; j < width; ++j) {
-      const A norm = std::sqrt(sums[j]);
-      scale[j] = norm > static_cast<A>(kEpsilon) ? A(1) / norm : A(0);
-    }
-    for (int64_t k = 0; k < q.d; ++k) {
-      A* row = tile + k * width;
-      for (int64_t j = 0; j < width; ++j) row[j] *= scale[j];
-    }
-  }
-  for (int64_t j = 0; j < width; ++j) squares[j] = sums[j];
-  return finite;
-}
-
-// dots [kRows][kTile] = kRows prototypes (stride kBlock within a packed block) times the tile.
-template <typename A>
-void multiply(const A* __restrict packed, const A* __restrict tile, int64_t d, A* __restrict dots) {
-  using V = typename Vector<A>::type;
-  constexpr int64_t width = Vector<A>::width;
-  V left[kRows] = {};
-  V right[kRows] = {};
-  for (int64_t k = 0; k < d; ++k) {
-    const V x = *reinterpret_cast<const V*>(tile);
-    const V y = *reinterpret_cast<const V*>(tile + width);
-#pragma GCC unroll 12
-    for (int64_t r = 0; r < kRows; ++r) {
-      left[r] += packed[r] * x;
-      right[r] += packed[r] * y;
-    }
-    tile += 2 * width;
-    packed += kBlock;
-  }
-  for (int64_t r = 0; r < kRows; ++r) {
-    *reinterpret_cast<V*>(dots + r * 2 * width) = left[r];
-    *reinterpret_cast<V*>(dots + r * 2 * width + width) = right[r];
-  }
-}
-
-template <typename T, typename A>
-void scan_task(const Problem<T, A>& q, int64_t task, A* tile) {
-  constexpr int64_t width = kTile<A>;
-  alignas(64) A dots[kRows * width];
-  alignas(64) A squares[width];
-  const int64_t first = task % q.chunks * kChunk;
-  const int64_t last = std::min(q.n, first + kChunk);
-  A* best = q.best + task * q.p;
-  int64_t* best_cell = q.best_cell + task * q.p;
-  for (int64_t i = 0; i < q.p; ++i) {
+void scan_task(const Problem<T, A>& q, int64_t task, A* buffer) {
+  A squares[kMostCells], factor[kMostCells], offset[kMostCells];
+  const int64_t first = task % q.cut.tasks * q.cut.cells;
+  const int64_t last = std::min(q.n, first + q.cut.cells);
+  A* best = q.best + task * padded(q.p);
+  int32_t* best_cell = q.best_cell + task * padded(q.p);
+  for (int64_t i = 0; i < padded(q.p); ++i) {
     best[i] = -std::numeric_limits<A>::infinity();
-    best_cell[i] = first;
+    best_cell[i] = 0;
   }
-  const T* row = q.features + task / q.chunks * q.stride_b;
-  for (int64_t cell = first; cell < last; cell += width) {
-    const int64_t count = std::min(width, last - cell);
-    if (!pack_tile(q, row + cell * q.stride_n, count, tile, squares)) q.not_finite->store(true);
-    for (int64_t p0 = 0; p0 < q.p; p0 += kRows) {
-      multiply(q.packed + p0 / kBlock * kBlock * q.d + p0 % kBlock, tile, q.d, dots);
-      const int64_t rows = std::min(kRows, q.p - p0);
-      for (int64_t r = 0; r < rows; ++r) {
-        const A* dot = dots + r * width;
-        A top = best[p0 + r];
-        int64_t top_cell = best_cell[p0 + r];
-        for (int64_t j = 0; j < count; ++j) {
-          const A score = q.cosine ? dot[j] : 2 * dot[j] - squares[j] - q.squares[p0 + r];
-          if (score > top) {  // strictly: the lowest index wins a tie
-            top = score;
-            top_cell = cell + j;
-          }
-        }
-        best[p0 + r] = top;
-        best_cell[p0 + r] = top_cell;
-      }
+  const T* row = q.features + task / q.cut.tasks * q.stride_b;
+  for (int64_t cell = first; cell < last; cell += q.cut.tile) {
+    const int64_t count = std::min(q.cut.tile, last - cell);
+    Tile<A> tile;
+    if (!load(row + cell * q.stride_n, count, q.d, q.stride_n, q.stride_d, buffer, squares, &tile)) {
+      q.features_finite->store(false);
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      factor[j] = q.cosine ? inverse_length(squares[j]) : A(2);
+      offset[j] = q.cosine ? A(0) : -squares[j];
+    }
+    for (int64_t i = 0; i < panel_count(q); ++i) {
+      const int64_t p0 = i * kColumns<A>;
+      KeepBest<A> keep{factor, offset, static_cast<int32_t>(cell - first), best + p0, best_cell + p0};
+      meet(tile, q.packed + p0 * q.d, stored_columns<A>(q.p, i), keep);
     }
   }
 }
 
 template <typename T, typename A>
 void scan(const Problem<T, A>& q, int64_t first_task, int64_t last_task) {
-  simd::Buffer<A> tile(q.d * kTile<A>);
-  for (int64_t task = first_task; task < last_task; ++task) scan_task(q, task, tile.data());
+  simd::Buffer<A> buffer(q.d * q.cut.tile);
+  for (int64_t task = first_task; task < last_task; ++task) scan_task(q, task, buffer.data());
 }
 
 }  // namespace zoo::prototype_similarity::ZOO_SIMD_LEVEL

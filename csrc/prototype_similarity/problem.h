@@ -1,29 +1,51 @@
 // The operator's data as plain pointers, shared by the scalar core and the threading around it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
 namespace zoo::prototype_similarity {
 
-constexpr int64_t kBlock = 12;   // prototypes per packed block: a multiple of every level's register block
-constexpr int64_t kChunk = 512;  // cells per task; fixed, so that no result depends on the number of threads
+constexpr int64_t kPad = 16;  // packed columns come in whole vectors: at most 16 lanes at any level
 
-constexpr double kEpsilon = 1e-8;  // a norm up to here counts as zero: such a cell or prototype is similar to nothing
+constexpr int64_t kMostCells = 64;  // per tile
 
-// One task scans the cells [chunk * kChunk, ...) of one batch row and keeps the best cell of every prototype.
+inline int64_t padded(int64_t columns) { return (columns + kPad - 1) / kPad * kPad; }
+
+// How cells are cut into work, by the shape alone, so that no result depends on the number of threads.
+struct Cut {
+  int64_t tile;   // cells per tile: about a quarter of a megabyte, so that it stays in the second-level cache
+  int64_t cells;  // per task, within one batch row
+  int64_t tasks;  // per batch row
+
+  template <typename A>
+  static Cut of(int64_t b, int64_t n, int64_t d) {
+    constexpr int64_t kBytes = 256 * 1024, kLeastCells = 12, kTasks = 64;
+    const int64_t fitting = kBytes / (static_cast<int64_t>(sizeof(A)) * std::max<int64_t>(d, 1));
+    const int64_t widest = std::clamp(fitting, kLeastCells, kMostCells);
+    const int64_t tiles = (n + widest - 1) / widest;
+    const int64_t tile = (n + tiles - 1) / tiles;
+    const int64_t tiles_per_task = std::clamp<int64_t>(b * tiles / kTasks, 1, 16);
+    const int64_t cells = tile * tiles_per_task;
+    return {tile, cells, (n + cells - 1) / cells};
+  }
+};
+
+// One task scans the cells [task * cut.cells, ...) of one batch row and keeps the best cell of every prototype.
 template <typename T, typename A>
 struct Problem {
   const T* features;  // [b n d], any strides
   int64_t b, n, d, p;
   int64_t stride_b, stride_n, stride_d;
-  bool cosine;           // else: squared Euclidean distance
-  const A* packed;       // prototypes as [ceil(p / kBlock)][d][kBlock], unit length for cosine, padded with zeros
-  const A* squares;      // [p] squared lengths (of the packed prototypes)
-  int64_t chunks;        // tasks per batch row
-  A* best;               // [b * chunks][p]
-  int64_t* best_cell;    // [b * chunks][p]
-  std::atomic<bool>* not_finite;
+  const T* prototypes;  // [p d], contiguous
+  bool cosine;          // else: squared Euclidean distance
+  Cut cut;
+  A* packed;           // the prototypes as panels, of unit length for cosine
+  A* best;             // [b * tasks][padded(p)]
+  int32_t* best_cell;  // [b * tasks][padded(p)], counted from the task's first cell
+  std::atomic<bool>* features_finite;
+  std::atomic<bool>* prototypes_finite;
 };
 
 }  // namespace zoo::prototype_similarity

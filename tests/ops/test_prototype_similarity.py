@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.ops import prototype_similarity, status
-from zoo.ops.prototype_similarity import reference
+from zoo.ops.prototype_similarity import _backward_reference, reference
 
 METRICS = ("cosine", "l2", "log")
 COMPILED = status().operators["prototype_similarity"]["cpu"] == "compiled"
@@ -142,6 +142,58 @@ def test_the_gradient_is_the_numerical_one(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+def test_the_gradient_can_be_differentiated_again(metric):
+    features = cells_of(2, 6, 5, "channels first", torch.float64).requires_grad_()
+    prototypes = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(
+        lambda x, p: prototype_similarity(x, p, metric=metric)[0], (features, prototypes)
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    b=st.integers(1, 3),
+    n=st.sampled_from([1, 2, 33, 130]),
+    d=st.sampled_from([1, 5, 63, 64, 65, 200]),
+    p=st.sampled_from([1, 6, 40]),
+    layout=st.sampled_from(["contiguous", "channels first", "every second", "one row expanded"]),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    metric=st.sampled_from(METRICS),
+)
+def test_the_gradient_agrees_with_the_reference_for_any_shape_layout_and_dtype(b, n, d, p, layout, dtype, metric):
+    cells = cells_of(b, n, d, layout, dtype).requires_grad_()
+    prototypes = cells_of(1, p, d, "contiguous", dtype, 1)[0].requires_grad_()
+    similarity, argmax = prototype_similarity(cells, prototypes, metric=metric)
+    grad = torch.randn(b, p, generator=torch.Generator().manual_seed(2)).to(dtype)
+    found = torch.autograd.grad(similarity, (cells, prototypes), grad)
+    wide = torch.promote_types(dtype, torch.float32)
+    expected = _backward_reference(grad.to(wide), cells.detach().to(wide), prototypes.detach().to(wide), argmax, metric)
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}.get(dtype, 10 * TOLERANCE[dtype])
+    for a, e in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.to(wide), e, rtol=tolerance, atol=tolerance)
+
+
+@needs_compiled
+def test_the_kernel_of_the_gradient_refuses_bad_input_and_passes_opcheck():
+    backward = torch.ops.zoo.prototype_similarity_backward
+    grad, argmax = torch.randn(2, 3), torch.tensor([[0, 4, 2], [1, 1, 0]])
+    for layout in ("contiguous", "channels first"):
+        cells = cells_of(2, 5, 4, layout)
+        for metric in METRICS:
+            torch.library.opcheck(backward.default, (grad, cells, P, argmax, metric))
+    for arguments, message in [
+        ((grad[:1], X, P, argmax, "cosine"), "grad must be"),
+        ((grad.double(), X, P, argmax, "cosine"), "same dtype"),
+        ((grad, X, P, argmax + 1, "cosine"), "argmax must name cells"),
+        ((grad, X, P, argmax.int(), "cosine"), "argmax must be int64"),
+        ((grad, X, P, argmax[:1], "cosine"), "argmax must be"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            backward(*arguments)
+
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_the_gradient_reaches_the_winning_cells_alone_and_equals_the_references(metric):
     cells = torch.randn(2, 40, 6, requires_grad=True)
     prototypes = torch.randn(7, 6, requires_grad=True)
@@ -195,7 +247,10 @@ def test_the_result_is_the_same_bit_for_bit_for_any_number_of_threads(metric):
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(prototype_similarity(cells, prototypes, metric=metric))
+            leaves = [cells.detach().requires_grad_(), prototypes.detach().requires_grad_()]
+            similarity, argmax = prototype_similarity(*leaves, metric=metric)
+            gradients = torch.autograd.grad(similarity.square().sum(), leaves)
+            results.append((similarity.detach(), argmax, *gradients))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:

@@ -174,8 +174,31 @@ def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, Metric], output: 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
     features, prototypes, argmax = ctx.saved_tensors
+    # The kernel has no derivative of its own: a backward that is to be differentiated again runs in PyTorch.
+    if features.device.type == "cpu" and not torch.is_grad_enabled():
+        grad_features, grad_prototypes = torch.ops.zoo.prototype_similarity_backward(
+            grad, features, prototypes, argmax, ctx.metric
+        )
+    else:
+        grad_features, grad_prototypes = _backward_reference(grad, features, prototypes, argmax, ctx.metric)
+    return grad_features.to(features.dtype), grad_prototypes.to(prototypes.dtype), None
+
+
+def _backward_reference(
+    grad: Tensor, features: Tensor, prototypes: Tensor, argmax: Tensor, metric: Metric
+) -> tuple[Tensor, Tensor]:
+    """The gradient in plain PyTorch and in the type of accumulation, some batch rows at a time."""
+    rows = max(1, 2**24 // max(1, prototypes.numel()))  # at most 16 M gathered numbers
+    batches = zip(grad.split(rows), features.split(rows), argmax.split(rows), strict=True)
+    parts = [_backward_rows(g, x, prototypes, index, metric) for g, x, index in batches]
+    return torch.cat([part[0] for part in parts]), torch.stack([part[1] for part in parts]).sum(0)
+
+
+def _backward_rows(
+    grad: Tensor, features: Tensor, prototypes: Tensor, argmax: Tensor, metric: Metric
+) -> tuple[Tensor, Tensor]:
     x, p, g = _widen(_gather(features, argmax)), _widen(prototypes), _widen(grad).unsqueeze(-1)
-    if ctx.metric == "cosine":
+    if metric == "cosine":
         x_scale, p_scale = _inverse_norm(x), _inverse_norm(p)
         x_unit, p_unit = x * x_scale, p * p_scale
         cosine = (x_unit * p_unit).sum(-1, keepdim=True)
@@ -183,16 +206,29 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
         grad_p = (g * (x_unit - cosine * p_unit) * p_scale).sum(0)
     else:
         difference = x - p
-        if ctx.metric == "log":
+        if metric == "log":
             distance = difference.square().sum(-1, keepdim=True)
             g = g * (1 / (distance + LOG_EPSILON) - 1 / (distance + 1))
         grad_x = -2 * g * difference
         grad_p = -grad_x.sum(0)
     index = argmax.unsqueeze(-1).expand_as(grad_x)
-    grad_features = torch.zeros_like(features, dtype=grad_x.dtype).scatter_add(1, index, grad_x)
-    return grad_features.to(features.dtype), grad_p.to(prototypes.dtype), None
+    return torch.zeros_like(features, dtype=grad_x.dtype).scatter_add(1, index, grad_x), grad_p
+
+
+def _backward_fake(
+    grad: Tensor, features: Tensor, prototypes: Tensor, argmax: Tensor, metric: str
+) -> tuple[Tensor, Tensor]:
+    b, n, d = features.shape
+    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    neighbours = features.stride(1) == 1 and features.stride(2) != 1  # the cells of a feature map
+    shape = (b, d, n) if neighbours else (b, n, d)
+    grad_features = features.new_empty(shape, dtype=wide)
+    return grad_features.transpose(1, 2) if neighbours else grad_features, prototypes.new_empty(
+        prototypes.shape, dtype=wide
+    )
 
 
 if _library.declare("prototype_similarity"):
     torch.library.register_fake("zoo::prototype_similarity", _fake)
+    torch.library.register_fake("zoo::prototype_similarity_backward", _backward_fake)
     torch.library.register_autograd("zoo::prototype_similarity", _backward, setup_context=_save_for_backward)
