@@ -7,6 +7,7 @@ Every operator has a plain PyTorch reference that gives the same answer; ``ZOO_O
 from __future__ import annotations
 
 from zoo.ops._library import Status, status
+from zoo.ops.masked_attention import masked_attention
 from zoo.ops.prototype_similarity import prototype_similarity
 
-__all__ = ["Status", "prototype_similarity", "status"]
+__all__ = ["Status", "masked_attention", "prototype_similarity", "status"]
