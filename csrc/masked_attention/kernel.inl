@@ -102,8 +102,8 @@ inline void widen(const Half* row, int64_t n, float* out) {
 }
 
 template <typename T, typename A>
-void narrow(const A* row, int64_t n, T* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(row[i]);
+void narrow(const A* row, int64_t n, A factor, T* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(row[i] * factor);
 }
 
 // out[c * ld + j] = rows[j][c] * factor for four rows.
@@ -129,6 +129,15 @@ inline void interleave(const float* const* rows, int64_t columns, float factor, 
 inline void interleave(const double* const* rows, int64_t columns, double factor, double* out, int64_t ld) {
   for (int64_t c = 0; c < columns; ++c) {
     for (int j = 0; j < 4; ++j) out[c * ld + j] = rows[j][c] * factor;
+  }
+}
+
+// rows [width][columns] of a tile [columns][width]; columns is a multiple of 4.
+template <typename A>
+void transpose_tile(const A* tile, int64_t width, int64_t columns, A* rows) {
+  for (int64_t c = 0; c < columns; c += 4) {
+    const A* four[4] = {tile + c * width, tile + (c + 1) * width, tile + (c + 2) * width, tile + (c + 3) * width};
+    interleave(four, width, A(1), rows + c, columns);
   }
 }
 
@@ -432,7 +441,7 @@ template <typename T, typename A>
 int64_t forward_scratch(const Forward<T, A>& p) {
   const int64_t tile = p.d + round_up(p.dv, kM) + p.height + p.width + 2;
   const int64_t tiles = std::min(kTilesPerTask, (p.nq + kTile<A> - 1) / kTile<A>);
-  return shared_scratch(p) + tiles * (kTile<A> * tile + 128) + kTile<A> * p.dv;
+  return shared_scratch(p) + tiles * (kTile<A> * tile + 128) + kTile<A> * round_up(p.dv, kM);
 }
 
 // out and lse of the queries [first, last) of one head's list.
@@ -490,7 +499,7 @@ void forward_task(const Forward<T, A>& p, int64_t b, int64_t h, int64_t first, i
     }
   }
 
-  A* rows = arena.take(kTile<A> * p.dv);
+  A* rows = arena.take(kTile<A> * columns);
   for (int64_t i = 0; i < count; ++i) {
     const Tile<A>& tile = tiles[i];
     for (int64_t lane = 0; lane < tile.count; ++lane) {
@@ -499,12 +508,10 @@ void forward_task(const Forward<T, A>& p, int64_t b, int64_t h, int64_t first, i
           sum == A(0) ? -std::numeric_limits<A>::infinity() : tile.max[lane] * static_cast<A>(kLn2) + std::log(sum);
       tile.sum[lane] = sum == A(0) ? A(0) : A(1) / sum;
     }
-    for (int64_t c = 0; c < p.dv; ++c) {
-      const A* from = tile.out + c * tile.width;
-      for (int64_t lane = 0; lane < tile.count; ++lane) rows[lane * p.dv + c] = from[lane] * tile.sum[lane];
-    }
+    transpose_tile(tile.out, tile.width, columns, rows);
     for (int64_t lane = 0; lane < tile.count; ++lane) {
-      narrow(rows + lane * p.dv, p.dv, p.out + ((b * p.nq + tile.index[lane]) * p.heads + h) * p.dv);
+      narrow(rows + lane * columns, p.dv, tile.sum[lane],
+             p.out + ((b * p.nq + tile.index[lane]) * p.heads + h) * p.dv);
     }
   }
 }
@@ -525,9 +532,15 @@ void forward_tasks(const Forward<T, A>& p, Queue& queue) {
     }
     const int64_t b = task - tasks, count = p.queries.count_of(b);
     const int64_t* index = p.queries.of(b);
-    fill_gaps(p.out + b * p.nq * p.heads * p.dv, p.nq, p.heads * p.dv, index, count, T(0));
+    clear_gaps(p.out + b * p.nq * p.heads * p.dv, p.nq, p.heads * p.dv, index, count);
     for (int64_t h = 0; h < p.heads; ++h) {
-      fill_gaps(p.lse + (b * p.heads + h) * p.nq, p.nq, 1, index, count, -std::numeric_limits<A>::infinity());
+      A* lse = p.lse + (b * p.heads + h) * p.nq;
+      int64_t row = 0;
+      for (int64_t i = 0; i <= count; ++i) {
+        const int64_t next = i < count ? index[i] : p.nq;
+        std::fill(lse + row, lse + next, -std::numeric_limits<A>::infinity());
+        row = next + 1;
+      }
     }
   }
 }
@@ -753,8 +766,8 @@ void backward_task(const Backward<T, A>& p, int64_t b, int64_t h, int64_t split,
       }
     }
     for (int64_t j = 0; j < keys.count; ++j) {
-      narrow(sums.k + j * q_length, p.d, p.dk + (head * p.nk + keys.index[j]) * p.d);
-      narrow(sums.v + j * v_length, p.dv, p.dv_out + (head * p.nk + keys.index[j]) * p.dv);
+      narrow(sums.k + j * q_length, p.d, A(1), p.dk + (head * p.nk + keys.index[j]) * p.d);
+      narrow(sums.v + j * v_length, p.dv, A(1), p.dv_out + (head * p.nk + keys.index[j]) * p.dv);
     }
   }
 
@@ -773,14 +786,14 @@ void fill_padding(const Backward<T, A>& p, int64_t b, int64_t h, int64_t split) 
   const int64_t head = b * p.heads + h, slice = (split * p.batch * p.heads + head) * p.nq;
   const int64_t *queries = p.queries.of(b), *keys = p.keys.of(b);
   const int64_t queries_count = p.queries.count_of(b), keys_count = p.keys.count_of(b);
-  fill_gaps(p.dq + slice * p.d, p.nq, p.d, queries, queries_count, A(0));
+  clear_gaps(p.dq + slice * p.d, p.nq, p.d, queries, queries_count);
   if (p.drel_h != nullptr) {
-    fill_gaps(p.drel_h + slice * p.height, p.nq, p.height, queries, queries_count, A(0));
-    fill_gaps(p.drel_w + slice * p.width, p.nq, p.width, queries, queries_count, A(0));
+    clear_gaps(p.drel_h + slice * p.height, p.nq, p.height, queries, queries_count);
+    clear_gaps(p.drel_w + slice * p.width, p.nq, p.width, queries, queries_count);
   }
   if (split > 0) return;
-  fill_gaps(p.dk + head * p.nk * p.d, p.nk, p.d, keys, keys_count, T(0));
-  fill_gaps(p.dv_out + head * p.nk * p.dv, p.nk, p.dv, keys, keys_count, T(0));
+  clear_gaps(p.dk + head * p.nk * p.d, p.nk, p.d, keys, keys_count);
+  clear_gaps(p.dv_out + head * p.nk * p.dv, p.nk, p.dv, keys, keys_count);
 }
 
 // Draws tasks until none is left: a group of heads and a run of keys each.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 
 namespace zoo::masked_attention {
 
@@ -70,13 +71,13 @@ struct Queue {
   int64_t draw() { return next.fetch_add(1, std::memory_order_relaxed); }
 };
 
-// Fills the rows [n][columns] that are not in the list.
+// Zeros in the rows [n][columns] that are not in the list.
 template <typename T>
-void fill_gaps(T* rows, int64_t n, int64_t columns, const int64_t* index, int64_t count, T value) {
+void clear_gaps(T* rows, int64_t n, int64_t columns, const int64_t* index, int64_t count) {
   int64_t row = 0;
   for (int64_t i = 0; i <= count; ++i) {
     const int64_t next = i < count ? index[i] : n;
-    std::fill(rows + row * columns, rows + next * columns, value);
+    if (next > row) std::memset(static_cast<void*>(rows + row * columns), 0, (next - row) * columns * sizeof(T));
     row = next + 1;
   }
 }

@@ -32,10 +32,12 @@ def masked_attention(
     For every set and head, over the keys :math:`j` that take part,
 
     .. math::
-        o_i = \sum_j \frac{\exp(s_{ij})}{\sum_l \exp(s_{il})} v_j, \qquad s_{ij} = \mathrm{scale}\; q_i \cdot k_j + b_{ij}
+        o_i = \sum_j \frac{\exp(s_{ij})}{\sum_l \exp(s_{il})} v_j, \qquad
+        s_{ij} = \mathrm{scale}\; q_i \cdot k_j + b_{ij}
 
-    A query that has no key to attend to (all padded, all biased by -inf, or ``m = 0``) gives zeros, and so does a padded
-    query; neither passes a gradient on. What padded rows hold, NaN included, has no influence and gets gradient zero.
+    A query that has no key to attend to (all padded, all biased by -inf, or ``m = 0``) gives zeros, and so does a
+    padded query; neither passes a gradient on. What padded rows hold, NaN included, has no influence and gets gradient
+    zero.
 
     Args:
         q: queries. Any strides; float32, float64, float16 or bfloat16. Half precision is accumulated in float32.
@@ -164,21 +166,14 @@ def _refuse(
         raise ValueError(f"k must be [{b}, {h}, m, {d}] to go with q, not of shape {tuple(k.shape)}")
     if tuple(v.shape[:3]) != (b, h, m):
         raise ValueError(f"v must be [{b}, {h}, {m}, e] to go with q and k, not of shape {tuple(v.shape)}")
-    for name, x in (("k", k), ("v", v), ("bias", bias), ("rel_h", rel_h), ("rel_w", rel_w)):
-        if x is not None and x.dtype != q.dtype:
-            raise ValueError(f"{name} must have the dtype of q, {q.dtype}, not {x.dtype}")
-    for name, x in (
-        ("k", k),
-        ("v", v),
-        ("key_padding_mask", key_padding_mask),
-        ("query_padding_mask", query_padding_mask),
-        ("lengths", lengths),
-        ("bias", bias),
-        ("rel_h", rel_h),
-        ("rel_w", rel_w),
-    ):
-        if x is not None and x.device != q.device:
-            raise ValueError(f"{name} must be on the device of q, {q.device}, not {x.device}")
+    numbers = {"k": k, "v": v, "bias": bias, "rel_h": rel_h, "rel_w": rel_w}
+    masks = {"key_padding_mask": key_padding_mask, "query_padding_mask": query_padding_mask, "lengths": lengths}
+    for name, given in numbers.items():
+        if given is not None and given.dtype != q.dtype:
+            raise ValueError(f"{name} must have the dtype of q, {q.dtype}, not {given.dtype}")
+    for name, given in (numbers | masks).items():
+        if given is not None and given.device != q.device:
+            raise ValueError(f"{name} must be on the device of q, {q.device}, not {given.device}")
     for name, mask, size in (
         ("key_padding_mask", key_padding_mask, m),
         ("query_padding_mask", query_padding_mask, n),
@@ -195,11 +190,12 @@ def _refuse(
             )
     if bias is not None and not _broadcasts(bias.shape, (b, h, n, m)):
         raise ValueError(f"bias must broadcast to [{b}, {h}, {n}, {m}], which {tuple(bias.shape)} does not")
-    if rel_h is not None or rel_w is not None:
+    if rel_h is not None and rel_w is not None:
         for name, rel in (("rel_h", rel_h), ("rel_w", rel_w)):
-            if rel is None or rel.dim() == 0 or not _broadcasts(rel.shape[:-1], (b, h, n)):
-                shape = None if rel is None else tuple(rel.shape)
-                raise ValueError(f"{name} must broadcast to [{b}, {h}, {n}, size of the grid], which {shape} does not")
+            if rel.dim() == 0 or not _broadcasts(rel.shape[:-1], (b, h, n)):
+                raise ValueError(
+                    f"{name} must broadcast to [{b}, {h}, {n}, size of the grid], which {tuple(rel.shape)} does not"
+                )
         if rel_h.shape[-1] * rel_w.shape[-1] != m:
             raise ValueError(
                 f"rel_h and rel_w must cover the {m} keys, but they are for {rel_h.shape[-1]} x {rel_w.shape[-1]}"
