@@ -7,4 +7,13 @@ STABLE_TORCH_LIBRARY(zoo, m) {
   m.def(
       "prototype_similarity_backward(Tensor grad, Tensor features, Tensor prototypes, Tensor argmax, str metric) -> "
       "(Tensor grad_features, Tensor grad_prototypes)");
+  m.def(
+      "masked_attention(Tensor q, Tensor k, Tensor v, Tensor? key_padding_mask, Tensor? query_padding_mask, "
+      "Tensor? lengths, Tensor? bias, Tensor? rel_h, Tensor? rel_w, bool causal, float scale) "
+      "-> (Tensor out, Tensor lse)");
+  m.def(
+      "masked_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+      "Tensor? key_padding_mask, Tensor? query_padding_mask, Tensor? lengths, Tensor? bias, Tensor? rel_h, "
+      "Tensor? rel_w, bool causal, float scale, bool bias_needs_grad) "
+      "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias, Tensor drel_h, Tensor drel_w)");
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from zoo.ops._library import Status, status
 from zoo.ops.cosine_topk import cosine_topk
+from zoo.ops.masked_attention import masked_attention
 from zoo.ops.prototype_similarity import prototype_similarity
 
-__all__ = ["Status", "cosine_topk", "prototype_similarity", "status"]
+__all__ = ["Status", "cosine_topk", "masked_attention", "prototype_similarity", "status"]

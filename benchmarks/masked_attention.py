@@ -1,0 +1,259 @@
+"""masked_attention against PyTorch's scaled_dot_product_attention and FlexAttention.
+
+``python benchmarks/masked_attention.py`` measures everything in one run and writes ``benchmarks/results/``. Peers take
+turns within every repeat, so that whatever else the machine does meets them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import machine
+import torch
+import torch.nn.functional as F
+
+from zoo.ops import masked_attention, status
+
+Run = Callable[[], Any]
+Times = dict[str, tuple[float, float]]  # name -> median and best seconds
+OURS = "zoo.ops.masked_attention"
+
+
+def race(runs: dict[str, Run], repeats: int) -> Times:
+    """Seconds of each, taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if repeat > 0:
+                times[name].append(time.perf_counter() - start)
+    return {name: (statistics.median(values), min(values)) for name, values in times.items()}
+
+
+def ratio(times: Times, of: str, to: str) -> str:
+    """Of the medians, and in brackets of the best times."""
+    return f"{times[of][0] / times[to][0]:.2f} ({times[of][1] / times[to][1]:.2f})"
+
+
+def set_sizes(sets: int, largest: int, mean: float) -> torch.Tensor:
+    """Sizes as of lesions per patient: most sets small, a few large, one of the largest size."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.empty(sets).log_normal_(2.35, 0.85, generator=generator)
+    sizes = (sizes * mean / sizes.mean()).round().clamp(1, largest).long()
+    sizes[0] = largest
+    return sizes
+
+
+def ragged(d: int, repeats: int) -> dict[str, Any]:
+    sets, heads, largest = 128, 4, 115
+    lengths = set_sizes(sets, largest, 16)
+    q, k, v, grad = (torch.randn(sets, heads, largest, d) for _ in range(4))
+    real = torch.arange(largest) < lengths[:, None]
+    mask = real[:, None, None]
+
+    def ours() -> torch.Tensor:
+        return masked_attention(q, k, v, lengths=lengths)
+
+    def sdpa() -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    with torch.no_grad():
+        shown = real[:, None, :, None]
+        torch.testing.assert_close(ours(), sdpa().masked_fill(~shown, 0), rtol=1e-4, atol=1e-4)
+        forward = race({OURS: ours, "SDPA, padding mask": sdpa}, repeats * 20)
+        memory = {OURS: machine.peak_extra_memory(ours), "SDPA, padding mask": machine.peak_extra_memory(sdpa)}
+    for x in (q, k, v):
+        x.requires_grad_()
+    both = race(
+        {
+            OURS: lambda: torch.autograd.grad(ours(), (q, k, v), grad),
+            "SDPA, padding mask": lambda: torch.autograd.grad(sdpa(), (q, k, v), grad),
+        },
+        repeats * 8,
+    )
+    flops = 4 * heads * d * int((lengths**2).sum())
+    # The operator reads q, k, v of real rows and writes the whole of out.
+    traffic = 4 * heads * d * (3 * int(lengths.sum()) + sets * largest)
+    return {
+        "title": f"{sets} sets, {lengths.float().mean():.1f} of up to {largest} tokens, {heads} heads, d {d}",
+        "flops": flops,
+        "bytes": traffic,
+        "forward": forward,
+        "forward and backward": both,
+        "peak extra bytes": memory,
+        "goal": f"forward at least {8 if d == 16 else 6}x SDPA with a padding mask",
+        "reached": f"{ratio(forward, 'SDPA, padding mask', OURS)}x",
+    }
+
+
+def flex_run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor) -> Run | str:
+    """FlexAttention with the decomposed bias as a score_mod, or why it can't run."""
+    width = rel_w.shape[-1]
+
+    def add_bias(score: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
+        return score + rel_h[b, h, i, j // width] + rel_w[b, h, i, j % width]
+
+    try:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        compiled = torch.compile(flex_attention)
+        compiled(q, k, v, score_mod=add_bias)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    return lambda: compiled(q, k, v, score_mod=add_bias)
+
+
+def decomposed(repeats: int, side: int = 64, heads: int = 12, d: int = 64) -> dict[str, Any]:
+    n = side * side
+    q, k, v, grad = (torch.randn(1, heads, n, d) for _ in range(4))
+    rel_h, rel_w = torch.randn(1, heads, n, side), torch.randn(1, heads, n, side)
+
+    def ours() -> torch.Tensor:
+        return masked_attention(q, k, v, bias=(rel_h, rel_w))
+
+    def without_bias() -> torch.Tensor:
+        return masked_attention(q, k, v)
+
+    def sdpa() -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+    def expanded() -> torch.Tensor:
+        bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+    absent = {}
+    runs: dict[str, Run] = {
+        OURS: ours,
+        f"{OURS}, no bias": without_bias,
+        "SDPA, no bias": sdpa,
+        "SDPA, expanded bias": expanded,
+    }
+    with torch.no_grad():
+        torch.testing.assert_close(ours(), expanded(), rtol=1e-3, atol=1e-4)
+        flex = flex_run(q, k, v, rel_h, rel_w)
+        if isinstance(flex, str):
+            absent["FlexAttention"] = flex
+        else:
+            torch.testing.assert_close(flex(), ours(), rtol=1e-3, atol=1e-4)
+            runs["FlexAttention"] = flex
+        forward = race(runs, repeats)
+        memory = {
+            name: machine.peak_extra_memory(runs[name]) for name in (OURS, "SDPA, no bias", "SDPA, expanded bias")
+        }
+    for x in (q, k, v, rel_h, rel_w):
+        x.requires_grad_()
+    both = race(
+        {
+            OURS: lambda: torch.autograd.grad(ours(), (q, k, v, rel_h, rel_w), grad),
+            "SDPA, no bias": lambda: torch.autograd.grad(sdpa(), (q, k, v), grad),
+        },
+        max(1, repeats // 2),
+    )
+    reached = [
+        f"{ratio(forward, OURS, 'SDPA, no bias')}x the time",
+        f"{ratio(forward, 'FlexAttention', OURS)}x FlexAttention's speed"
+        if "FlexAttention" in forward
+        else "FlexAttention absent",
+        f"1/{memory['SDPA, expanded bias'] / max(memory[OURS], 1):.0f} of the memory",
+    ]
+    return {
+        "title": f"{n} tokens with decomposed bias {side} x {side}, {heads} heads, d {d}",
+        "flops": 4 * heads * n * n * d,
+        "bytes": 4 * heads * n * (4 * d + 2 * side),
+        "forward": forward,
+        "forward and backward": both,
+        "peak extra bytes": memory,
+        "absent": absent,
+        "goal": "forward at most 1.05x the time of SDPA without bias, at least FlexAttention's speed, at most 1/8 of "
+        "the expanded form's extra memory",
+        "reached": "; ".join(reached),
+    }
+
+
+def report(result: dict[str, Any]) -> str:
+    m = result["machine"]
+    lines = [
+        "# masked_attention",
+        "",
+        f"{m['processor']}, {m['threads']} of {m['cores']} cores, torch {m['torch']}, kernels {m['simd']}, "
+        f"{m['date']}. float32, allocation reuse for everybody, medians of {m['repeats']} or more turns; ratios are of "
+        "medians and, in brackets, of best times.",
+        "",
+        f"Load average at the start and end of the run: {m['load'][0]:.1f} and {m['load'][1]:.1f}. Above "
+        f"{m['threads']}, other programs took part of the cores, from short runs on several threads above all.",
+        "",
+        f"In the same run: read {m['read GB/s']:.1f} GB/s, copy {m['copy GB/s']:.1f} GB/s, "
+        f"sgemm {m['sgemm GFLOP/s']:.0f} GFLOP/s (mean of before and after).",
+        "",
+    ]
+    for case in result["cases"]:
+        lines += [f"## {case['title']}", ""]
+        for kind, factor in (("forward", 1), ("forward and backward", 3.5)):
+            times = case[kind]
+            lines += [
+                f"| {kind} | ms | best | ratio | GFLOP/s | of sgemm | extra MB |",
+                "|---|---|---|---|---|---|---|",
+            ]
+            for name, (seconds, best) in times.items():
+                rate = factor * case["flops"] / seconds / 1e9
+                # Whoever computes padding does more than the useful work that is counted here.
+                memory = case["peak extra bytes"].get(name) if kind == "forward" else None
+                lines.append(
+                    f"| {name} | {seconds * 1e3:.2f} | {best * 1e3:.2f} | {ratio(times, name, OURS)} | {rate:.0f} | "
+                    f"{rate / m['sgemm GFLOP/s']:.0%} | {'' if memory is None else f'{memory / 1e6:.1f}'} |"
+                )
+            lines.append("")
+        ours = case["forward"][OURS][0]
+        lines += [
+            f"Useful work of the forward pass: {case['flops'] / 1e9:.2f} GFLOP and {case['bytes'] / 1e6:.1f} MB of "
+            f"input and output: {case['flops'] / ours / 1e9 / m['sgemm GFLOP/s']:.0%} of sgemm, "
+            f"{case['bytes'] / ours / 1e9 / m['copy GB/s']:.0%} of copy bandwidth.",
+            "",
+        ]
+        lines += [f"{name} is absent: {why}\n" for name, why in case.get("absent", {}).items()]
+        lines += [f"Goal: {case['goal']}. Reached: {case['reached']}.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    repeats = options.repeats
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    load = os.getloadavg()[0]
+    bandwidths = (machine.read_bandwidth(), machine.copy_bandwidth())
+    rate = machine.sgemm_rate()
+    cases = [ragged(16, repeats), ragged(64, repeats), decomposed(repeats)]
+    rate = (rate + machine.sgemm_rate()) / 2
+    facts = machine.facts() | {
+        "read GB/s": bandwidths[0],
+        "copy GB/s": bandwidths[1],
+        "sgemm GFLOP/s": rate,
+        "simd": status().simd,
+        "repeats": repeats,
+        "load": (load, os.getloadavg()[0]),
+    }
+    result = {"machine": facts, "cases": cases}
+    processor = re.sub(r"\W+", "-", facts["processor"].lower()).strip("-")
+    to = Path(__file__).parent / "results" / f"masked_attention-{facts['date']}-{processor}-{options.threads}-threads"
+    to.parent.mkdir(exist_ok=True)
+    to.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    to.with_suffix(".md").write_text(report(result))
+    print(report(result))
+
+
+if __name__ == "__main__":
+    machine.reuse_allocations()
+    main()
