@@ -7,6 +7,17 @@ Every operator has a plain PyTorch reference that gives the same answer; ``ZOO_O
 from __future__ import annotations
 
 from zoo.ops._library import Status, status
+from zoo.ops.icp import Registration, icp
+from zoo.ops.nearest_neighbors import Neighbors, PointTree, nearest_neighbors
 from zoo.ops.prototype_similarity import prototype_similarity
 
-__all__ = ["Status", "prototype_similarity", "status"]
+__all__ = [
+    "Neighbors",
+    "PointTree",
+    "Registration",
+    "Status",
+    "icp",
+    "nearest_neighbors",
+    "prototype_similarity",
+    "status",
+]

@@ -6,6 +6,7 @@ import importlib
 import os
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -85,6 +86,11 @@ def use_compiled(name: str, device: torch.device) -> bool:
         why = _WHY_NOT.get(device.type, "the compiled module has no kernel for it")
         raise RuntimeError(f"ZOO_OPS=compiled, but {name} is not compiled for {device.type}: {why}")
     return False
+
+
+def host(name: str) -> Any:
+    """A class of the compiled module that lives on the host; call only where :func:`use_compiled` says so."""
+    return getattr(_CPU, name)
 
 
 def status() -> Status:
