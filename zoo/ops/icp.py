@@ -207,12 +207,16 @@ def reference(
         return rows, index[rows], squares.mean().sqrt().item(), len(rows) / len(x)
 
     rows, index, rmse, fitness = match()
+    low, high = y.amin(0), y.amax(0)
+    middle, radius = (low + high) / 2, ((high - low).max() / 2).item() or 1.0
     iterations, converged = 0, False
     while len(rows) > 0 and not converged and iterations < max_iterations:
         if target_normals is None:
             R, t = _solve_points(x[rows], y[index], R)
         else:
-            R, t = _solve_planes(x[rows], y[index], widen(target_normals).double()[index], R, t)
+            normals = widen(target_normals).double()[index]
+            turn, slide = _solve_planes(x[rows] @ R.T + t - middle, y[index] - middle, normals, radius)
+            R, t = turn @ R, turn @ (t - middle) + slide + middle
         iterations += 1
         before = rmse, fitness
         rows, index, rmse, fitness = match()
@@ -263,28 +267,24 @@ def _rotation(q: Tensor) -> Tensor:
     return torch.eye(3, dtype=q.dtype, device=q.device) + 2 * (w * cross + cross @ cross)
 
 
-def _solve_planes(x: Tensor, y: Tensor, normals: Tensor, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    middle = y.mean(0)
-    moved = x @ R.T + t - middle
-    residual = (normals * (moved - (y - middle))).sum(1)
-    radius = moved.norm(dim=1).max().clamp_min(torch.finfo(x.dtype).tiny)
-    if x.shape[1] == 2:
+def _solve_planes(moved: Tensor, y: Tensor, normals: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """The turn about the origin, and the slide after it, that the linearised distances to the planes ask for."""
+    d = moved.shape[1]
+    if d == 2:
         turns = (moved[:, 0] * normals[:, 1] - moved[:, 1] * normals[:, 0]).unsqueeze(1)
     else:
         turns = torch.linalg.cross(moved, normals)
     J = torch.cat((turns / radius, normals), 1)
+    residual = (normals * (moved - y)).sum(1)
     values, vectors = torch.linalg.eigh(J.T @ J)
-    inverse = torch.where(values > 1e-9 * values[-1], 1 / values, 0)
+    inverse = torch.where(values > 1e-9 * values[-1], 1 / values, 0)  # what the normals leave open doesn't move
     step = -vectors @ (inverse * (vectors.T @ (J.T @ residual)))
-    d = x.shape[1]
-    turn, slide = step[:-d] / radius, step[-d:]
+    w, slide = step[:-d] / radius, step[-d:]
     if d == 2:
-        c, s = turn.cos(), turn.sin()
-        Q = torch.stack((torch.cat((c, -s)), torch.cat((s, c))))
-    else:
-        cross = torch.linalg.cross(turn.expand(3, 3), torch.eye(3, dtype=x.dtype, device=x.device)).T
-        Q = torch.linalg.matrix_exp(cross)
-    return Q @ R, Q @ (t - middle) + slide + middle
+        c, s = w.cos(), w.sin()
+        return torch.stack((torch.cat((c, -s)), torch.cat((s, c)))), slide
+    cross = torch.linalg.cross(w.expand(3, 3), torch.eye(3, dtype=w.dtype, device=w.device)).T
+    return torch.linalg.matrix_exp(cross), slide
 
 
 def _fake(
