@@ -1,10 +1,12 @@
-// zoo._C: importing it registers the operators and their CPU kernels; its attributes are facts about the build.
+// zoo._C: importing it registers the operators and their CPU kernels; its attributes are facts about the
+// build and the objects that live on the host.
 #include <pybind11/pybind11.h>
 #include <torch/headeronly/version.h>
 
 #include <string>
 
 #include "common/simd.h"
+#include "icp/point_tree.h"
 
 namespace {
 
@@ -43,5 +45,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cxx_standard") = static_cast<long>(__cplusplus);
   m.attr("compiled_baseline") = compiled_baseline();
   m.attr("torch_version") = TORCH_VERSION;  // the headers of the build; the binary runs from torch 2.10 on
+  zoo::icp::bind_point_tree(m);
   m.attr("simd_level") = zoo::simd::level_name(zoo::simd::level());
 }

@@ -16,4 +16,11 @@ STABLE_TORCH_LIBRARY(zoo, m) {
       "Tensor? key_padding_mask, Tensor? query_padding_mask, Tensor? lengths, Tensor? bias, Tensor? rel_h, "
       "Tensor? rel_w, bool causal, float scale, bool bias_needs_grad) "
       "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias, Tensor drel_h, Tensor drel_w)");
+  m.def(
+      "nearest_neighbors(Tensor query, Tensor reference, int k, float max_distance) -> "
+      "(Tensor distances, Tensor indices)");
+  m.def(
+      "icp(Tensor source, Tensor target, Tensor? target_normals, Tensor init_R, Tensor init_t, float max_distance, "
+      "int max_iterations, float tolerance, float trim) -> "
+      "(Tensor R, Tensor t, Tensor rmse, Tensor fitness, Tensor iterations, Tensor converged)");
 }

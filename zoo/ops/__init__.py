@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from zoo.ops._library import Status, status
 from zoo.ops.cosine_topk import cosine_topk
+from zoo.ops.icp import Registration, icp
 from zoo.ops.masked_attention import masked_attention
+from zoo.ops.nearest_neighbors import Neighbors, PointTree, nearest_neighbors
 from zoo.ops.prototype_similarity import prototype_similarity
 
-__all__ = ["Status", "cosine_topk", "masked_attention", "prototype_similarity", "status"]
+__all__ = [
+    "Neighbors",
+    "PointTree",
+    "Registration",
+    "Status",
+    "cosine_topk",
+    "icp",
+    "masked_attention",
+    "nearest_neighbors",
+    "prototype_similarity",
+    "status",
+]

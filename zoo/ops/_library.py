@@ -6,6 +6,7 @@ import importlib
 import os
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -93,6 +94,11 @@ def autocasts(device: torch.device) -> bool:
     """Whether an autocast region is active for this device."""
     # Only where autocast certainly exists: is_autocast_available, the general question, can't be traced by torch 2.10.
     return device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
+
+
+def host(name: str) -> Any:
+    """A class of the compiled module that lives on the host; call only where :func:`use_compiled` says so."""
+    return getattr(_CPU, name)
 
 
 def status() -> Status:
