@@ -7,6 +7,7 @@ Every operator has a plain PyTorch reference that gives the same answer; ``ZOO_O
 from __future__ import annotations
 
 from zoo.ops._library import Status, status
+from zoo.ops.cosine_filter import Filtered, cosine_filter
 from zoo.ops.prototype_similarity import prototype_similarity
 
-__all__ = ["Status", "prototype_similarity", "status"]
+__all__ = ["Filtered", "Status", "cosine_filter", "prototype_similarity", "status"]
