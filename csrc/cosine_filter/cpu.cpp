@@ -16,6 +16,10 @@
 #include <vector>
 
 #include "common/simd.h"
+#if ZOO_SIMD_X86
+#include <immintrin.h>
+#endif
+
 #include "common/tensor.h"
 #include "cosine_filter/check.h"
 #include "cosine_filter/problem.h"
@@ -29,7 +33,7 @@ namespace {
 // A block of columns should stay in a core's second-level cache, and a row's share of it span a few cache lines.
 template <typename A>
 int64_t block_width(int64_t n) {
-  constexpr int64_t kCache = 256 * 1024 / static_cast<int64_t>(sizeof(A));
+  constexpr int64_t kCache = 512 * 1024 / static_cast<int64_t>(sizeof(A));
   int64_t width = 1024;
   while (width > 256 && n * width > kCache) width /= 2;
   return width;

@@ -15,15 +15,37 @@ inline Wide load(const double* p) {
   return v;
 }
 
+// GCC 12 makes four instructions of __builtin_convertvector where the processor has one. (The masked form spares a
+// warning about undefined lanes; all of them are set.)
 inline Wide load(const float* p) {
+#if ZOO_SIMD_X86 && ZOO_SIMD_BYTES == 64
+  return (Wide)_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p));
+#elif ZOO_SIMD_X86 && ZOO_SIMD_BYTES == 32
+  return (Wide)_mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
   Narrow v;
   __builtin_memcpy(&v, p, sizeof v);
   return __builtin_convertvector(v, Wide);
+#endif
 }
 
 inline void store(double* p, Wide v) { __builtin_memcpy(p, &v, sizeof v); }
 
+// Into the second-level cache: a block is worked on while the next one arrives there.
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 inline Wide absolute(Wide v) { return v < 0 ? -v : v; }
+
+inline Wide root(Wide v) {
+#if ZOO_SIMD_X86 && ZOO_SIMD_BYTES == 64
+  return (Wide)_mm512_maskz_sqrt_pd(0xff, (__m512d)v);
+#elif ZOO_SIMD_X86 && ZOO_SIMD_BYTES == 32
+  return (Wide)_mm256_sqrt_pd((__m256d)v);
+#else
+  for (int64_t i = 0; i < kLanes; ++i) v[i] = __builtin_sqrt(v[i]);
+  return v;
+#endif
+}
 
 inline double sum(Wide v) {
   double total = 0;
@@ -136,7 +158,7 @@ class Block {
     width = (count + kStep - 1) / kStep * kStep;
     const bool in_place = in_place_ && count == width;
     const bool follows = in_place && first + 2 * m_.width <= m_.f;
-    next_block_ = follows ? m_.width : 0;
+    ahead = follows ? m_.width : 0;
     for (int64_t i = 0; i < m_.n; ++i) {
       const T* row = m_.data + m_.rows[i] * m_.stride_b + first * m_.stride_f;
       if (in_place) {
@@ -161,43 +183,63 @@ class Block {
 
   // out [width] = the shared noise, scaled; zero without one.
   void shared_noise(double* out) const {
-    for (int64_t j = 0; j < width; ++j) {
-      out[j] = m_.kind == Noise::shared && j < count ? m_.noise_scale * static_cast<double>(m_.noise[first + j]) : 0.0;
-    }
+    const int64_t there = m_.kind == Noise::shared ? count : 0;
+    const A* noise = m_.noise + first;
+    const double scale = m_.noise_scale;
+    for (int64_t j = 0; j < there; ++j) out[j] = scale * static_cast<double>(noise[j]);
+    std::fill(out + there, out + width, 0.0);
   }
 
   const A* const* rows(int64_t i) const { return &x_.data()[i]; }
   const A* const* noise(int64_t i) const { return &z_.data()[i]; }
 
-  // Where the row that is read kGroup rows after row i lies: the input to ask for while row i is worked on.
-  const A* ahead(int64_t i) const {
-    const int64_t next = i + kGroup;
-    return next < m_.n ? x_.data()[next] : x_.data()[next - m_.n < m_.n ? next - m_.n : i] + next_block_;
-  }
-
   int64_t first = 0, count = 0, width = 0;
+  int64_t ahead = 0;  // from a row's place to its place in the next block (0 without one)
 
  private:
   const Matrix<T, A>& m_;
   const bool in_place_;
-  int64_t next_block_ = 0;
   simd::Buffer<A> tile_, noise_tile_;
   simd::Buffer<const A*> x_, z_;
 };
 
-// ---- Row sums.
+// Copies that no store can alias, so that the loops keep them in registers.
+template <int R, typename A>
+struct Rows {
+  explicit Rows(const A* const* rows) {
+    for (int r = 0; r < R; ++r) at[r] = rows[r];
+  }
+  const A* operator[](int r) const { return at[r]; }
+  const A* at[R];
+};
+
+template <int R>
+struct Factors {
+  explicit Factors(const double* factors) {
+    for (int r = 0; r < R; ++r) at[r] = factors[r];
+  }
+  double operator[](int r) const { return at[r]; }
+  double at[R];
+};
+
+// ---- Row sums. Of every group, the first sweep over a block asks for some rows of the next block and the second sweep
+// for the others, so that memory is never idle.
+
+constexpr int kPrefetched = kGroup / 2;
 
 template <int R, Noise kNoise, bool kMasked, typename A>
-inline void add_rows(const A* const* x, const A* const* z_rows, const A* const* ahead, const double* z, const double* mask,
-                     int64_t width, double* column, double* sums, int64_t n) {
+inline void add_rows(const A* const* x_rows, const A* const* z_rows, int64_t ahead, int prefetched,
+                     const double* z, const double* mask, double share, int64_t width, double* column, double* sums,
+                     int64_t n) {
+  const Rows<R, A> x(x_rows), w_rows(z_rows);
   Wide xx[R] = {}, xz[R] = {}, zz[R] = {};
   for (int64_t j0 = 0; j0 < width; j0 += kStep) {
-    for (int r = 0; r < R; ++r) __builtin_prefetch(ahead[r] + j0);
+    for (int r = 0; r < R && r < prefetched; ++r) prefetch(x[r] + ahead + j0);
     for (int64_t j = j0; j < j0 + kStep; j += kLanes) {
       Wide total = load(column + j);
       for (int r = 0; r < R; ++r) {
         const Wide v = load(x[r] + j);
-        total += v;
+        total += share * v;
         if (kMasked) {
           xx[r] += v * load(mask + j) * v;
         } else {
@@ -205,7 +247,7 @@ inline void add_rows(const A* const* x, const A* const* z_rows, const A* const* 
         }
         if (kNoise == Noise::shared) xz[r] += v * load(z + j);
         if (kNoise == Noise::independent) {
-          Wide w = load(z_rows[r] + j);
+          Wide w = load(w_rows[r] + j);
           if (kMasked) w *= load(mask + j);
           xz[r] += v * w;
           zz[r] += w * w;
@@ -222,14 +264,18 @@ inline void add_rows(const A* const* x, const A* const* z_rows, const A* const* 
 }
 
 template <int R, Noise kNoise, typename A>
-inline void project_rows(const A* const* x, const A* const* z_rows, const double* mean, int64_t width, double* sums,
-                         int64_t n) {
+inline void project_rows(const A* const* x_rows, const A* const* z_rows, int64_t ahead, const double* mean,
+                         int64_t width, double* sums, int64_t n) {
+  const Rows<R, A> x(x_rows), w_rows(z_rows);
   Wide xm[R] = {}, zm[R] = {};
-  for (int64_t j = 0; j < width; j += kLanes) {
-    const Wide m = load(mean + j);
-    for (int r = 0; r < R; ++r) {
-      xm[r] += load(x[r] + j) * m;
-      if (kNoise == Noise::independent) zm[r] += load(z_rows[r] + j) * m;
+  for (int64_t j0 = 0; j0 < width; j0 += kStep) {
+    for (int r = kPrefetched; r < R; ++r) prefetch(x[r] + ahead + j0);
+    for (int64_t j = j0; j < j0 + kStep; j += kLanes) {
+      const Wide m = load(mean + j);
+      for (int r = 0; r < R; ++r) {
+        xm[r] += load(x[r] + j) * m;
+        if (kNoise == Noise::independent) zm[r] += load(w_rows[r] + j) * m;
+      }
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -246,6 +292,8 @@ void correlate_task(const Matrix<T, A>& m, const Correlations& q, int64_t task) 
   double* totals = q.totals + task * kTotalSums;
   std::fill(rows, rows + kRowSums * m.n, 0.0);
   std::fill(totals, totals + kTotalSums, 0.0);
+  const double share = 1.0 / static_cast<double>(m.n);  // a multiplication that is free: the adders are the bottleneck
+  const int prefetched = q.norms_only ? kGroup : kPrefetched;
   for (int64_t b = m.first_block(task); b < m.first_block(task + 1); ++b) {
     block.open(b);
     const int64_t width = block.width;
@@ -257,29 +305,25 @@ void correlate_task(const Matrix<T, A>& m, const Correlations& q, int64_t task) 
         z[j] *= mask[j];
       }
     }
-    for (int64_t i = 0; i < m.n;) {
-      const A* ahead[kGroup];
-      const bool group = i + kGroup <= m.n;
-      for (int r = 0; r < (group ? kGroup : 1); ++r) ahead[r] = block.ahead(i + r);
-      if (group) {
-        add_rows<kGroup, kNoise, kMasked>(block.rows(i), block.noise(i), ahead, z.data(), mask.data(), width,
-                                          column.data(), rows + i, m.n);
-        i += kGroup;
-      } else {
-        add_rows<1, kNoise, kMasked>(block.rows(i), block.noise(i), ahead, z.data(), mask.data(), width, column.data(),
-                                     rows + i, m.n);
-        i += 1;
-      }
+    int64_t i = 0;
+    for (; i + kGroup <= m.n; i += kGroup) {
+      add_rows<kGroup, kNoise, kMasked>(block.rows(i), block.noise(i), block.ahead, prefetched, z.data(), mask.data(),
+                                        share, width, column.data(), rows + i, m.n);
+    }
+    for (; i < m.n; ++i) {
+      add_rows<1, kNoise, kMasked>(block.rows(i), block.noise(i), block.ahead, prefetched, z.data(), mask.data(), share,
+                                   width, column.data(), rows + i, m.n);
     }
     if (q.norms_only) continue;
     if (kMasked) {
       for (int64_t j = 0; j < width; ++j) column[j] *= mask[j];
     }
-    int64_t i = 0;
-    for (; i + kGroup <= m.n; i += kGroup) {
-      project_rows<kGroup, kNoise>(block.rows(i), block.noise(i), column.data(), width, rows + i, m.n);
+    for (i = 0; i + kGroup <= m.n; i += kGroup) {
+      project_rows<kGroup, kNoise>(block.rows(i), block.noise(i), block.ahead, column.data(), width, rows + i, m.n);
     }
-    for (; i < m.n; ++i) project_rows<1, kNoise>(block.rows(i), block.noise(i), column.data(), width, rows + i, m.n);
+    for (; i < m.n; ++i) {
+      project_rows<1, kNoise>(block.rows(i), block.noise(i), block.ahead, column.data(), width, rows + i, m.n);
+    }
     Wide mm = {}, zz = {}, zm = {};
     for (int64_t j = 0; j < width; j += kLanes) {
       const Wide v = load(column.data() + j), w = load(z.data() + j);
@@ -326,15 +370,17 @@ inline Wide seen(const A* x, const A* z, double factor, int64_t j) {
 // Magnitude: first += |value + shared noise|. Otherwise moments about `shift`, the first row's value, so that columns
 // that are the same in every row have exactly no variance.
 template <int R, bool kMagnitude, bool kIndependent, typename A>
-inline void add_moments(const A* const* x, const A* const* z_rows, const A* const* ahead, const double* factors,
+inline void add_moments(const A* const* x_rows, const A* const* z_rows, int64_t ahead, const double* scales,
                         const double* shift, int64_t width, double* first, double* second) {
+  const Rows<R, A> x(x_rows), w_rows(z_rows);
+  const Factors<R> factors(scales);
   for (int64_t j0 = 0; j0 < width; j0 += kStep) {
-    for (int r = 0; r < R; ++r) __builtin_prefetch(ahead[r] + j0);
+    for (int r = 0; r < R; ++r) prefetch(x[r] + ahead + j0);
     for (int64_t j = j0; j < j0 + kStep; j += kLanes) {
       const Wide s = load(shift + j);
       Wide one = load(first + j), two = kMagnitude ? one : load(second + j);
       for (int r = 0; r < R; ++r) {
-        const Wide value = seen<kIndependent>(x[r], z_rows[r], factors[r], j);
+        const Wide value = seen<kIndependent>(x[r], w_rows[r], factors[r], j);
         if (kMagnitude) {
           one += absolute(value + s);
         } else {
@@ -365,32 +411,29 @@ void measure_task(const Matrix<T, A>& m, const Moments<A>& q, int64_t task, uint
       store(shift.data() + j, kMagnitude ? load(z.data() + j)
                                          : seen<kIndependent>(block.rows(0)[0], block.noise(0)[0], factors[0], j));
     }
-    for (int64_t i = 0; i < m.n;) {
-      const A* ahead[kGroup];
-      const bool group = i + kGroup <= m.n;
-      for (int r = 0; r < (group ? kGroup : 1); ++r) ahead[r] = block.ahead(i + r);
-      if (group) {
-        add_moments<kGroup, kMagnitude, kIndependent>(block.rows(i), block.noise(i), ahead, factors.data() + i,
-                                                      shift.data(), width, first.data(), second.data());
-        i += kGroup;
-      } else {
-        add_moments<1, kMagnitude, kIndependent>(block.rows(i), block.noise(i), ahead, factors.data() + i, shift.data(),
-                                                 width, first.data(), second.data());
-        i += 1;
+    int64_t i = 0;
+    for (; i + kGroup <= m.n; i += kGroup) {
+      add_moments<kGroup, kMagnitude, kIndependent>(block.rows(i), block.noise(i), block.ahead, factors.data() + i,
+                                                    shift.data(), width, first.data(), second.data());
+    }
+    for (; i < m.n; ++i) {
+      add_moments<1, kMagnitude, kIndependent>(block.rows(i), block.noise(i), block.ahead, factors.data() + i,
+                                               shift.data(), width, first.data(), second.data());
+    }
+    for (int64_t j = 0; j < width; j += kLanes) {
+      const Wide total = load(first.data() + j);
+      Wide value = total / n;
+      if (!kMagnitude) {
+        const Wide variance = (load(second.data() + j) - total * value) / n;
+        const Wide mean = absolute(load(shift.data() + j) + value + load(z.data() + j));
+        value = root(variance > 0 ? variance : Wide{});
+        if (q.measure == Measure::variation) value /= mean + kMeanEpsilon;
       }
+      store(first.data() + j, value);
     }
     float* out = q.out + block.first;
-    for (int64_t j = 0; j < block.count; ++j) {
-      double value = first[j] / n;
-      if (!kMagnitude) {
-        const double variance = (second[j] - first[j] * value) / n;
-        const double mean = shift[j] + value + z[j];
-        value = __builtin_sqrt(variance > 0 ? variance : 0.0);
-        if (q.measure == Measure::variation) value /= (mean < 0 ? -mean : mean) + kMeanEpsilon;
-      }
-      out[j] = static_cast<float>(value);
-      ++histogram[ordered_bits(out[j]) >> kBinShift];
-    }
+    for (int64_t j = 0; j < block.count; ++j) out[j] = static_cast<float>(first[j]);
+    for (int64_t j = 0; j < block.count; ++j) ++histogram[ordered_bits(out[j]) >> kBinShift];
   }
 }
 
@@ -416,15 +459,17 @@ void measure_columns(const Matrix<T, A>& m, const Moments<A>& q, int64_t first_t
 // ---- The weighted sum of rows, in the order of the rows.
 
 template <int R, bool kIndependent, typename A>
-inline void add_weighted(const A* const* x, const A* const* z_rows, const A* const* ahead, const double* weights,
+inline void add_weighted(const A* const* x_rows, const A* const* z_rows, int64_t ahead, const double* scales,
                          int64_t width, double* column) {
+  const Rows<R, A> x(x_rows), w_rows(z_rows);
+  const Factors<R> weights(scales);
   for (int64_t j0 = 0; j0 < width; j0 += kStep) {
-    for (int r = 0; r < R; ++r) __builtin_prefetch(ahead[r] + j0);
+    for (int r = 0; r < R; ++r) prefetch(x[r] + ahead + j0);
     for (int64_t j = j0; j < j0 + kStep; j += kLanes) {
       Wide total = load(column + j);
       for (int r = 0; r < R; ++r) {
         total += weights[r] * load(x[r] + j);
-        if (kIndependent) total += load(z_rows[r] + j);
+        if (kIndependent) total += load(w_rows[r] + j);
       }
       store(column + j, total);
     }
@@ -440,19 +485,14 @@ void aggregate_task(const Matrix<T, A>& m, const Aggregate<T, A>& q, int64_t tas
     block.open(b);
     block.shared_noise(z.data());
     std::fill(column.data(), column.data() + block.width, 0.0);
-    for (int64_t i = 0; i < m.n;) {
-      const A* ahead[kGroup];
-      const bool group = i + kGroup <= m.n;
-      for (int r = 0; r < (group ? kGroup : 1); ++r) ahead[r] = block.ahead(i + r);
-      if (group) {
-        add_weighted<kGroup, kIndependent>(block.rows(i), block.noise(i), ahead, weights.data() + i, block.width,
-                                           column.data());
-        i += kGroup;
-      } else {
-        add_weighted<1, kIndependent>(block.rows(i), block.noise(i), ahead, weights.data() + i, block.width,
-                                      column.data());
-        i += 1;
-      }
+    int64_t i = 0;
+    for (; i + kGroup <= m.n; i += kGroup) {
+      add_weighted<kGroup, kIndependent>(block.rows(i), block.noise(i), block.ahead, weights.data() + i, block.width,
+                                         column.data());
+    }
+    for (; i < m.n; ++i) {
+      add_weighted<1, kIndependent>(block.rows(i), block.noise(i), block.ahead, weights.data() + i, block.width,
+                                    column.data());
     }
     T* out = q.out + block.first;
     for (int64_t j = 0; j < block.count; ++j) {

@@ -163,7 +163,9 @@ def cosine_filter(
             kept = torch.where(kept.any(), kept, usable)  # nobody passes: everybody does, for this step
 
         weights = torch.where(kept, clip_factors(norms, clip_norm), 0)
-        coefficients = _coefficients(kept, size, "expected" if threshold == -1 and not literal else denominator, literal)
+        coefficients = _coefficients(
+            kept, size, "expected" if threshold == -1 and not literal else denominator, literal
+        )
         aggregate = _aggregate(grads, weights, coefficients, draw, scale if literal else 1.0, stream)
     return Filtered(aggregate, kept, cosine, norms)
 
@@ -205,7 +207,7 @@ def reference_score(
 def reference_aggregate(
     grads: Float[Tensor, "b f"],
     weights: Float[Tensor, " b"],
-    coefficients: Float[Tensor, "2"],
+    coefficients: Float[Tensor, " 2"],
     noise: Float[Tensor, " f"] | None,
     noise_scale: float,
     seed: int | None,
@@ -214,7 +216,12 @@ def reference_aggregate(
 
     Rows of weight zero are not looked at. With a seed every other row gets its own noise, which counts into the sum.
     """
-    if noise is not None and noise.device.type == "cpu" and not torch.compiler.is_compiling() and not noise.isfinite().all():
+    if (
+        noise is not None
+        and noise.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not noise.isfinite().all()
+    ):
         raise RuntimeError("noise must be finite")
     total = torch.zeros(grads.shape[1], dtype=torch.float64, device=grads.device)
     for i in range(grads.shape[0]):
@@ -291,7 +298,7 @@ def _aggregate(
     return run(grads, weights, coefficients, noise, noise_scale, seed)
 
 
-def _coefficients(kept: Tensor, size: float, denominator: str, literal: bool) -> Float[Tensor, "2"]:
+def _coefficients(kept: Tensor, size: float, denominator: str, literal: bool) -> Float[Tensor, " 2"]:
     """The factor of the sum, and the divisor of sum and noise. On the device: nobody waits for the count."""
     count = kept.sum().double()
     expected = torch.full_like(count, size)
@@ -348,7 +355,9 @@ def _refuse_tensors(grads: Tensor, noise: Tensor | str) -> None:
     if noise.dtype != _compute_dtype(grads):
         raise ValueError(f"noise must be {_compute_dtype(grads)} for {grads.dtype} gradients, not {noise.dtype}")
     if noise.device != grads.device:
-        raise ValueError(f"noise and per_sample_grads must be on the same device, not {noise.device} and {grads.device}")
+        raise ValueError(
+            f"noise and per_sample_grads must be on the same device, not {noise.device} and {grads.device}"
+        )
 
 
 def _refuse_options(
