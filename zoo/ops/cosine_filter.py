@@ -159,7 +159,7 @@ def cosine_filter(
         if threshold == -1:
             kept = usable
         else:
-            kept = usable & (cosine > (threshold if quantile is None else _quantile(cosine, usable, quantile)))
+            kept = usable & (cosine > (_quantile(cosine, usable, quantile) if threshold is None else threshold))
             kept = torch.where(kept.any(), kept, usable)  # nobody passes: everybody does, for this step
 
         weights = torch.where(kept, clip_factors(norms, clip_norm), 0)
@@ -311,8 +311,8 @@ def _coefficients(kept: Tensor, size: float, denominator: str, literal: bool) ->
     return torch.stack([scale, expected])
 
 
-def _quantile(cosine: Tensor, usable: Tensor, quantile: float) -> Tensor | float:
-    if cosine.shape[0] == 0:
+def _quantile(cosine: Tensor, usable: Tensor, quantile: float | None) -> Tensor | float:
+    if quantile is None or cosine.shape[0] == 0:
         return -math.inf
     rank = (quantile * usable.sum().double() - 1e-9).ceil().long()
     ordered = torch.where(usable, cosine, torch.inf).sort().values
