@@ -7,6 +7,7 @@ Every operator has a plain PyTorch reference that gives the same answer; ``ZOO_O
 from __future__ import annotations
 
 from zoo.ops._library import Status, status
+from zoo.ops.cosine_filter import Filtered, cosine_filter
 from zoo.ops.cosine_topk import cosine_topk
 from zoo.ops.icp import Registration, icp
 from zoo.ops.masked_attention import masked_attention
@@ -14,10 +15,12 @@ from zoo.ops.nearest_neighbors import Neighbors, PointTree, nearest_neighbors
 from zoo.ops.prototype_similarity import prototype_similarity
 
 __all__ = [
+    "Filtered",
     "Neighbors",
     "PointTree",
     "Registration",
     "Status",
+    "cosine_filter",
     "cosine_topk",
     "icp",
     "masked_attention",
