@@ -190,7 +190,9 @@ def test_max_distance_and_trim_withstand_outliers(d):
     plain = icp(source, target, tolerance=1e-10)
     for found in (by_distance, by_trim):
         assert (found.R - R).abs().max() < 5e-3
-        assert (found.R - R).abs().max() < 0.5 * (plain.R - R).abs().max() or (found.t - t).norm() < (plain.t - t).norm()
+        assert (found.R - R).abs().max() < 0.5 * (plain.R - R).abs().max() or (found.t - t).norm() < (
+            plain.t - t
+        ).norm()
     assert by_distance.fitness < 0.95
     assert by_trim.fitness == pytest.approx(0.75, abs=1e-2)
 

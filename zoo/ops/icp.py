@@ -223,9 +223,7 @@ def reference(
         converged = abs(rmse - before[0]) < tolerance and abs(fitness - before[1]) < tolerance
 
     facts = zip((rmse, fitness, iterations, converged), FACTS, strict=True)
-    return Registration(
-        R.to(narrow), t.to(narrow), *(torch.tensor(x, dtype=y, device=source.device) for x, y in facts)
-    )
+    return Registration(R.to(narrow), t.to(narrow), *(torch.tensor(x, dtype=y, device=source.device) for x, y in facts))
 
 
 def _solve_points(x: Tensor, y: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
