@@ -351,7 +351,7 @@ class _Scene:
         if rng.random() < style.sharpen:
             soft = np.stack([_gauss(rgb[..., c], 1.5 * self.unit) for c in range(3)], -1)
             rgb += rng.uniform(0.2, 0.9) * (rgb - soft)
-        grain = rng.standard_normal((self.size, self.size, 3)).astype(np.float32)
+        grain: np.ndarray = rng.standard_normal((self.size, self.size, 3)).astype(np.float32)
         if rng.random() < 0.5:  # demosaicing correlates neighbours
             grain = 1.8 * np.stack([_gauss(grain[..., c], 0.7) for c in range(3)], -1)
         rgb += rng.uniform(*style.noise) * grain * (0.35 + 0.65 * np.sqrt(np.clip(rgb, 0, 1))) * (0.15 + 0.85 * frame)
