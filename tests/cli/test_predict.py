@@ -27,7 +27,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(zoo_cli, *arguments, out: Path):
-    return zoo_cli("predict", "map-vessel", *arguments, "--device", "cpu", "--out", out)
+    return zoo_cli("predict", "map-vessel", "--device", "cpu", "--out", out, *arguments)
 
 
 def nothing_left(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -46,7 +47,8 @@ def test_train_evaluate_and_predict_on_ones_own_pairs(zoo_cli, pairs, tmp_path) 
     result = json.loads(ran.out)
     assert result["split"] == "test"
     held_out = json.loads((run / "split.json").read_text())["test"]
-    assert sorted(row["case"] for row in result["cases"]) == sorted(held_out)
+    with (tmp_path / "e" / "cases.csv").open() as table:
+        assert sorted(row["id"] for row in csv.DictReader(table)) == sorted(held_out)
     assert {path.name for path in (tmp_path / "e").iterdir()} == {"evaluation.json", "cases.csv", "figure.png"}
 
     image = pairs / "images" / "eye0.png"
@@ -69,7 +71,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(zoo_cli, tmp_path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "phantom:fundus?n=6", "--set", "epoch=1"], "did you mean epochs"),
+        (["--data", "phantom:fundus?n=6", "--set", "epoch=1"], "did you mean 'epochs'"),
         (["--data", "phantom:fundus?n=6", "--set", "epochs=soon"], "epochs"),
         (["--data", "phantom:fundus?n=6", "--set", "epochs"], "has no value"),
         (["--data", "phantom:fundus?n=6", "--preset", "huge"], "there is no preset 'huge'"),
