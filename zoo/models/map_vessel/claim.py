@@ -150,7 +150,7 @@ claim = Claim(
             "target mean",
             readings={
                 "supported": "Episodes and feature losses add to what the pseudo-modalities give.",
-                "not supported": "The pseudo-modalities, not the episodes or the feature losses, carry the gain.",
+                "not supported": "Episodes and feature losses add nothing to what the pseudo-modalities give.",
                 "inconclusive": "Whether episodes and feature losses add to the pseudo-modalities stays open.",
             },
         ),
