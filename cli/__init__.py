@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo._version import __version__
-from zoo.cli import cards, doctor, hub, predict, research
+from zoo.cli import cards, doctor, hub, plugins, predict, research
 from zoo.errors import ZooError
 
 # Typer carries its own copy of click; the base of its usage errors is found through a public subclass.
@@ -44,7 +44,7 @@ def _main(
     _state["debug"] = debug
 
 
-for room in (cards, predict, doctor, research, hub):
+for room in (cards, predict, doctor, research, hub, plugins):
     room.register(app)
 
 

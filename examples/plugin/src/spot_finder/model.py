@@ -1,0 +1,85 @@
+"""The network, and the way from a user's image through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor, nn
+
+from zoo import Model, OptionError, Segmentation, media
+
+from . import plugin
+
+
+@dataclass(frozen=True)
+class SpotFinderConfig:
+    """What the network is built from; it travels with the weights."""
+
+    channels: int = field(default=16, metadata={"min": 1, "max": 512})
+    kernel_size: int = field(default=3, metadata={"choices": (1, 3)})
+    """1 looks at every pixel alone: the baseline of the claim."""
+    longest_side: int = field(default=512, metadata={"min": 16, "max": 4096})
+    """Larger images are reduced to this, px."""
+
+
+class SpotFinder(Model):
+    """Dilated convolutions at full resolution: each pixel sees 31 x 31 around it."""
+
+    plugin: ClassVar = plugin
+    config_class: ClassVar[type] = SpotFinderConfig
+
+    def __init__(self, config: SpotFinderConfig | None = None) -> None:
+        super().__init__(config)
+        c, k = self.config.channels, self.config.kernel_size
+        layers: list[nn.Module] = []
+        for before, dilation in zip((1, c, c, c), (1, 2, 4, 8), strict=True):
+            layers += [nn.Conv2d(before, c, k, dilation=dilation, padding=dilation * (k // 2)), nn.LeakyReLU(0.1)]
+        self.network = nn.Sequential(*layers, nn.Conv2d(c, 1, 1))
+
+    def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+        """Logits of lesion; ``x`` is in [0, 1]."""
+        mean, std = x.mean((2, 3), keepdim=True), x.std((2, 3), correction=0, keepdim=True)
+        return self.network((x - mean) / (std + 0.05))
+
+    @torch.inference_mode()
+    def predict(self, image: Any, *, threshold: float = 0.5, minimum_area: int = 0) -> Segmentation:
+        """Find the lesions of one 2-D image. Raises ``MediaError`` for anything else, ``OptionError`` for options."""
+        if not 0 <= threshold <= 1:
+            raise OptionError(f"threshold must lie between 0 and 1, not {threshold}")
+        if minimum_area < 0:
+            raise OptionError(f"minimum_area must be at least 0, not {minimum_area}")
+        picture = media.read(image).require_2d(self.plugin.name)
+        grey = picture.grey()
+        scale = min(1.0, self.config.longest_side / max(grey.shape))
+        small = resize(grey, (max(1, round(grey.shape[0] * scale)), max(1, round(grey.shape[1] * scale))))
+        x = torch.tensor(small, device=self.device)[None, None]
+        probability = np.clip(resize(self(x).sigmoid()[0, 0].cpu().numpy(), grey.shape), 0, 1)
+        mask = without_small((probability >= max(threshold, 1e-6)).astype(np.uint8), minimum_area)
+        return Segmentation(
+            source=picture.source,
+            provenance=self.provenance,
+            options={"threshold": threshold, "minimum_area": minimum_area},
+            image=picture,
+            mask=mask,
+            probability=probability,
+            labels=self.plugin.labels,
+        )
+
+
+def without_small(mask: UInt8[np.ndarray, "h w"], area: int) -> UInt8[np.ndarray, "h w"]:
+    """The parts of a mask that hang together and have at least ``area`` pixels."""
+    parts, _ = ndimage.label(mask)
+    return np.where(np.bincount(parts.ravel())[parts] >= area, mask, 0).astype(np.uint8)
+
+
+def resize(array: Float[np.ndarray, "h w"], size: tuple[int, ...]) -> Float[np.ndarray, "H W"]:
+    """Bilinear; averages where it reduces."""
+    if array.shape == tuple(size):
+        return array
+    return np.asarray(Image.fromarray(array).resize((size[1], size[0]), Image.Resampling.BILINEAR))

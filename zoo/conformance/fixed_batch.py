@@ -1,0 +1,66 @@
+"""A training run that sees one batch again and again, to show that its steps lower the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from zoo.training import Run
+from zoo.training.run import derive_seed
+
+
+class FixedBatchRun(Run):
+    """As ``Run``, but every step draws the same items, crops and noise, and no loop makes more than ``limit`` steps.
+
+    ``losses``: by stage, one number per step: the sum of what ``backward`` was given, or what was logged as a loss.
+    """
+
+    def __init__(self, *, limit: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.limit = limit
+        self.losses: dict[str, list[float]] = {}
+        self._backward: list[float] = []
+        self._logged: list[float] = []
+
+    def generator(self, *key: int | str) -> np.random.Generator:
+        return super().generator(*(0 if isinstance(part, int) else part for part in key))
+
+    def _global_indices(self, n: int, batch_size: int, step: int, key: str) -> np.ndarray:
+        return super()._global_indices(n, batch_size, 0, key)
+
+    def steps(self, total: int, *, description: str | None = None) -> Iterator[int]:
+        for step in super().steps(min(total, self.limit), description=description):
+            self._seed_globally(self._stage, "fixed")
+            self._backward, self._logged = [], []
+            yield step
+            if seen := self._backward or self._logged:
+                self.losses.setdefault(self._stage, []).append(sum(seen))
+
+    def batches(
+        self,
+        load: Callable[[int, np.random.Generator], Any],
+        n: int,
+        batch_size: int,
+        steps: int,
+        *,
+        workers: int = 0,
+        description: str | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        from accelerate.utils import send_to_device
+        from torch.utils.data import default_collate
+
+        picked = self._share(self._global_indices(n, batch_size, 0, "order"))
+        for step in self.steps(steps, description=description):
+            seeds = (derive_seed(self.seed, "item", 0, place) for place in range(len(picked)))
+            items = [load(int(i), np.random.default_rng(seed)) for i, seed in zip(picked, seeds, strict=True)]
+            yield step, send_to_device(default_collate(items), self.device)
+
+    def backward(self, loss: Any) -> None:
+        self._backward.append(float(loss.detach()))
+        super().backward(loss)
+
+    def log(self, **scalars: Any) -> None:
+        self._logged += [float(value) for name, value in scalars.items() if "loss" in name]
+        super().log(**scalars)

@@ -1,0 +1,124 @@
+"""``zoo new``: a package with a plugin that works, for its author to make their own.
+
+The templates are such packages themselves, called ``my-model``; only the name changes. A folder or file called
+``dot-NAME`` becomes ``.NAME``, for packaging leaves hidden files behind, and ``NAME.in`` becomes ``NAME``, for tools
+would take it for theirs.
+"""
+
+from __future__ import annotations
+
+import keyword
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from zoo import registry
+from zoo.config import nearest
+from zoo.errors import OptionError
+
+__all__ = ["TASKS", "Created", "new"]
+
+TEMPLATES = Path(__file__).with_name("templates")
+TASKS = ("segmentation", "classification")
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_BINARY = (".safetensors",)
+_LONGEST = 60
+
+
+@dataclass(frozen=True)
+class Created:
+    """A package that was written: its folder, its files in it, and what its author should know."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def new(name: str, task: str = "segmentation", parent: str | os.PathLike[str] = ".") -> Created:
+    """Write the package ``parent/name`` with a small plugin that predicts, trains and passes ``zoo check``.
+
+    Raises ``OptionError`` for a name that can't be a plugin's, an unknown task, or a folder that exists or can't be
+    written to.
+    """
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
+        raise OptionError(
+            f"{name!r} can't be the name of a plugin; write lower-case letters, digits and single hyphens, "
+            f"such as {_kebab(name)}"
+        )
+    if task not in TASKS:
+        raise OptionError(f"there is no template for the task {task!r}; {nearest(task, TASKS)}")
+    package = name.replace("-", "_")
+    if keyword.iskeyword(package) or package in sys.stdlib_module_names or package in ("zoo", "torch", "test", "tests"):
+        raise OptionError(f"{name} would hide a package of Python or the zoo called {package}; choose another name")
+    target = Path(parent).expanduser() / name
+    if target.exists() or target.is_symlink():
+        raise OptionError(f"{target} exists and nothing is overwritten; choose another name or another --folder")
+    names = {"my_model": package, "my-model": name, "MyModel": _camel(name), "My model": _sentence(name)}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".zoo-new-", dir=target.parent) as scratch:
+            draft = Path(scratch) / name
+            files = tuple(_write(source, relative, draft, names) for source, relative in _sources(task))
+            draft.rename(target)  # whole or not at all
+    except OSError as error:
+        raise OptionError(
+            f"can't write {target}: {error.strerror or error}; choose another folder with --folder"
+        ) from error
+    return Created(target, tuple(sorted(files)), tuple(_warnings(name, package)))
+
+
+def _sources(task: str) -> Iterator[tuple[Path, Path]]:
+    """Every file of a template, and where it goes."""
+    for root in (TEMPLATES / "common", TEMPLATES / task):
+        for path in sorted(root.rglob("*")):
+            relative = path.relative_to(root)
+            # Leave what tools keep beside the sources; nothing of a template is hidden or compiled.
+            if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in relative.parts):
+                yield path, relative
+
+
+def _write(source: Path, relative: Path, folder: Path, names: dict[str, str]) -> Path:
+    """Put one file into ``folder`` under its new name; returns that name."""
+    parts = [re.sub(r"^dot-", ".", part).removesuffix(".in") for part in relative.parts]
+    place = Path(*(part.replace("my_model", names["my_model"]) for part in parts))
+    path = folder / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix in _BINARY:
+        shutil.copyfile(source, path)
+    else:
+        text = source.read_text(encoding="utf-8")
+        pattern = "|".join(map(re.escape, names))
+        path.write_text(re.sub(pattern, lambda match: names[match[0]], text), encoding="utf-8")
+    return place
+
+
+def _warnings(name: str, package: str) -> Iterator[str]:
+    owners = [entry.distribution for entry in registry.entries() if entry.name == name]
+    if owners:
+        yield (
+            f"{owners[0]} already has a model called {name}; with both installed, "
+            f"each must be named with its distribution, such as {owners[0]}:{name}"
+        )
+    elif find_spec(package) is not None:
+        yield f"a package called {package} is installed, and this one would hide it; another name avoids that"
+
+
+def _kebab(name: str) -> str:
+    """The nearest name that would do."""
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)
+    plain = re.sub(r"[^a-z0-9]+", "-", split.lower()).strip("-")
+    return (plain.lstrip("0123456789-") or "my-model")[:_LONGEST].strip("-")
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("-"))
+
+
+def _sentence(name: str) -> str:
+    return name.replace("-", " ").capitalize()
