@@ -10,38 +10,17 @@ import argparse
 import json
 import os
 import re
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import machine
 import torch
 import torch.nn.functional as F
+from contest import Run, race, ratio
 
 from zoo.ops import masked_attention, status
 
-Run = Callable[[], Any]
-Times = dict[str, tuple[float, float]]  # name -> median and best seconds
 OURS = "zoo.ops.masked_attention"
-
-
-def race(runs: dict[str, Run], repeats: int) -> Times:
-    """Seconds of each, taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if repeat > 0:
-                times[name].append(time.perf_counter() - start)
-    return {name: (statistics.median(values), min(values)) for name, values in times.items()}
-
-
-def ratio(times: Times, of: str, to: str) -> str:
-    """Of the medians, and in brackets of the best times."""
-    return f"{times[of][0] / times[to][0]:.2f} ({times[of][1] / times[to][1]:.2f})"
 
 
 def set_sizes(sets: int, largest: int, mean: float) -> torch.Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import resource
 import signal
 from collections import Counter, OrderedDict
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -97,22 +98,24 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name, keep):
         checkpoint.load(tmp_path / "c")
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """No file may grow beyond 64 KiB, as if the disk were full."""
+    """No file may grow beyond 64 KiB, as if the disk were full; nor may a log that pytest itself writes to."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_one_sentence_and_nothing_half_written(tmp_path, small_disk):
+def test_a_full_disk_is_one_sentence_and_nothing_half_written(tmp_path):
     checkpoint.save(tmp_path / "old", {"x": torch.ones(10)})
-    with pytest.raises(DataError, match=r"no space left to write .*new"):
+    with small_disk(), pytest.raises(DataError, match=r"no space left to write .*new"):
         checkpoint.save(tmp_path / "new", {"x": torch.ones(100_000)})
-    with pytest.raises(DataError, match="no space left"):
+    with small_disk(), pytest.raises(DataError, match="no space left"):
         storage.write_file(tmp_path / "file", b"x" * 100_000)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert torch.equal(checkpoint.load(tmp_path / "old")["x"], torch.ones(10))
