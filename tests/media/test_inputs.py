@@ -55,7 +55,7 @@ def test_what_cannot_be_found_is_named(folder: Path) -> None:
         str(folder / "*.bmp"): r"\*\.bmp: the pattern matches no",
         str(folder / "empty"): "empty: it holds no PNG, JPEG",
         str(folder / "nest"): r"nest: .*1 sub-folders, which '.*nest/\*/\*' reaches",
-        "sample:retinal": "did you mean retina",
+        "sample:retinal": "did you mean sample:retina",
     }.items():
         with pytest.raises(MediaError, match=reason):
             expand([item])
