@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from zoo import registry
+
+# A slow machine is no failure, and the gate meets the same examples each time. To look for new ones:
+# pytest --hypothesis-profile=explore
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("gate")
 
 
 @dataclass(frozen=True)

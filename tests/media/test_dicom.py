@@ -137,7 +137,7 @@ def test_series_is_sorted_by_position_with_spacing_and_affine(dicom_series: Buil
     assert expand([str(folder)]) == [str(folder)]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(angles=st.tuples(*[st.floats(-3, 3)] * 3), step=st.floats(0.5, 8), seed=st.integers(0, 2**20))
 def test_oblique_series_maps_every_corner_to_its_patient_position(
     angles, step, seed, dicom_file: Build, tmp_path_factory
@@ -229,7 +229,7 @@ def test_truncated_pixels_are_refused(dicom_file: Build) -> None:
         read(pydicom.data.get_testdata_file("MR_truncated.dcm", download=False))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(share=st.floats(0.05, 0.95))
 def test_dicom_cut_anywhere_is_one_sentence(share: float, dicom_file: Build) -> None:
     path = dicom_file("a.dcm", np.zeros((16, 16), np.int16))
@@ -240,7 +240,7 @@ def test_dicom_cut_anywhere_is_one_sentence(share: float, dicom_file: Build) -> 
     assert "\n" not in str(caught.value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_dicom_never_raises_anything_else(data: st.DataObject, dicom_file: Build) -> None:
     geometry = {

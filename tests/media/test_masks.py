@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image as PILImage
@@ -12,7 +12,6 @@ from PIL import Image as PILImage
 from zoo.media import Image, MediaError, masks, read, replacing, write_mask
 
 
-@settings(deadline=None)
 @given(mask=st.sampled_from([np.uint8, np.uint16]).flatmap(lambda dtype: arrays(dtype, (5, 6))))
 def test_png_mask_comes_back(mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("mask")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import MissingExtraError
@@ -30,7 +30,6 @@ def _affine(orientation: list[tuple[int, int]], spacing: tuple[float, ...], orig
     return affine
 
 
-@settings(deadline=None)
 @given(
     orientation=st.sampled_from(ALL_ORIENTATIONS),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(2, 5)),
@@ -135,7 +134,6 @@ def test_complex_and_colour_voxels_are_refused(dtype, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-@settings(deadline=None)
 @given(share=st.floats(0.01, 0.9))
 def test_truncated_file_is_one_sentence(suffix: str, share: float, tmp_path_factory) -> None:
     folder = tmp_path_factory.mktemp("cut")

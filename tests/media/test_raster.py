@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image as PILImage
@@ -24,7 +24,6 @@ def pictures(draw: st.DrawFn) -> np.ndarray:
     return draw(arrays(dtype, (height, width, *shape)))
 
 
-@settings(deadline=None)
 @given(picture=pictures(), suffix=st.sampled_from(["png", "tif"]))
 def test_lossless_files_come_back_exactly(
     picture: np.ndarray, suffix: str, tmp_path_factory: pytest.TempPathFactory
@@ -207,7 +206,6 @@ def test_limit_is_configurable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
-@settings(deadline=None)
 @given(share=st.floats(0.02, 0.8))
 def test_truncated_file_is_one_sentence(suffix: str, share: float, tmp_path_factory: pytest.TempPathFactory) -> None:
     picture = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -230,7 +228,6 @@ def test_damaged_tiff_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", "")
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_damaged_file_never_raises_anything_else(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     suffix = data.draw(st.sampled_from(["png", "jpg", "tif", "bmp"]))

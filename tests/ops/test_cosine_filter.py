@@ -63,7 +63,7 @@ def assert_same_columns(found: torch.Tensor, expected: torch.Tensor, tolerance: 
 
 
 @needs_compiled
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     b=st.sampled_from([0, 1, 2, 3, 4, 5, 8, 17, 70]),
     f=st.sampled_from([0, 1, 2, 15, 16, 17, 33, 255, 1023, 1024, 1025, 2500, 4096]),
@@ -99,7 +99,7 @@ def test_scores_agree_with_the_reference(b, f, layout, dtype, kind, measure, sha
 
 
 @needs_compiled
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     b=st.sampled_from([0, 1, 3, 4, 9, 70]),
     f=st.sampled_from([0, 1, 16, 17, 1023, 1025, 2500]),

@@ -47,7 +47,7 @@ def check(
     assert all(len(set(row)) == k for row in index.tolist())
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(
     q=st.sampled_from([0, 1, 2, 3, 4, 5, 16, 17, 31, 33, 70, 257, 300]),
     m=st.sampled_from([1, 2, 11, 12, 13, 47, 49, 200, 777]),
@@ -70,7 +70,7 @@ def test_finds_the_best_for_any_shape_layout_and_dtype(q, m, d, k, layout, dtype
     torch.testing.assert_close(similarity, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     q=st.sampled_from([1, 4, 5, 40]),
     m=st.sampled_from([1, 30, 400]),

@@ -75,7 +75,7 @@ def by_reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: A
     return reference(q, k, v, **options)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     b=st.integers(0, 3),
     h=st.integers(1, 3),

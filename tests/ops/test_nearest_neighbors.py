@@ -42,7 +42,7 @@ def distances_of(query: torch.Tensor, points: torch.Tensor, index: torch.Tensor)
     return difference.norm(dim=-1).masked_fill(index < 0, math.inf)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     n=st.sampled_from([0, 1, 2, 15, 16, 17, 100, 300]),
     m=st.sampled_from([1, 2, 15, 16, 17, 255, 256, 257, 700]),

@@ -43,7 +43,7 @@ def similarity_at(cells: torch.Tensor, prototypes: torch.Tensor, metric: str, in
     return -distance if metric == "l2" else torch.log((distance + 1) / (distance + 1e-4))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     b=st.integers(0, 3),
     n=st.sampled_from([1, 2, 31, 33, 64, 511, 513, 1030]),
@@ -150,7 +150,7 @@ def test_the_gradient_can_be_differentiated_again(metric):
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     b=st.integers(1, 3),
     n=st.sampled_from([1, 2, 33, 130]),

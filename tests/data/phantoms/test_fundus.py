@@ -17,7 +17,7 @@ from zoo.data.phantoms.vessels import Branch, draw, grow_tree
 from zoo.errors import DataError
 
 seeds = st.integers(0, 10_000)
-few = settings(max_examples=6, deadline=None)
+few = settings(max_examples=6)
 
 
 def test_the_same_seed_gives_the_same_eye_and_another_seed_another():
