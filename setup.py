@@ -111,7 +111,8 @@ def cpu_extension() -> Extension:
     return extension("zoo._C", ["csrc/schemas.cpp", "csrc/module.cpp", *glob("csrc/*/*.cpp")])
 
 
-def cuda_extension(home: str) -> Extension:
+def cuda_extension(home: str, runtime: str) -> Extension:
+    """A second shared object, because it needs libtorch_cuda: zoo._C loads under a CPU build of torch too."""
     return extension(
         "zoo._C_cuda",
         ["csrc/module_cuda.cpp", *glob("csrc/*/*.cu")],
@@ -121,7 +122,7 @@ def cuda_extension(home: str) -> Extension:
             ("ZOO_CUDA_VERSION", f'"{cuda_version(home)}"'),
             ("ZOO_CUDA_ARCHS", f'"{CUDA_ARCHS}"'),
         ],
-        extra_link_args=[cuda_runtime(home)],
+        extra_link_args=[runtime],
     )
 
 
@@ -129,7 +130,7 @@ def extensions() -> list[Extension]:
     if MISSING:
         say(f"building without the compiled operators: {MISSING}")
         return []
-    cpu = extension("zoo._C", ["csrc/schemas.cpp", "csrc/module.cpp", *glob("csrc/*/*.cpp")])
+    cpu = cpu_extension()
     wanted = os.environ.get("ZOO_CUDA", "auto")
     if wanted not in ("auto", "0", "1"):
         raise ValueError(f"ZOO_CUDA must be auto, 0 or 1, not {wanted!r}")
@@ -143,18 +144,7 @@ def extensions() -> list[Extension]:
             raise
         return [cpu]
     cpp_extension.CUDA_HOME = home
-    # A second shared object, because it needs libtorch_cuda: zoo._C loads under a CPU build of torch too.
-    cuda = extension(
-        "zoo._C_cuda",
-        ["csrc/module_cuda.cpp", *glob("csrc/*/*.cu")],
-        libraries=["torch_cuda"],
-        define_macros=[
-            ("USE_CUDA", None),
-            ("ZOO_CUDA_VERSION", f'"{cuda_version(home)}"'),
-            ("ZOO_CUDA_ARCHS", f'"{CUDA_ARCHS}"'),
-        ],
-        extra_link_args=[runtime],
-    )
+    cuda = cuda_extension(home, runtime)
     cuda.optional = wanted == "auto"
     return [cpu, cuda]
 
