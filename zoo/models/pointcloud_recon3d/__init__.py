@@ -19,10 +19,10 @@ plugin = Plugin(
         Input(
             "sections",
             "images",
-            "the layers from bottom to top: a folder, files in order, a multi-page TIFF, whole slides, masks, or a volume",
+            "layers from bottom to top: a folder, files in order, a multi-page TIFF, whole slides, masks, or a volume",
             required=True,
         ),
-        Input("masks", "folder", "folder or multi-page TIFF of tumour masks, one per layer; the network is then not used"),
+        Input("masks", "folder", "folder or multi-page TIFF of tumour masks, one per layer; replaces the network"),
         Input(
             "spacing",
             "number",
@@ -31,7 +31,7 @@ plugin = Plugin(
             many=True,
         ),
         Input("threshold", "number", "probability from which a pixel is tumour", default=0.5, minimum=0.0, maximum=1.0),
-        Input("register", "flag", "move the layers onto each other; without it, so for all but DICOM and NIfTI volumes"),
+        Input("register", "flag", "move the layers onto each other; by default for all but DICOM and NIfTI volumes"),
         Input(
             "band",
             "text",
@@ -39,8 +39,16 @@ plugin = Plugin(
             "UMIN,UMAX,VMIN,VMAX in pixels",
             default="auto",
         ),
-        Input("band_mode", "choice", "points in either band, or only where they cross", default="or", choices=("or", "and")),
-        Input("d_max", "number", "greatest distance of paired points in pixels; 5 % of the layer's diagonal", minimum=0.1),
+        Input(
+            "band_mode",
+            "choice",
+            "points in either band, or only where they cross",
+            default="or",
+            choices=("or", "and"),
+        ),
+        Input(
+            "d_max", "number", "greatest distance of paired points, px; else 5 % of the layer's diagonal", minimum=0.1
+        ),
         Input(
             "reference",
             "choice",
@@ -49,7 +57,7 @@ plugin = Plugin(
             choices=("chain", "rolling"),
         ),
         Input("allow_flip", "flag", "try each layer turned over, too", default=False),
-        Input("downsample", "integer", "pixels per point and axis; for 20,000 pixels 16, for 1,250 and less 1", minimum=1),
+        Input("downsample", "integer", "pixels per point and axis; 1 up to 1,250 px, 16 at 20,000 px", minimum=1),
         Input("max_points", "integer", "points kept of each kind and layer, at random", default=20_000, minimum=50),
         Input("z_factor", "integer", "planes per layer in z", default=4, minimum=1, maximum=64),
         Input("interpolate", "flag", "fill the planes between two layers with the nearer one's points", default=True),
@@ -65,9 +73,9 @@ plugin = Plugin(
         ),
     ),
     outputs=(
-        Output("points", "x, y, z of tumour and tissue points, registered; with label, layer and density; saved as PLY"),
+        Output("points", "registered x, y, z of tumour and tissue, with label, layer and density; saved as PLY"),
         Output("transforms", "angle and shift of each layer"),
-        Output("layers", "report of each layer: RMSE on selected and on all points, inliers, iterations, seconds, flags"),
+        Output("layers", "of each layer: RMSE on selected and on all points, inliers, iterations, seconds, flags"),
         Output("meshes", "surfaces of tumour and tissue, with mesh=true"),
     ),
     model="zoo.models.pointcloud_recon3d.model:PointCloudRecon3D",

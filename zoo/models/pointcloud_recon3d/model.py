@@ -142,22 +142,24 @@ class PointCloudRecon3D(Model):
         if factor > 1:
             notes.append(f"sections are segmented at 1/{factor} of their size; raise working_size to see more detail")
 
+        use_register = (not stack.scanned) if register is None else register
         layers, kept, pictures = [], [], []
         middle = count // 2
         for i in track(range(count), "reading sections", enabled=count > 1):
             found = self._masks(stack.sections[i], None if given is None else given[i], factor, threshold)
             if found.note and found.note not in notes:
                 notes.append(found.note)
-            layers.append(_layer(stack.sections[i], found, cells, factor, max_points, i))
+            layers.append(_layer(stack.sections[i], found, cells, factor, max_points, i, use_register))
             kept.append(found.tumour.astype(np.uint8))
             pictures.append(np.asarray(figure.to_picture(found.picture)) if i == middle else None)
         if not any(len(layer.tumour) or len(layer.tissue) for layer in layers):
-            raise MediaError(f"no tissue was found in {stack.source}; check that it shows stained sections or give masks")
+            raise MediaError(
+                f"no tissue was found in {stack.source}; check that it shows stained sections or give masks"
+            )
 
         aspect = scale[1] / scale[0]  # pixels need not be square: registration is in pixel widths
         squared = [_stretched(layer, aspect) for layer in layers]
         names = [section.name for section in stack.sections]
-        use_register = (not stack.scanned) if register is None else register
         rule = Rule(
             select=selection, mode=band_mode, d_max=d_max, reference=reference, allow_flip=allow_flip,
         )  # fmt: skip
@@ -171,7 +173,9 @@ class PointCloudRecon3D(Model):
             motions, reports = [IDENTITY] * count, [_unmoved(i, name, squared[i]) for i, name in enumerate(names)]
         flagged = [report for report in reports if report.flags]
         if flagged:
-            notes.append(f"{len(flagged)} of {count} layers are flagged, such as {flagged[0].name}: {flagged[0].flags[0]}")
+            notes.append(
+                f"{len(flagged)} of {count} layers are flagged, such as {flagged[0].name}: {flagged[0].flags[0]}"
+            )
 
         moved = [_moved(layer, motion) for layer, motion in zip(squared, motions, strict=True)]
         heights = [i * scale[2] for i in range(count)]
@@ -199,6 +203,7 @@ class PointCloudRecon3D(Model):
             motions=tuple(motions),
             sizes=tuple(section.size for section in stack.sections),
             unit=stack.unit if spacing is None else "µm",
+            pitch=max(step * scale[0], pitch),
             spacing=scale,
             meshes=meshes,
             tumour_masks=tuple(kept),
@@ -265,9 +270,7 @@ def _selection(band: str | Sequence[float]) -> Selection:
     return Band(u_min, u_max, v_min, v_max)
 
 
-def _scale(
-    spacing: float | Sequence[float] | None, stack: Stack, z_factor: int
-) -> tuple[float, float, float]:
+def _scale(spacing: float | Sequence[float] | None, stack: Stack, z_factor: int) -> tuple[float, float, float]:
     """Width and height of a pixel and distance of layers."""
     if spacing is not None:
         values = [float(v) for v in (spacing if isinstance(spacing, Sequence) else [spacing])]
@@ -297,14 +300,14 @@ def _dense(pixels: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return dense_mask(pixels, dark=float(np.median(border)) > 127)
 
 
-def _layer(section: Section, masks: Masks, cells: int, factor: int, most: int, number: int) -> Layer:
+def _layer(section: Section, masks: Masks, cells: int, factor: int, most: int, number: int, jitter: bool) -> Layer:
     """Clouds in pixels of the scanned section. Tissue is what is no tumour."""
     tumour, tissue = grid_of(masks.tumour, cells), grid_of(masks.tissue, cells)
     rngs = [np.random.default_rng([number, kind]) for kind in range(2)]
     h, w = section.size
     return Layer(
-        cloud_of(tumour, cells * factor, rngs[0], most),
-        cloud_of(tissue & ~tumour, cells * factor, rngs[1], most),
+        cloud_of(tumour, cells * factor, rngs[0], most, jitter),
+        cloud_of(tissue & ~tumour, cells * factor, rngs[1], most, jitter),
         ((w - 1) / 2, (h - 1) / 2),
         section.size,
     )

@@ -39,7 +39,11 @@ class SegmenterConfig:
             raise ValueError("global_planes and local_planes must be multiples of heads, and at least twice as many")
         if (len(self.global_planes), len(self.local_planes)) != (2, 4):
             raise ValueError("the global branch has two levels and the local branch four")
-        if len(self.global_blocks) != 2 or len(self.local_blocks) != 4 or min(self.global_blocks + self.local_blocks) < 1:
+        if (
+            len(self.global_blocks) != 2
+            or len(self.local_blocks) != 4
+            or min(self.global_blocks + self.local_blocks) < 1
+        ):
             raise ValueError("every level of a branch needs a number of blocks, at least 1")
         if min(self.stem) < 1:
             raise ValueError("stem needs channels")
@@ -78,13 +82,16 @@ class Branch(nn.Module):
     """Stem, axial encoder, convolutional decoder with skips; the output has the size of the input."""
 
     def __init__(
-        self, config: SegmenterConfig, side: int, planes: tuple[int, ...], blocks: tuple[int, ...], deepest: bool = False
+        self,
+        config: SegmenterConfig,
+        side: int,
+        planes: tuple[int, ...],
+        blocks: tuple[int, ...],
+        deepest: bool = False,
     ) -> None:
         super().__init__()
         first, wide, last = config.stem
-        self.stem = nn.Sequential(
-            *_conv(3, first, 7, stride=2), *_conv(first, wide, 3), *_conv(wide, last, 3)
-        )
+        self.stem = nn.Sequential(*_conv(3, first, 7, stride=2), *_conv(first, wide, 3), *_conv(wide, last, 3))
         side, channels = side // 2, last
         levels = []
         for level, (width, count) in enumerate(zip(planes, blocks, strict=True)):

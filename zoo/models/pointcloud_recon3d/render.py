@@ -32,14 +32,15 @@ def view(
     label: UInt8[np.ndarray, " n"],
     density: Float[np.ndarray, " n"],
     *,
+    pitch: float = 0.0,
     azimuth: float = -35.0,
     elevation: float = 32.0,
     side: int = figure.PANEL_SIDE,
 ) -> UInt8[np.ndarray, "side side 3"]:
     """An orthographic view: tumour points (label 1) by depth, the darker the denser, inside a haze of tissue (label 0).
 
-    ``azimuth`` turns about z, ``elevation`` looks down from above the x-y plane, both in degrees. The picture keeps one
-    scale for all azimuths.
+    ``pitch``: distance of neighbouring points. ``azimuth`` turns about z, ``elevation`` looks down from above the x-y
+    plane, both in degrees. The picture keeps one scale for all azimuths.
     """
     if len(points) > MOST_POINTS:
         kept = np.random.default_rng(0).choice(len(points), MOST_POINTS, replace=False)
@@ -50,40 +51,48 @@ def view(
     away = np.array([-math.sin(a) * math.cos(e), math.cos(a) * math.cos(e), -math.sin(e)])
     up = np.cross(right, away)
     centred = (points - (low + high) / 2).astype(np.float64)
-    reach = max(float(np.linalg.norm(np.ptp(points[:, :2], axis=0))), float(high[2] - low[2]), 1e-9)
-    scale = 0.92 * side / reach
+    around = float(np.linalg.norm(centred[:, :2], axis=1).max())
+    reach = max(2 * around, 2 * around * abs(math.sin(e)) + float(high[2] - low[2]) * math.cos(e), 1e-9)
+    scale = 0.95 * side / reach
     u = side / 2 + centred @ right * scale
     v = side / 2 - centred @ up * scale
     depth = centred @ away  # greater is farther
-    span = max(float(np.ptp(depth)), 1e-9)
+    fog = 0.5 * (depth - depth.min()) / max(float(np.ptp(depth)), 0.3 * reach)
 
-    is_tumour = label == 1
-    spot = _spot(int(is_tumour.sum()), side)
-    colour = np.ones((side, side, 3))
-    nearest = np.full((side, side), np.inf)
-    if is_tumour.any():
-        dark = 0.35 + 0.65 * (1 - np.clip(density[is_tumour], 0, 1))  # Fig. 2: darker is denser
-        fog = 0.55 * (depth[is_tumour] - depth.min()) / span
-        shade = np.array(TUMOUR) / 255 * (0.55 + 0.45 * dark[:, None])
-        shade = shade + fog[:, None] * (1 - shade)
-        _splat(colour, nearest, u[is_tumour], v[is_tumour], depth[is_tumour], shade, spot)
-    haze = np.zeros((side, side))
-    rows, columns = _cells(v[~is_tumour], side), _cells(u[~is_tumour], side)
+    solid = label == 1
+    if not solid.any():
+        solid = ~solid  # tissue alone would be a cloud of nothing
+    base = np.where(label[solid, None] == 1, TUMOUR, TISSUE) / 255
+    shade = base * (1.15 - 0.4 * np.clip(density[solid], 0, 1))[:, None]  # Fig. 2: darker is denser
+    shade = shade + fog[solid, None] * (1 - shade)
+    colour, nearest = np.ones((side, side, 3)), np.full((side, side), np.inf)
+    spot = int(np.clip(math.ceil(1.15 * pitch * scale), 1, side // 24))  # so that surfaces close
+    _splat(colour, nearest, u[solid], v[solid], depth[solid], shade, spot)
+    colour = np.where(
+        np.isfinite(nearest)[..., None], colour * _light(nearest * scale, max(2.5, 0.6 * spot))[..., None], colour
+    )
+
+    rows, columns = _cells(v[~solid], side), _cells(u[~solid], side)
     inside = (rows >= 0) & (columns >= 0)
-    rows, columns, far = rows[inside], columns[inside], depth[~is_tumour][inside]
-    weight = np.clip(density[~is_tumour][inside], 0.15, 1) * np.where(far < nearest[rows, columns], 1.0, 0.15)
-    np.add.at(haze, (rows, columns), weight)
+    rows, columns, far = rows[inside], columns[inside], depth[~solid][inside]
+    haze = np.zeros((side, side))
+    np.add.at(haze, (rows, columns), np.where(far < nearest[rows, columns], 1.0, 0.15))
     haze = ndimage.gaussian_filter(haze, max(1.0, side / 340))
     covered = haze[haze > haze.max(initial=0) * 0.05]
     alpha = 0.62 * (1 - np.exp(-haze / max(float(np.median(covered)), 1e-9))) if covered.size else haze
-    alpha = np.where(np.isfinite(nearest), 0.55 * alpha, alpha)[..., None]
+    alpha = np.where(np.isfinite(nearest), 0.5 * alpha, alpha)[..., None]
     colour = colour * (1 - alpha) + np.array(TISSUE) / 255 * alpha
     return (np.clip(colour, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _spot(count: int, side: int) -> int:
-    """Side of a point's square on the picture: larger for fewer points, so that surfaces close."""
-    return int(np.clip(round(side / 512 * 420 / math.sqrt(max(count, 1)) * 2), 1, max(2, side // 128)))
+def _light(depth: Float[np.ndarray, "h w"], blur: float) -> Float[np.ndarray, "h w"]:
+    """Brightness of a surface from its depths in pixels, lit from above left; steep slopes are dark."""
+    known = np.isfinite(depth)
+    weight = ndimage.gaussian_filter(known.astype(float), blur)
+    smooth = ndimage.gaussian_filter(np.where(known, depth, 0.0), blur) / np.maximum(weight, 1e-6)
+    dy, dx = np.gradient(smooth)
+    facing = (1 - 0.5 * dx - 0.7 * dy) / (np.sqrt(1 + dx**2 + dy**2) * math.sqrt(1 + 0.25 + 0.49))
+    return 0.62 + 0.5 * np.clip(facing, 0, 1)
 
 
 def _cells(values: Float[np.ndarray, " n"], side: int) -> Int[np.ndarray, " n"]:
@@ -92,7 +101,13 @@ def _cells(values: Float[np.ndarray, " n"], side: int) -> Int[np.ndarray, " n"]:
 
 
 def _splat(
-    colour: np.ndarray, nearest: np.ndarray, u: np.ndarray, v: np.ndarray, depth: np.ndarray, shade: np.ndarray, spot: int
+    colour: np.ndarray,
+    nearest: np.ndarray,
+    u: np.ndarray,
+    v: np.ndarray,
+    depth: np.ndarray,
+    shade: np.ndarray,
+    spot: int,
 ) -> None:
     """Paint points from far to near, each as a square of ``spot`` pixels."""
     order = np.argsort(-depth, kind="stable")
@@ -155,7 +170,9 @@ def overlay(
 FIXED, MOVING, SELECTED = (240, 130, 180), (60, 160, 80), (30, 60, 190)
 
 
-def chart(values: Sequence[tuple[str, float | None, float | None]], unit: str, side: int = figure.PANEL_SIDE) -> Image.Image:
+def chart(
+    values: Sequence[tuple[str, float | None, float | None]], unit: str, side: int = figure.PANEL_SIDE
+) -> Image.Image:
     """Two bars for each layer: RMSE of all points, and of the selected pairs alone. ``values``: name, both numbers."""
     picture = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(picture)

@@ -51,6 +51,7 @@ class PointCloud(Prediction):
     motions: tuple[Motion, ...]
     sizes: tuple[tuple[int, int], ...]
     unit: str
+    pitch: float  # of neighbouring points, in ``unit``
     spacing: tuple[float, float, float]  # pixel width and height, and distance of layers, in ``unit``
     meshes: dict[str, render.Mesh] = field(default_factory=dict)
     tumour_masks: tuple[UInt8[np.ndarray, "h w"], ...] = field(default=(), repr=False)
@@ -104,7 +105,7 @@ class PointCloud(Prediction):
     def view(self, azimuth: float = -35.0, elevation: float = 32.0, side: int = fig.PANEL_SIDE) -> np.ndarray:
         """The cloud from one side; see :func:`render.view`."""
         return render.view(
-            self.points, self.label, self.density, azimuth=azimuth, elevation=elevation, side=side
+            self.points, self.label, self.density, pitch=self.pitch, azimuth=azimuth, elevation=elevation, side=side
         )
 
     def legend(self) -> list[fig.LegendEntry]:

@@ -56,7 +56,7 @@ def open_stack(given: Any, needed_by: str = "pointcloud-recon3d") -> Stack:
     if len(parts) > 1 and any(len(part.sections) > 1 for part in parts):
         longest = max(parts, key=lambda part: len(part.sections))
         raise MediaError(
-            f"{needed_by} takes one stack but {longest.source} is a whole stack of {len(longest.sections)} layers among "
+            f"{needed_by} takes one stack but {longest.source} is a stack of {len(longest.sections)} layers among "
             f"{len(parts)} inputs; give it alone, or single images only"
         )
     sections = tuple(section for part in parts for section in part.sections)
@@ -175,7 +175,9 @@ def _in_memory(name: str, pixels: UInt8[np.ndarray, "h w *c"]) -> Section:
             return pixels
         h, w = (-(-side // factor) * factor for side in pixels.shape[:2])
         padding = [(0, h - pixels.shape[0]), (0, w - pixels.shape[1])] + [(0, 0)] * (pixels.ndim - 2)
-        cells = np.pad(pixels, padding, mode="edge").reshape(h // factor, factor, w // factor, factor, *pixels.shape[2:])
+        cells = np.pad(pixels, padding, mode="edge").reshape(
+            h // factor, factor, w // factor, factor, *pixels.shape[2:]
+        )
         return np.round(cells.mean((1, 3), dtype=np.float32)).astype(np.uint8)
 
     return Section(name, (pixels.shape[0], pixels.shape[1]), load)
@@ -220,5 +222,3 @@ def is_mask(pixels: UInt8[np.ndarray, "h w *c"]) -> bool:
         return False
     values = np.unique(pixels)
     return len(values) <= 2 and values[0] == 0 and (len(values) == 1 or values[1] in (1, 255))
-
-
