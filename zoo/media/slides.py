@@ -60,10 +60,10 @@ def open_slide(path: Path) -> Slide | None:
             try:
                 with openslide.OpenSlide(str(path)) as slide:
                     width, height = slide.dimensions
-                    facts = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "yx"]
+                    y, x = (slide.properties.get(f"openslide.mpp-{axis}") for axis in "yx")
             except openslide.OpenSlideError as error:
                 raise refusal(path, f"it is a damaged slide ({brief(error)})", "copy or export it again") from error
-            spacing = None if None in facts else (float(facts[0]), float(facts[1]))
+            spacing = None if y is None or x is None else (float(y), float(x))
             large = width * height >= LARGE
             return Slide(path, (height, width), spacing, "openslide") if large else None
     try:

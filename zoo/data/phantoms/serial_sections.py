@@ -21,8 +21,8 @@ def serial_sections(
     *,
     layers: int = 8,
     size: int = 128,
-    max_angle: float = 4.0,
-    max_shift: float = 0.025,
+    max_angle: float = 8.0,
+    max_shift: float = 0.06,
     folds: bool = False,
     tears: bool = False,
 ) -> Case:

@@ -85,8 +85,16 @@ plugin = Plugin(
     kernels=("icp",),
     extras=("imaging",),
     weights=WeightsInfo(
-        trained_on="phantom:serial-sections (28 stacks of 8 procedural sections)",
-        command="zoo train pointcloud-recon3d --data phantom:serial-sections --preset demo --out DIR",
+        trained_on="phantom:serial-sections (14 stacks of 8 procedural sections)",
+        command="zoo train pointcloud-recon3d --data 'phantom:serial-sections?n=20' --preset demo --out DIR",
+        metrics={
+            # zoo evaluate pointcloud-recon3d --data "phantom:serial-sections?n=20"
+            "Dice, 4 held-out stacks": 0.897,
+            "sensitivity, 4 held-out stacks": 0.871,
+            "specificity, 4 held-out stacks": 0.988,
+            "true error of layers, px, before registration": 6.21,
+            "true error of layers, px, after registration": 3.97,
+        },
     ),
     sample="sample:anatomical",
     phantom="phantom:serial-sections",

@@ -122,7 +122,7 @@ class PointCloudRecon3D(Model):
             MediaError: an image can't be used, layers can't belong to one stack, or no layer shows tissue.
             OptionError: an option is out of its range, or ``masks`` don't fit the layers.
         """
-        from zoo.training.progress import track
+        from zoo.training.progress import Bar, track
 
         selection = _selection(band)
         if working_size < 1 or (downsample or 1) < 1 or max_points < 1 or z_factor < 1:
@@ -143,7 +143,8 @@ class PointCloudRecon3D(Model):
             notes.append(f"sections are segmented at 1/{factor} of their size; raise working_size to see more detail")
 
         use_register = (not stack.scanned) if register is None else register
-        layers, kept, pictures = [], [], []
+        layers, kept = [], []
+        picture = np.zeros((1, 1), np.uint8)
         middle = count // 2
         for i in track(range(count), "reading sections", enabled=count > 1):
             found = self._masks(stack.sections[i], None if given is None else given[i], factor, threshold)
@@ -151,7 +152,8 @@ class PointCloudRecon3D(Model):
                 notes.append(found.note)
             layers.append(_layer(stack.sections[i], found, cells, factor, max_points, i, use_register))
             kept.append(found.tumour.astype(np.uint8))
-            pictures.append(np.asarray(figure.to_picture(found.picture)) if i == middle else None)
+            if i == middle:
+                picture = np.asarray(figure.to_picture(found.picture))
         if not any(len(layer.tumour) or len(layer.tissue) for layer in layers):
             raise MediaError(
                 f"no tissue was found in {stack.source}; check that it shows stained sections or give masks"
@@ -164,11 +166,10 @@ class PointCloudRecon3D(Model):
             select=selection, mode=band_mode, d_max=d_max, reference=reference, allow_flip=allow_flip,
         )  # fmt: skip
         if use_register and count > 1:
-            bar = iter(track(range(count), "registering layers", enabled=True))
-            motions, reports = register_stack(
-                squared, rule, names=names, device=self.device, progress=lambda _: next(bar, None)
-            )
-            next(bar, None)
+            with Bar("registering layers", count) as bar:
+                motions, reports = register_stack(
+                    squared, rule, names=names, device=self.device, progress=lambda i: bar.update(i + 1)
+                )
         else:
             motions, reports = [IDENTITY] * count, [_unmoved(i, name, squared[i]) for i, name in enumerate(names)]
         flagged = [report for report in reports if report.flags]
@@ -207,7 +208,7 @@ class PointCloudRecon3D(Model):
             spacing=scale,
             meshes=meshes,
             tumour_masks=tuple(kept),
-            picture=pictures[middle],
+            picture=picture,
             pictured=names[middle] if count == 1 else f"layer {middle + 1} of {count}",
             neighbours=_neighbours(squared, motions, reports, rule),
             orbit=views,
@@ -348,8 +349,8 @@ def _stacked(
             n = len(cloud)
             xyz = np.column_stack([cloud.points * np.float32(width), np.full(n, z, np.float32)])
             parts.append((xyz, np.full(n, label, np.uint8), np.full(n, i, np.int32), cloud.density))
-    points, label, number, density = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return points.astype(np.float32), label, number, density
+    points, labels, numbers, densities = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return points.astype(np.float32), labels, numbers, densities
 
 
 def _meshes(

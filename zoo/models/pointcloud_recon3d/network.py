@@ -177,6 +177,7 @@ class GatedAxialAttention(nn.Module):
     def __init__(self, planes: int, span: int, heads: int) -> None:
         super().__init__()
         self.heads, self.d_v = heads, planes // heads
+        self.offset: Tensor
         self.d_k = max(1, self.d_v // 2)
         self.project = nn.Conv1d(planes, heads * (2 * self.d_k + self.d_v), 1, bias=False)
         self.norm_in = nn.BatchNorm1d(heads * (2 * self.d_k + self.d_v))

@@ -209,8 +209,10 @@ def _fit(
     found = icp(source, target, max_distance=d_max, max_iterations=rule.max_iterations, tolerance=rule.tolerance)
     inliers, iterations = float(found.fitness), int(found.iterations)
     if rule.refine and inliers > 0:
-        limits = {"max_iterations": rule.max_iterations, "tolerance": rule.tolerance}
-        found = icp(source, target, max_distance=d_max / 2, init=found, **limits)
+        found = icp(
+            source, target, max_distance=d_max / 2, max_iterations=rule.max_iterations, tolerance=rule.tolerance,
+            init=found,
+        )  # fmt: skip
         iterations += int(found.iterations)
     R, t = found.R.double().cpu().numpy(), found.t.double().cpu().numpy()
     return Fit(Motion(R, t).after(start), float(found.rmse), inliers, iterations)

@@ -199,11 +199,11 @@ def chart(
             draw.text((x + pitch / 2, bottom + 6), name, fill="black", font=figure.font(14), anchor="ma")
     draw.line((left, bottom, right, bottom), fill="black")
     draw.text(((left + right) / 2, side - 6), "layer", fill="black", font=figure.font(14), anchor="ms")
-    x: float = left
+    start: float = left
     for name, colour in ((f"all points ({unit})", figure.colour(5)), ("selected pairs", figure.colour(1))):
-        draw.rectangle((x, 12, x + 14, 26), fill=colour)
-        draw.text((x + 20, 19), name, fill="black", font=figure.font(15), anchor="lm")
-        x += 44 + figure.font(15).getlength(name)
+        draw.rectangle((start, 12, start + 14, 26), fill=colour)
+        draw.text((start + 20, 19), name, fill="black", font=figure.font(15), anchor="lm")
+        start += 44 + figure.font(15).getlength(name)
     return picture
 
 

@@ -56,7 +56,7 @@ class PointCloud(Prediction):
     meshes: dict[str, render.Mesh] = field(default_factory=dict)
     tumour_masks: tuple[UInt8[np.ndarray, "h w"], ...] = field(default=(), repr=False)
     picture: UInt8[np.ndarray, "h w *c"] = field(repr=False)  # one section, small
-    pictured: str = ""
+    pictured: str = ""  # which
     neighbours: Neighbours | None = None
     orbit: int = 0  # views to save
     animated: bool = False
@@ -86,7 +86,7 @@ class PointCloud(Prediction):
         """Root mean square distance, in pixels, of the sections from where they belong, as found and as registered.
 
         ``moved``: for each layer the angle (degrees) and the shift (x, y) that it was displaced by, about its middle.
-        Counted on the points of a grid within the ellipse that fills each section's middle half.
+        Counted on the points of a grid within the ellipse of 0.8 of each section's width and height.
         """
         before, after = [], []
         for (angle, dx, dy), motion, (h, w) in zip(moved, self.motions, self.sizes, strict=True):

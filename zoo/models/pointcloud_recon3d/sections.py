@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -16,6 +16,7 @@ from zoo.errors import MediaError, OptionError
 from zoo.media.inputs import natural_key
 from zoo.media.slides import open_slide
 
+Spacing = tuple[float, float, float | None]
 SIZES_APART = 2.0  # layers whose sides differ by more were not scanned at one magnification
 
 
@@ -37,7 +38,7 @@ class Stack:
 
     sections: tuple[Section, ...]
     source: str
-    spacing: tuple[float, float, float | None] | None = None
+    spacing: Spacing | None = None
     unit: str = "px"
     scanned: bool = False  # a CT or MR volume: its slices lie where they were
     notes: tuple[str, ...] = ()
@@ -111,10 +112,9 @@ def _open_one(item: Any) -> Stack:
     if isinstance(item, str) and not item.startswith(("sample:", "phantom:")) and Path(item).is_file():
         slide = open_slide(Path(item))
         if slide is not None:
-            mm = slide.spacing_um
-            spacing = None if mm is None else (mm[1], mm[0], None)
+            um = slide.spacing_um
             section = Section(Path(item).name, slide.size, slide.reduced)
-            return Stack((section,), item, spacing, "µm")
+            return Stack((section,), item, None if um is None else (um[1], um[0], None), "px" if um is None else "µm")
     image = _read(item)
     if image.channels not in (1, 3, 4):
         raise MediaError(
@@ -124,7 +124,7 @@ def _open_one(item: Any) -> Stack:
     name = Path(image.source).name if not image.source.startswith(("sample:", "phantom:")) else image.source
     scanned = image.format in ("dicom", "nifti") and image.ndim_spatial == 3
     pixels = to_uint8(image)
-    unit, spacing = "px", None
+    unit, spacing = "px", cast("Spacing | None", None)
     if image.ndim_spatial == 2:
         if image.spacing is not None:
             unit, spacing = "mm", (image.spacing[1], image.spacing[0], None)
