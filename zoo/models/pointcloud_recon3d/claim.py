@@ -47,7 +47,7 @@ REACHES = (8.0, 40.0)  # other values of d_max that the error is measured at, px
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     """Every arm on one moved specimen: true error, time beside that of all points, and what RMSE would have said."""
-    layers_count, repeats, dense_repeats = (3, 1, 1) if quick else (LAYERS, 7, 3)
+    layers_count, repeats, dense_repeats = (3, 1, 1) if quick else (LAYERS, 5, 3)
     rng = np.random.default_rng([seed, 8])
     _, tumour = specimen(rng, layers_count, SIZE)
     moved = [(0.0, 0.0, 0.0)]
@@ -279,5 +279,4 @@ claim = Claim(
     falsified_if=(
         "the cross needs more than half the time of all points, or layers registered by it lie no better than unmoved"
     ),
-    seeds=tuple(range(10)),
 )
