@@ -100,8 +100,8 @@ def test_or_is_a_cross_and_and_a_rectangle():
     assert band.select(points, "and").tolist() == [True, False, False, False]
 
 
-@settings(max_examples=12, deadline=None)
-@given(angle=st.floats(-8, 8), dx=st.floats(-9, 9), dy=st.floats(-9, 9))
+@settings(max_examples=8, deadline=None)
+@given(angle=st.floats(-1.5, 1.5), dx=st.floats(-2, 2), dy=st.floats(-2, 2))
 @pytest.mark.parametrize("select", ["auto", "all", "random"])
 def test_a_known_motion_is_found(select, angle, dx, dy):
     shape = blobs()
