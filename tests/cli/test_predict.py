@@ -243,7 +243,7 @@ def test_a_folder_is_one_stack_for_a_model_of_several_images(zoo_cli, tmp_path) 
         (tmp_path / name).mkdir()
         for z, section in enumerate(case.image):
             Image.fromarray(section).save(tmp_path / name / f"s{z}.png")
-    common = ("predict", "pointcloud-recon3d", "--device", "cpu", "--weights", "none", "--no-figure", "--json")
+    common = ("predict", "pointcloud-recon3d", "--device", "cpu", "--no-figure", "--json")
     folders = zoo_cli(*common, tmp_path / "left", tmp_path / "right", "--out", tmp_path / "a")
     assert folders.code == 0, folders.err
     records = [json.loads(line) for line in folders.out.splitlines()]
