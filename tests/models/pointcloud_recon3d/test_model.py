@@ -136,8 +136,11 @@ def test_cloud_and_meshes_open_in_other_programs(model, case, tmp_path):
     trimesh = pytest.importorskip("trimesh")
     result = model.predict(case.image, masks=list(case.masks["mask"]), mesh=True, views=2, gif=True)
     written = {path.name: path for path in result.save(tmp_path, "spec")}
-    cloud = trimesh.load(written["spec_points.ply"])
+    cloud = trimesh.load(written["spec_cloud.ply"])
     assert np.allclose(np.asarray(cloud.vertices), result.points, atol=1e-4)
+    record = json.loads(written["spec.json"].read_text())
+    assert record["cloud"] == "spec_cloud.ply"
+    assert sum(record["points"].values()) == len(result.points)
     for name in ("tumour", "tissue"):
         ply, obj = (trimesh.load(written[f"spec_{name}_{kind}"]) for kind in ("mesh.ply", "surface.obj"))
         mesh = result.meshes[name]

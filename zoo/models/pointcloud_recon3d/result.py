@@ -140,7 +140,7 @@ class PointCloud(Prediction):
         cloud = partial(
             render.write_cloud, points=self.points, label=self.label, layer=self.layer, density=self.density
         )
-        files: dict[str, Callable[[Path], Path]] = {"points": cloud}
+        files: dict[str, Callable[[Path], Path]] = {"cloud": cloud}
         for name, mesh in self.meshes.items():
             files[f"{name}_mesh"] = partial(render.write_ply_mesh, mesh=mesh)
             files[f"{name}_surface"] = partial(render.write_obj_mesh, mesh=mesh)
