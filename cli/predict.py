@@ -44,10 +44,10 @@ def predict(
     plugin = entry.plugin
     assert plugin is not None
     chosen = options.parse(plugin, given or [])
-    found, failed = _expand(inputs)
-    together = plugin.primary_input.kind == "images"
-    stems = _stems(found[:1] if together else found)
-    _check_out(out, stems, found)
+    found, failed = _expand(inputs, together=plugin.primary_input.kind == "images")
+    names = [_name(one) for one in found]
+    stems = _stems(names)
+    _check_out(out, stems, names)
 
     from zoo import inference
 
@@ -56,7 +56,7 @@ def predict(
     with _progress(len(stems), visible=len(stems) > 1 and not json) as advance:
         outcomes = inference.predict_each(loaded, found, batch_size=batch_size, **chosen)
         for (one, outcome), stem in zip(outcomes, stems, strict=True):
-            source = one if isinstance(one, str) else f"{len(one)} images"
+            source = one if isinstance(one, str) else f"{one[0]} and {len(one) - 1} more"
             if isinstance(outcome, ZooError):
                 failed += 1
                 if len(stems) == 1 and failed == 1:
@@ -79,10 +79,16 @@ def predict(
         raise typer.Exit(1 if rows else 2)
 
 
-def _expand(inputs: Sequence[str]) -> tuple[list[str], int]:
-    """All inputs there are, and how many arguments named nothing; raises when none named anything."""
+def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], int]:
+    """All inputs there are, and how many arguments named nothing; raises when none named anything.
+
+    ``together``: several images are one input, see :func:`zoo.media.group`; then an argument that names nothing is an
+    error, for a set or stack that lacks an image is another one.
+    """
     from zoo import media
 
+    if together:
+        return media.group(inputs), 0
     found: list[str] = []
     errors: list[ZooError] = []
     for argument in inputs:
@@ -95,6 +101,11 @@ def _expand(inputs: Sequence[str]) -> tuple[list[str], int]:
     for failure in errors:
         warn(f"zoo: {failure}")
     return found, len(errors)
+
+
+def _name(one: str | list[str]) -> str:
+    """What stands for an input where one name is wanted: itself, or the first of several images."""
+    return one if isinstance(one, str) else one[0]
 
 
 def _notes(prediction: Prediction) -> None:

@@ -42,7 +42,9 @@ def predict(
     model = load(name, weights=weights, device=device)
     chosen = options.check(model.plugin, given)
     many = inputs if isinstance(inputs, list | tuple) else [inputs]
-    if all(isinstance(one, str) for one in many):
+    if model.plugin.primary_input.kind == "images":
+        many = media.group(many)
+    elif all(isinstance(one, str) for one in many):
         many = media.expand(list(many))
     results = []
     for _, outcome in predict_each(model, many, batch_size=batch_size, **chosen):
@@ -56,9 +58,6 @@ def predict_each(
     model: Model, inputs: Sequence[Any], *, batch_size: int = 1, **given: Any
 ) -> Iterator[tuple[Any, Prediction | ZooError]]:
     """Every input with its prediction or the error that it gave; a failed input does not stop the others."""
-    if model.plugin.primary_input.kind == "images":  # all inputs together are one prediction
-        yield inputs, _attempt(model, inputs, given)
-        return
     for batch in _batches(inputs, batch_size):
         if len(batch) > 1:
             try:

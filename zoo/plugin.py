@@ -55,7 +55,8 @@ class Paper:
 class Input:
     """One thing a user hands to ``predict``. The first input of a plugin is the positional one.
 
-    ``image`` and ``volume``: every file given is one prediction; ``images``: all files given are one prediction.
+    ``image`` and ``volume``: every file given is one prediction. ``images``: several images are one prediction, such as
+    the images of a patient or an ordered stack; every folder given is one, and so are all files given singly.
     Everything after the first is passed by name (``--with name=value``) and checked against this declaration.
     """
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from zoo import media
+from zoo.data.phantoms.serial_sections import serial_sections
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +235,26 @@ def test_the_console_script_works_on_the_real_photograph(tmp_path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"retina.json", "retina.png", "retina_mask.png"}
+
+
+def test_a_folder_is_one_stack_for_a_model_of_several_images(zoo_cli, tmp_path) -> None:
+    case = serial_sections(0, layers=3, size=64)
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+        for z, section in enumerate(case.image):
+            Image.fromarray(section).save(tmp_path / name / f"s{z}.png")
+    common = ("predict", "pointcloud-recon3d", "--device", "cpu", "--no-figure", "--json")
+    folders = zoo_cli(*common, tmp_path / "left", tmp_path / "right", "--out", tmp_path / "a")
+    assert folders.code == 0, folders.err
+    records = [json.loads(line) for line in folders.out.splitlines()]
+    assert [Path(record["source"]).name for record in records] == ["left", "right"]
+    assert [len(record["layers"]) for record in records] == [3, 3]
+    assert {path.name for path in (tmp_path / "a").glob("*.json")} == {"left.json", "right.json"}
+
+    singly = zoo_cli(*common, *sorted((tmp_path / "left").iterdir()), "--out", tmp_path / "b")
+    assert len(json.loads(singly.out)["layers"]) == 3
+    assert (tmp_path / "b" / "s0.json").exists()
+
+    lacking = zoo_cli(*common, tmp_path / "left" / "s0.png", tmp_path / "absent.png", "--out", tmp_path / "c")
+    assert "absent.png" in lacking.refused
+    assert nothing_left(tmp_path / "c")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from zoo.media import MediaError, expand
+from zoo.media import MediaError, expand, group, members
 
 
 @pytest.fixture
@@ -74,3 +74,39 @@ def test_pattern_over_folders_takes_the_series(dicom_series: Callable[..., Path]
         dicom_series(f"all/{name}", [0.0, 1.0, 2.0])
     (tmp_path / "all" / "reports").mkdir()
     assert _names(expand([f"{tmp_path}/all/*"])) == ["case2", "case10"]
+
+
+def test_folders_and_phantoms_are_groups_and_single_files_are_one_together(folder: Path, tmp_path: Path) -> None:
+    sub, one, two = str(folder / "sub"), str(folder / "img10.png"), str(folder / "img2.png")
+    assert group([sub]) == [sub]
+    assert group([one, two]) == [[one, two]]
+    assert group([one, sub, f"{folder}/img*.png", "phantom:fundus?seed=1"]) == [
+        [one, two],
+        sub,
+        "phantom:fundus?seed=1",
+    ]
+    assert group([one]) == [one]
+    assert group([sub, sub]) == [sub]
+
+
+def test_arrays_are_a_group_too() -> None:
+    first, second = np.zeros((2, 2)), np.ones((2, 2))
+    (together,) = group([first, second])
+    assert [id(array) for array in together] == [id(first), id(second)]
+
+
+def test_members_of_a_group_come_in_order(folder: Path) -> None:
+    assert _names(members(str(folder))) == ["IMG1.PNG", "img2.png", "img10.png", "note.png", "scan"]
+    two, ten = str(folder / "img2.png"), str(folder / "img10.png")
+    assert members([ten, two]) == [ten, two]
+    assert members("phantom:fundus?seed=1") == ["phantom:fundus?seed=1"]
+    assert members(array := np.zeros((2, 2)))[0] is array
+    with pytest.raises(MediaError, match="empty list"):
+        members([])
+
+
+def test_a_group_that_lacks_something_is_refused(folder: Path) -> None:
+    with pytest.raises(MediaError, match="no such file"):
+        group([str(folder / "img2.png"), str(folder / "nowhere.png")])
+    with pytest.raises(MediaError, match="no input"):
+        group([])

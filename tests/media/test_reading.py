@@ -34,6 +34,14 @@ def test_arrays_are_images(shape: tuple[int, ...], channels: int) -> None:
     assert (image.ndim_spatial, image.channels, image.size) == (2, channels, (5, 6))
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_stacks_of_photographs_are_volumes_in_colour(channels: int) -> None:
+    image = read(np.zeros((5, 6, 7, channels), np.uint8))
+    assert (image.ndim_spatial, image.channels, image.size) == (3, channels, (5, 6, 7))
+    with pytest.raises(MediaError, match=r"\[5, 6, 7, 9\]"):
+        read(np.zeros((5, 6, 7, 9), np.uint8))
+
+
 def test_volume_array_needs_the_mode() -> None:
     array = np.zeros((7, 8, 9), np.float64)
     with pytest.raises(MediaError, match=r"\[7, 8, 9\].*mode='volume'"):

@@ -592,7 +592,7 @@ def different(a: Prediction, b: Prediction, tolerance: float = 0.0) -> str:
     if type(a) is not type(b):
         return f"kind: {type(a).__name__} and {type(b).__name__}"
     for item in fields(a):
-        if item.name in ("provenance", "source", "image", "extra_panels"):
+        if item.name in ("provenance", "source", "image", "extra_panels") or not item.compare:
             continue
         if found := _different(getattr(a, item.name), getattr(b, item.name), tolerance, item.name):
             return found
@@ -623,9 +623,8 @@ def _different(a: Any, b: Any, tolerance: float, name: str) -> str:
         close = math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) if tolerance else a == b
         return "" if close else f"{name}: {a:.6g} and {b:.6g}"
     if is_dataclass(a) and not isinstance(a, type) and type(a) is type(b):
-        return next(
-            (f for i in fields(a) if (f := _different(getattr(a, i.name), getattr(b, i.name), tolerance, i.name))), ""
-        )
+        compared = [item.name for item in fields(a) if item.compare]  # seconds, for one, are not
+        return next((f for key in compared if (f := _different(getattr(a, key), getattr(b, key), tolerance, key))), "")
     return "" if a is b or (type(a) is type(b) and _equal(a, b)) else f"{name}: {_shown(a)} and {_shown(b)}"
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from zoo.errors import MediaError
 from zoo.media.files import replacing
 from zoo.media.image import Image, stem_of
-from zoo.media.inputs import expand
+from zoo.media.inputs import expand, group, members
 from zoo.media.masks import write_mask
 from zoo.media.reading import read
 
-__all__ = ["Image", "MediaError", "expand", "read", "replacing", "stem_of", "write_mask"]
+__all__ = ["Image", "MediaError", "expand", "group", "members", "read", "replacing", "stem_of", "write_mask"]

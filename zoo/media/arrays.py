@@ -15,6 +15,8 @@ _MAX_CHANNELS = 4
 def from_numpy(array: np.ndarray, mode: str = "auto") -> Image:
     """``[h w]`` or ``[h w c]``, c at most 4 (any c with ``mode="image"``); ``[z h w]`` with ``mode="volume"``.
 
+    ``[z h w c]``, c of 3 or 4, is a volume in colour: a stack of photographs.
+
     Booleans become 0 and 255, float16 and float64 become float32. Raises ``MediaError`` for empty arrays, other
     shapes, and types that are not real numbers.
     """
@@ -28,6 +30,8 @@ def from_numpy(array: np.ndarray, mode: str = "auto") -> Image:
         with np.errstate(over="ignore"):  # what overflows is refused as infinite
             array = array.astype(np.float32, copy=False)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.ndim == 4 and mode == "auto" and array.shape[-1] in (3, _MAX_CHANNELS):
+        return Image(array, ndim_spatial=3)
     if mode == "volume":
         if array.ndim != 3:
             raise MediaError(f"can't read an array of shape {list(array.shape)} as a volume: give it as [z h w]")

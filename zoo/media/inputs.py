@@ -1,4 +1,4 @@
-"""``expand``: from what a user typed to a list of inputs, one per prediction."""
+"""``expand`` and ``group``: from what a user typed to a list of inputs, one per prediction."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import MediaError
 from zoo.media.sniff import FORMATS, is_image
@@ -28,6 +29,43 @@ def expand(inputs: Iterable[str | os.PathLike[str]]) -> list[str]:
     if not found:
         raise MediaError(f"no input was given; name a {FORMATS} file, a folder, or sample:retina")
     return list(found)
+
+
+def group(inputs: Iterable[Any]) -> list[Any]:
+    """One item per prediction, for a model whose input is several images: those of a patient, or an ordered stack.
+
+    A folder and a phantom are an item each; all that is named singly beside them, patterns included, is one list, in
+    the order given. What an item stands for is told by :func:`members`.
+    """
+    items: list[Any] = []
+    singly: list[Any] | None = None
+    named: set[str] = set()  # what is named twice comes once
+    for one in inputs:
+        name = os.fspath(one) if isinstance(one, (str, os.PathLike)) else None
+        if name is not None and (name.startswith("phantom:") or Path(name).expanduser().is_dir()):
+            items += [name] if name not in named else []
+            named.add(name)
+        else:
+            if singly is None:
+                items.append(singly := [])
+            new = [one] if name is None else [path for path in expand([name]) if path not in named]
+            singly += new
+            named.update(path for path in new if isinstance(path, str))
+    if not items:
+        raise MediaError(f"no input was given; name {FORMATS} files or a folder of them")
+    return [item[0] if isinstance(item, list) and len(item) == 1 else item for item in items]
+
+
+def members(item: Any) -> list[Any]:
+    """The images that one item stands for: a folder's in natural order, a list's in its own, anything else itself.
+
+    Raises ``MediaError`` as :func:`expand` does, and for an empty list.
+    """
+    if isinstance(item, (list, tuple)):
+        if not item:
+            raise MediaError("an empty list of images was given; give at least one image")
+        return [member for one in item for member in members(one)]
+    return [*expand([item])] if isinstance(item, (str, os.PathLike)) else [item]
 
 
 def natural_key(path: str | os.PathLike[str]) -> list[tuple[int, int, str]]:

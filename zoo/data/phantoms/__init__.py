@@ -46,6 +46,11 @@ PHANTOMS: dict[str, Phantom] = {
             "colour fundus photograph: vessels, optic disc, macula, lesions, five kinds of camera",
             "zoo.data.phantoms.fundus:fundus",
         ),
+        Phantom(
+            "serial-sections",
+            "stack of stained tissue sections with tumour, each moved on its slide; folds and tears as options",
+            "zoo.data.phantoms.serial_sections:serial_sections",
+        ),
     )
 }
 

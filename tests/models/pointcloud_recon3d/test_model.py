@@ -1,0 +1,269 @@
+"""predict as a user meets it: every form of a stack, options, files that other programs open, and bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoo import media
+from zoo.data.phantoms.serial_sections import serial_sections
+from zoo.errors import MediaError, OptionError
+from zoo.media import slides
+from zoo.models.pointcloud_recon3d.model import PointCloudRecon3D, Recon3DConfig
+from zoo.models.pointcloud_recon3d.network import SegmenterConfig
+from zoo.models.pointcloud_recon3d.sections import open_stack
+
+LAYERS, SIZE = 4, 96
+
+
+@pytest.fixture(scope="module")
+def model() -> PointCloudRecon3D:
+    torch.manual_seed(0)
+    return PointCloudRecon3D(Recon3DConfig(SegmenterConfig(backbone="unet", patch=64, global_planes=(16, 32)))).eval()
+
+
+@pytest.fixture(scope="module")
+def case():
+    return serial_sections(1, layers=LAYERS, size=SIZE)
+
+
+@pytest.fixture
+def folders(case, tmp_path) -> tuple[Path, Path]:
+    """Sections and masks as files whose alphabetical order is not their order."""
+    for name, stack in (("sections", case.image), ("masks", 255 * case.masks["mask"])):
+        (tmp_path / name).mkdir()
+        for z in range(LAYERS):
+            Image.fromarray(stack[z]).save(tmp_path / name / f"s{(2, 3, 10, 11)[z]}.png")
+    return tmp_path / "sections", tmp_path / "masks"
+
+
+def test_a_folder_with_masks_is_registered_nearer_to_the_truth(model, case, folders):
+    sections, masks = folders
+    result = model.predict(str(sections), masks=str(masks))
+    before, after = result.true_error(case.attributes["transforms"])
+    assert after < 0.7 * before
+    assert [report.name for report in result.layers] == ["s2.png", "s3.png", "s10.png", "s11.png"]
+    assert any("2 before 10" in note for note in result.notes)
+    assert result.points.shape == (len(result.label), 3)
+    assert set(np.unique(result.layer)) == set(range(LAYERS))
+    assert np.array_equal(np.stack(result.tumour_masks), case.masks["mask"])
+
+
+def test_list_array_and_multi_page_tiff_give_the_same_cloud(model, case, folders, tmp_path):
+    masks = list(case.masks["mask"])
+    pages = [Image.fromarray(section) for section in case.image]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    forms = [case.image, list(case.image), str(tmp_path / "stack.tif"), [str(tmp_path / "stack.tif")],
+             torch.from_numpy(np.moveaxis(case.image, -1, 1).copy()), str(folders[0])]  # fmt: skip
+    clouds = [model.predict(form, masks=masks).points for form in forms]
+    assert all(np.array_equal(clouds[0], cloud) for cloud in clouds[1:])
+
+
+def test_z_is_the_layer_times_the_factor_and_gaps_are_filled(model, case):
+    result = model.predict(case.image, masks=list(case.masks["mask"]))
+    assert np.unique(result.points[:, 2]).tolist() == list(range(4 * (LAYERS - 1) + 1))
+    assert set(result.layer[result.points[:, 2] == 2]) == {0}  # of equals the lower
+    assert set(result.layer[result.points[:, 2] == 3]) == {1}
+    bare = model.predict(case.image, masks=list(case.masks["mask"]), interpolate=False)
+    assert np.unique(bare.points[:, 2]).tolist() == [0, 4, 8, 12]
+
+
+def test_spacing_scales_the_cloud(model, case):
+    masks = list(case.masks["mask"])
+    plain = model.predict(case.image, masks=masks, interpolate=False, register=False)
+    scaled = model.predict(case.image, masks=masks, interpolate=False, register=False, spacing=(0.5, 0.25, 5))
+    assert scaled.unit == "µm"
+    assert np.unique(scaled.points[:, 2]).tolist() == [0, 5, 10, 15]
+    assert np.ptp(scaled.points[:, 0]) == pytest.approx(0.5 * np.ptp(plain.points[:, 0]), abs=0.5)
+    assert np.ptp(scaled.points[:, 1]) == pytest.approx(0.25 * np.ptp(plain.points[:, 1]), abs=0.5)
+
+
+def test_one_image_gives_its_layer(model, case):
+    result = model.predict(case.image[0])
+    assert len(result.layers) == 1
+    assert result.transforms.tolist() == [[0, 0, 0]]
+    assert len(result.panels()) == 2
+
+
+def test_two_valued_grey_images_are_masks(model, case):
+    result = model.predict([255 * mask for mask in case.masks["mask"]])
+    assert (result.label == 1).all()
+    assert any("taken for masks" in note for note in result.notes)
+
+
+def test_a_volume_keeps_its_place_and_spacing(model, tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    data = np.zeros((40, 30, 6), np.float32)
+    data[10:30, 8:22, 1:5] = 100
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([0.5, 0.5, 3, 1])), tmp_path / "v.nii.gz")
+    mask = nibabel.Nifti1Image((data > 0).astype(np.uint8), np.diag([0.5, 0.5, 3, 1]))
+    nibabel.save(mask, tmp_path / "m.nii.gz")
+    result = model.predict(str(tmp_path / "v.nii.gz"), masks=str(tmp_path / "m.nii.gz"), interpolate=False)
+    assert result.options["register"] is False
+    assert (result.unit, result.spacing) == ("mm", (0.5, 0.5, 3))
+    assert np.unique(result.points[:, 2]).tolist() == [3, 6, 9, 12]
+    assert (result.label == 1).sum() == 20 * 14 * 4
+
+
+@pytest.mark.parametrize("band", ["auto", "all", "random", "20,60,20,60", (20, 60, 20, 60)])
+def test_every_band(model, case, band):
+    result = model.predict(case.image, masks=list(case.masks["mask"]), band=band, band_mode="or")
+    assert all(0 < report.selected <= report.points for report in result.layers[1:])
+    assert (result.layers[1].selected == result.layers[1].points) == (band == "all")
+
+
+def test_segmentation_is_patch_by_patch(model, case):
+    rgb = case.image[0]
+    whole = model.segment(rgb)
+    x = torch.from_numpy(rgb[:64, :64]).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        expected = model(x).softmax(1)[0, 1].numpy()
+    assert whole.shape == (SIZE, SIZE)
+    assert np.allclose(whole[:64, :64], expected, atol=1e-5)
+    assert not model.segment(rgb, np.zeros((SIZE, SIZE), bool)).any()
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+def test_cloud_and_meshes_open_in_other_programs(model, case, tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    result = model.predict(case.image, masks=list(case.masks["mask"]), mesh=True, views=2, gif=True)
+    written = {path.name: path for path in result.save(tmp_path, "spec")}
+    cloud = trimesh.load(written["spec_cloud.ply"])
+    assert np.allclose(np.asarray(cloud.vertices), result.points, atol=1e-4)
+    record = json.loads(written["spec.json"].read_text())
+    assert record["cloud"] == "spec_cloud.ply"
+    assert sum(record["points"].values()) == len(result.points)
+    for name in ("tumour", "tissue"):
+        ply, obj = (trimesh.load(written[f"spec_{name}_{kind}"]) for kind in ("mesh.ply", "surface.obj"))
+        mesh = result.meshes[name]
+        assert np.allclose(np.asarray(ply.vertices), mesh.vertices, atol=1e-4)
+        assert np.array_equal(np.asarray(ply.faces), mesh.faces)
+        assert len(obj.faces) == len(mesh.faces)
+        assert np.allclose(ply.bounds, obj.bounds, rtol=1e-4)
+    inside = result.points[result.label == 1]
+    low, high = result.meshes["tumour"].vertices.min(0), result.meshes["tumour"].vertices.max(0)
+    assert (low - 3 <= inside.min(0)).all()
+    assert (high + 3 >= inside.max(0)).all()
+    assert Image.open(written["spec_view01.png"]).size == (512, 512)
+    assert Image.open(written["spec_orbit.gif"]).n_frames == 2
+
+
+def test_the_ply_carries_label_layer_and_colour(model, case, tmp_path):
+    result = model.predict(case.image, masks=list(case.masks["mask"]))
+    data = next(path for path in result.save(tmp_path, "a", figure=False) if path.suffix == ".ply").read_bytes()
+    header, _, body = data.partition(b"end_header\n")
+    assert f"element vertex {len(result.points)}".encode() in header
+    kind = [("xyz", "<f4", 3), ("rgb", "u1", 3), ("label", "u1"), ("layer", "<i4"), ("density", "<f4")]
+    rows = np.frombuffer(body, kind)
+    assert np.array_equal(rows["label"], result.label)
+    assert np.array_equal(rows["layer"], result.layer)
+    assert (rows["rgb"][result.label == 1, 0] > rows["rgb"][result.label == 1, 2]).all()
+
+
+def test_json_holds_the_report_of_every_layer(model, case, tmp_path):
+    record = model.predict(case.image, masks=list(case.masks["mask"])).to_dict()
+    record = json.loads(json.dumps(record, allow_nan=False))
+    assert len(record["layers"]) == LAYERS
+    wanted = {"angle", "shift", "rmse_selected", "rmse_all", "inliers", "iterations", "seconds", "flags"}
+    assert wanted <= record["layers"][1].keys()
+
+
+def test_views_show_tumour_within_tissue(model, case):
+    result = model.predict(case.image, masks=list(case.masks["mask"]))
+    picture = result.view(side=128).astype(int)
+    red = (picture[..., 0] > picture[..., 2] + 40).sum()
+    blue = (picture[..., 2] > picture[..., 0] + 10).sum()
+    assert red > 300
+    assert blue > 300
+    assert (picture[0] == 255).all()  # the specimen stays inside
+    assert not np.array_equal(picture, result.view(azimuth=60, side=128))
+
+
+# ---- large input ------------------------------------------------------------------------------------------------
+
+
+def test_large_sections_are_reduced_tile_by_tile(model, case, tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.setattr(slides, "LARGE", 10_000)
+    for z in range(LAYERS):
+        big = np.kron(case.image[z], np.ones((8, 8, 1), np.uint8))
+        tifffile.imwrite(tmp_path / f"s{z}.tif", big, tile=(64, 64), photometric="rgb", compression="zlib")
+    stack = open_stack(str(tmp_path))
+    assert {section.size for section in stack.sections} == {(8 * SIZE, 8 * SIZE)}
+    assert np.array_equal(stack.sections[2].load(8), case.image[2])
+    result = model.predict(str(tmp_path), masks=None, working_size=SIZE)
+    assert result.options["reduced_by"] == 8
+    assert 4 * SIZE < np.ptp(result.points[:, 0]) < 8 * SIZE  # in pixels as scanned
+
+
+# ---- what can't be used -----------------------------------------------------------------------------------------
+
+
+def test_layers_of_other_magnification_are_refused_by_name(model, case, tmp_path):
+    images = [case.image[0], case.image[1], np.kron(case.image[2], np.ones((4, 4, 1), np.uint8))]
+    for z, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"s{z}.png")
+    with pytest.raises(MediaError, match=r"layer s2\.png is 384 x 384 px but the stack is about 96 x 96"):
+        model.predict(str(tmp_path))
+
+
+def test_a_slightly_larger_layer_is_taken_with_a_note(model, case):
+    padded = np.pad(case.image[1], ((0, 9), (0, 5), (0, 0)), mode="edge")
+    result = model.predict([case.image[0], padded])
+    assert any("differ in size" in note for note in result.notes)
+
+
+def test_masks_must_fit(model, case, tmp_path):
+    masks = list(case.masks["mask"])
+    with pytest.raises(OptionError, match="has 3 masks but array has 4 layers"):
+        model.predict(case.image, masks=masks[:3])
+    with pytest.raises(OptionError, match="is 48 x 48 px but layer"):
+        model.predict(case.image, masks=[mask[::2, ::2] for mask in masks])
+
+
+def test_a_stack_among_images_is_refused(model, case):
+    with pytest.raises(MediaError, match="give it alone"):
+        model.predict([media.Image(case.image, ndim_spatial=3), case.image[0]])
+
+
+def test_glass_alone_is_refused(model):
+    with pytest.raises(MediaError, match="no tissue was found"):
+        model.predict(np.full((2, 64, 64, 3), 243, np.uint8))
+
+
+def test_odd_channels_are_refused(model):
+    with pytest.raises(MediaError, match="2 channels"):
+        model.predict([np.zeros((8, 8, 2), np.uint8)])
+
+
+def test_empty_layers_are_flagged(model, case):
+    images, masks = case.image.copy(), case.masks["mask"].copy()
+    images[1], masks[1] = 243, 0
+    result = model.predict(images, masks=list(masks))
+    assert result.layers[1].registered_on == "nothing"
+    assert any("flagged" in note for note in result.notes)
+    assert math.isfinite(result.points.sum())
+
+
+def test_names_without_numbers_and_unusual_orders_are_noted(case, tmp_path):
+    for name in ("upper", "lower"):
+        Image.fromarray(case.image[0]).save(tmp_path / f"{name}.png")
+    assert "without numbers" in open_stack(str(tmp_path)).notes[0]
+    paths = [str(tmp_path / "upper.png"), str(tmp_path / "lower.png")]
+    assert "in the order given" in open_stack(paths).notes[0]
+
+
+@pytest.mark.parametrize(
+    "options", [{"band": "1,2,3"}, {"band": "5,1,2,9"}, {"spacing": (1, 2, 3, 4)}, {"z_factor": 0}]
+)
+def test_wrong_options_are_refused(model, case, options):
+    with pytest.raises(OptionError):
+        model.predict(case.image, **options)

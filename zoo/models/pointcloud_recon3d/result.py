@@ -1,0 +1,174 @@
+"""What the plugin gives back: the registered cloud, how each layer was moved, and pictures and files of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image as PILImage
+
+from zoo import figure as fig
+from zoo.models.pointcloud_recon3d import render
+from zoo.models.pointcloud_recon3d.registration import LayerReport, Motion
+from zoo.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Two layers in the frame of the stack, before and after the upper one was moved; x and y in pixels."""
+
+    lower: int
+    fixed: Float[np.ndarray, "n 2"]
+    before: Float[np.ndarray, "m 2"]
+    after: Float[np.ndarray, "m 2"]
+    selected: Bool[np.ndarray, " m"]
+
+
+@dataclass(kw_only=True)
+class PointCloud(Prediction):
+    """A specimen as points.
+
+    ``points``: ``[n 3]``, x and y as in the first section, z upwards through the stack, in ``unit``; ``label``: 1 for
+    tumour, 0 for tissue; ``layer``: the section that a point comes from; ``density``: share of positive cells around.
+    ``transforms``: ``[layers 3]``, angle in degrees about the middle of the section, x towards y, and the shift in x
+    and y in pixels of the section. ``tumour_masks``: by layer, at the resolution the section was segmented at.
+    """
+
+    kind: ClassVar[str] = "point cloud"
+
+    points: Float[np.ndarray, "n 3"]
+    label: UInt8[np.ndarray, " n"]
+    layer: Int[np.ndarray, " n"]
+    density: Float[np.ndarray, " n"]
+    transforms: Float[np.ndarray, "layers 3"]
+    layers: tuple[LayerReport, ...]
+    motions: tuple[Motion, ...]
+    sizes: tuple[tuple[int, int], ...]
+    unit: str
+    pitch: float  # of neighbouring points, in ``unit``
+    spacing: tuple[float, float, float]  # pixel width and height, and distance of layers, in ``unit``
+    meshes: dict[str, render.Mesh] = field(default_factory=dict)
+    tumour_masks: tuple[UInt8[np.ndarray, "h w"], ...] = field(default=(), repr=False)
+    picture: UInt8[np.ndarray, "h w *c"] = field(repr=False)  # one section, small
+    pictured: str = ""  # which
+    neighbours: Neighbours | None = None
+    orbit: int = 0  # views to save
+    animated: bool = False
+
+    def summary(self) -> str:
+        tumour, tissue = int((self.label == 1).sum()), int((self.label == 0).sum())
+        text = f"{len(self.layers)} layers, {tumour} tumour and {tissue} tissue points"
+        known = [report.rmse_all for report in self.layers if report.rmse_all is not None]
+        if known:
+            text += f", RMSE {float(np.mean(known)):.3g} px"
+        flagged = sum(bool(report.flags) for report in self.layers)
+        return text + (f", {flagged} layers flagged" if flagged else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **super().to_dict(),
+            "unit": self.unit,
+            "spacing": list(self.spacing),
+            "points": {"tumour": int((self.label == 1).sum()), "tissue": int((self.label == 0).sum())},
+            "layers": [_plain(asdict(report)) for report in self.layers],
+            "meshes": {
+                name: {"vertices": len(mesh.vertices), "faces": len(mesh.faces)} for name, mesh in self.meshes.items()
+            },
+        }
+
+    def true_error(self, moved: Sequence[Sequence[float]]) -> tuple[float, float]:
+        """Root mean square distance, in pixels, of the sections from where they belong, as found and as registered.
+
+        ``moved``: for each layer the angle (degrees) and the shift (x, y) that it was displaced by, about its middle.
+        Counted on the points of a grid within the ellipse of 0.8 of each section's width and height.
+        """
+        before, after = [], []
+        for (angle, dx, dy), motion, (h, w) in zip(moved, self.motions, self.sizes, strict=True):
+            centre = np.array([(w - 1) / 2, (h - 1) / 2])
+            y, x = np.mgrid[-1:1:21j, -1:1:21j]
+            disc = np.column_stack([x[x**2 + y**2 <= 1], y[x**2 + y**2 <= 1]]) * (0.4 * w, 0.4 * h)
+            c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            displaced = disc @ np.array([[c, -s], [s, c]]).T + centre + (dx, dy)
+            home = disc + centre
+            before.append(((displaced - home) ** 2).sum(1))
+            after.append(((displaced @ motion.R.T + motion.t - home) ** 2).sum(1))
+        return float(np.sqrt(np.mean(before))), float(np.sqrt(np.mean(after)))
+
+    # ---- pictures -------------------------------------------------------------------------------------------------
+
+    def view(self, azimuth: float = -35.0, elevation: float = 32.0, side: int = fig.PANEL_SIDE) -> np.ndarray:
+        """The cloud from one side; see :func:`render.view`."""
+        return render.view(
+            self.points, self.label, self.density, pitch=self.pitch, azimuth=azimuth, elevation=elevation, side=side
+        )
+
+    def legend(self) -> list[fig.LegendEntry]:
+        entries = [fig.LegendEntry("tumour (darker: denser)", render.TUMOUR), fig.LegendEntry("tissue", render.TISSUE)]
+        if self.neighbours is not None:
+            entries += [
+                fig.LegendEntry("lower layer", render.FIXED),
+                fig.LegendEntry("upper layer", render.MOVING),
+                fig.LegendEntry("its points that registration uses", render.SELECTED),
+            ]
+        return entries
+
+    def panels(self) -> list[fig.Panel]:
+        panels = [fig.Panel(f"input: {self.pictured}", PILImage.fromarray(self.picture))]
+        title = "3-D view" if len(self.layers) > 1 else "points of the layer"
+        panels.append(fig.Panel(title, self.view() if len(self.layers) > 1 else self.view(0.0, 89.999)))
+        if self.neighbours is not None:
+            pair = self.neighbours
+            every = np.concatenate([pair.fixed, pair.before, pair.after])
+            low, high = every.min(0), every.max(0)
+            margin = 0.03 * float((high - low).max())
+            box = (low[0] - margin, low[1] - margin, high[0] + margin, high[1] + margin)
+            for what, moving in (("before", pair.before), ("after", pair.after)):
+                picture = render.overlay(pair.fixed, moving, pair.selected, box)
+                panels.append(fig.Panel(f"layers {pair.lower + 1} and {pair.lower + 2}, {what} registration", picture))
+        if any(report.rmse_all is not None for report in self.layers):
+            bars = [(str(r.layer + 1), r.rmse_all, r.rmse_selected) for r in self.layers[1:]]
+            panels.append(fig.Panel("distance to the layer below, RMSE", render.chart(bars, "px")))
+        return panels
+
+    def files(self) -> dict[str, Callable[[Path], Path]]:
+        cloud = partial(
+            render.write_cloud, points=self.points, label=self.label, layer=self.layer, density=self.density
+        )
+        files: dict[str, Callable[[Path], Path]] = {"cloud": cloud}
+        for name, mesh in self.meshes.items():
+            files[f"{name}_mesh"] = partial(render.write_ply_mesh, mesh=mesh)
+            files[f"{name}_surface"] = partial(render.write_obj_mesh, mesh=mesh)
+        azimuths = [-35.0 + 360.0 * k / max(self.orbit, 1) for k in range(self.orbit)]
+        for k, azimuth in enumerate(azimuths):
+            files[f"view{k + 1:02}"] = partial(self._save_view, azimuth)
+        if self.animated:
+            files["orbit"] = self._save_orbit
+        return files
+
+    def _save_view(self, azimuth: float, path: Path) -> Path:
+        path = path.with_name(path.name + ".png")
+        PILImage.fromarray(self.view(azimuth)).save(path)
+        return path
+
+    def _save_orbit(self, path: Path) -> Path:
+        count = self.orbit if self.orbit > 1 else 24
+        views = [self.view(-35.0 + 360.0 * k / count, side=320) for k in range(count)]
+        return render.write_orbit(path, views)
+
+
+def _plain(report: dict[str, Any]) -> dict[str, Any]:
+    """A layer's report with numbers rounded to what they mean."""
+    digits = {"seconds": 4, "inliers": 4}
+    return {
+        key: round(value, digits.get(key, 6)) if isinstance(value, float)
+        else [round(v, 6) for v in value] if key == "shift"
+        else list(value) if isinstance(value, tuple)
+        else value
+        for key, value in report.items()
+    }  # fmt: skip
