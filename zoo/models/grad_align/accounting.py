@@ -1,25 +1,26 @@
 """What a training spends: Rényi accounting of DP-SGD whose samples were selected by noisy cosine similarities.
 
-One step with a filter releases two things that depend on the same Poisson sample of patients: the selection, made from
-cosine similarities, and the noisy sum of the selected gradients. Three readings of what that costs:
+One step with a filter releases two things that depend on the same Poisson sample: the selection, made from cosine
+similarities, and the noisy sum of the selected gradients. Three readings of what that costs:
 
 - ``nonprivate``: the similarities carry no noise (Table 1 of the paper). Nothing is guaranteed: epsilon is infinite.
 - ``paper``: noise tau 2 lambda on each similarity, and the curves of two independently subsampled Gaussians added up
-  (Sec. 3.1). Not proven: a patient moves the similarities of the whole batch and not only her own, both releases share
+  (Sec. 3.1). Not proven: one image moves the similarities of the whole batch and not only its own, both releases share
   one sample, and the divisor of the step and the fallback of an empty selection depend on who was drawn.
 - ``strict``: what makes the argument hold.
 
-  1. At most B samples in a batch. Adding a patient moves at most B similarities, each clipped to a range of 2 lambda,
-     so the noise on each is tau 2 lambda sqrt(B). That the cap never cuts is part of delta (``batch_cap``).
+  1. At most B images in a batch. Adding one moves at most B similarities, each clipped to a range of 2 lambda, so the
+     noise on each is tau 2 lambda sqrt(B). That the cap never cuts is part of delta (``batch_cap``).
   2. Similarities see clipped gradients without the noise of the release, so that the selection, once known, says
      nothing about that noise.
   3. Given the selection of the others, the sum moves by at most C. It is divided by the expected batch size: dividing
-     by the number kept would also scale the noise by a number that depends on the patient.
-  4. An empty selection gives a step of noise alone.
+     by the number kept would also scale the noise by a number that depends on the added image.
+  4. An empty selection gives a step of noise alone; keeping everybody instead would let one image switch all others.
   5. Both releases of a step use one sample, so their likelihood ratios multiply before the subsampling is averaged:
      one subsampled Gaussian with 1/s^2 = 1/sigma^2 + 1/tau^2. Adding the two curves would be too small.
 
-Neighbouring sets differ by one patient added or removed. The guarantee holds for a seed that stays secret.
+Neighbouring sets differ by one image added or removed, so a patient with several images is protected less. The
+guarantee holds for a seed that stays secret, and for the weights: logs of the training are not covered.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Filter = Literal["none", "cs", "magnitude", "std", "cov", "random"]
 
 @dataclass(frozen=True)
 class Privacy:
-    """What the training of these weights guarantees to each patient whose images it used."""
+    """What the training of these weights guarantees for each image it used."""
 
     accounting: Literal["untrained", "nonprivate", "paper", "strict"] = "untrained"
     epsilon: float = field(default=math.inf, metadata={"min": 0.0})  # at the end of the training
@@ -66,7 +66,7 @@ class Privacy:
         told = f"({self.epsilon:.2f}, {self.delta:g})-differentially private"
         if self.accounting == "paper" and self.filter != "none":
             return f"{told} only by the paper's accounting, whose sensitivity argument is not proven"
-        return f"{told} for each training patient, if the seed stays secret"
+        return f"{told} for each training image, if the seed stays secret"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; ``epsilon`` is ``None`` where nothing is guaranteed."""

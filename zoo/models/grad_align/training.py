@@ -1,6 +1,6 @@
 """Differentially private training that drops, in each step, the samples whose gradient disagrees with the batch.
 
-One step (Algorithms 1 and 2 of the paper): a Poisson sample of the patients; per-sample gradients from Opacus; clipping
+One step (Algorithms 1 and 2 of the paper): a Poisson sample of the images; per-sample gradients from Opacus; clipping
 and one draw of noise, shared by the batch; cosine similarities to the batch's own gradient, clipped and noisy where a
 guarantee is asked for; the step from those above the threshold. ``zoo.ops.cosine_filter`` does all after the gradients.
 What a step costs is in ``accounting``.
@@ -171,7 +171,7 @@ class Plan:
         """Standard deviation of the noise on each similarity."""
         if self.accountant.tau is None:
             return 0.0
-        # one patient moves up to B similarities by 2 lambda each; the paper counts one
+        # one image moves up to B similarities by 2 lambda each; the paper counts one
         return self.accountant.tau * 2 * self.recipe.cs_clip * math.sqrt(self.batch_cap or 1)
 
     def privacy(self, steps: int) -> Privacy:
@@ -468,7 +468,7 @@ def _announcement(plan: Plan) -> str:
         return f"DP-SGD: {spends}"
     if accountant.accounting == "paper":
         return (
-            f"accounting=paper: {spends}; its sensitivity argument is not proven: one patient moves the similarities "
+            f"accounting=paper: {spends}; its sensitivity argument is not proven: one image moves the similarities "
             "of the whole batch. accounting=strict holds"
         )
     return (
