@@ -203,8 +203,10 @@ def test_a_target_alone_means_strict_and_is_used_up_but_not_passed():
 def test_training_stops_before_the_target_is_exceeded():
     network_plan = plan(600, epsilon=2.0, sigma=0.9, filter="none", epochs=50)
     assert 0 < network_plan.steps < network_plan.planned
-    assert network_plan.accountant.epsilon(network_plan.steps) <= 2.0 < network_plan.accountant.epsilon(
-        network_plan.steps + 1
+    assert (
+        network_plan.accountant.epsilon(network_plan.steps)
+        <= 2.0
+        < network_plan.accountant.epsilon(network_plan.steps + 1)
     )
     assert network_plan.privacy(network_plan.steps).steps == network_plan.steps
 

@@ -214,8 +214,8 @@ def badge(privacy: Privacy, side: int = figure.PANEL_SIDE) -> PILImage.Image:
     proven = privacy.guaranteed and (privacy.accounting == "strict" or privacy.filter == "none")
     fill = figure.colour(3) if proven else figure.colour(1)
     draw.rounded_rectangle((8, 12, side - 8, 132), radius=14, fill=fill)
-    headline = f"ε = {privacy.epsilon:.2f}" if privacy.guaranteed else "no guarantee"
-    under = f"δ = {privacy.delta:g}" if privacy.guaranteed else "no epsilon is stated"
+    headline = f"epsilon {privacy.epsilon:.2f}" if privacy.guaranteed else "no guarantee"
+    under = f"delta {privacy.delta:g}" if privacy.guaranteed else "no epsilon is stated"
     if privacy.guaranteed and not proven:
         under += ", not proven"
     if privacy.accounting == "untrained":
@@ -223,14 +223,13 @@ def badge(privacy: Privacy, side: int = figure.PANEL_SIDE) -> PILImage.Image:
     ink = "white" if proven else "black"
     draw.text((side // 2, 58), headline, fill=ink, font=figure.font(44), anchor="mm")
     draw.text((side // 2, 106), under, fill=ink, font=figure.font(22), anchor="mm")
+    names = {"none": "none (plain DP-SGD)", "cs": "cosine similarity", "random": "random share"}
     facts = {
         "accounting": privacy.accounting,
-        "filter": {"none": "none (plain DP-SGD)", "cs": "cosine similarity"}.get(
-            privacy.filter, f"cosine similarity, {privacy.filter}" if privacy.filter != "random" else "random share"
-        ),
-        "gradient noise σ": f"{privacy.sigma:g}",
-        "similarity noise τ": "none" if privacy.tau is None else f"{privacy.tau:g}",
-        "range λ, threshold ψ": ", ".join("–" if v is None else f"{v:g}" for v in (privacy.cs_clip, privacy.threshold)),
+        "filter": names.get(privacy.filter, f"cosine similarity, {privacy.filter}"),
+        "noise on gradients": f"sigma {privacy.sigma:g}",
+        "noise on similarities": "none" if privacy.tau is None else f"tau {privacy.tau:g}",
+        "threshold": "none" if privacy.threshold is None else f"psi {privacy.threshold:g}",
         "sampling rate": f"{privacy.sample_rate:.4f}",
         "steps": f"{privacy.steps}",
     }
