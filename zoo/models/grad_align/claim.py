@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.claims import Claim, Comparison, Verdict
 from zoo.errors import MissingExtraError
-from zoo.models.grad_align.accounting import Accountant
+from zoo.models.grad_align.accounting import Accountant, Accounting
 from zoo.models.grad_align.training import (
     GradAlignRecipe,
     Plan,
@@ -96,7 +96,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
 
 def spent(recipe: GradAlignRecipe, n: int, steps: int) -> float:
     """Epsilon of an arm that has one; of the private arm by the paper's accounting, which is not proven."""
-    accounting = "paper" if recipe.accounting == "paper" else "strict"
+    accounting: Accounting = "paper" if recipe.accounting == "paper" else "strict"
     tau = None if recipe.filter == "none" else recipe.tau
     return Accountant(accounting, recipe.batch_size / n, recipe.sigma or 0.0, tau, DELTA).epsilon(steps)
 

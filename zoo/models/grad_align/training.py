@@ -377,8 +377,8 @@ def per_sample_gradients(network: nn.Module) -> Iterator[Gradients]:
             run.backward(each.sum()) if run is not None else each.sum().backward()
             columns = grads[part].split([p.numel() for p in parameters], dim=1)
             for p, column in zip(parameters, columns, strict=True):
-                column.copy_(p.grad_sample.flatten(1))
-                p.grad_sample = p.grad = None
+                column.copy_(p.grad_sample.flatten(1))  # type: ignore[attr-defined]
+                p.grad_sample = p.grad = None  # type: ignore[attr-defined]
             losses.append(each.detach())
         found = torch.cat(losses) if losses else torch.zeros(0)
         return grads, float(found[found.isfinite()].mean()) if found.isfinite().any() else 0.0
@@ -527,9 +527,9 @@ def chart(table: Path, plan: Plan) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="0.92")
     canvas.suptitle(f"{plugin.name}: filter {plan.recipe.filter}, accounting {plan.accountant.accounting}", size=11)
-    file = io.BytesIO()
-    canvas.savefig(file, format="png", dpi=130, metadata={"Software": None})
-    return file.getvalue()
+    picture = io.BytesIO()
+    canvas.savefig(picture, format="png", dpi=130, metadata={"Software": None})
+    return picture.getvalue()
 
 
 training = Training(
