@@ -29,7 +29,7 @@ plugin = Plugin(
     kernels=("cosine_filter",),
     weights=WeightsInfo(
         trained_on=DEMO_DATA,
-        command=f'zoo train grad-align --data "{DEMO_DATA}" --preset demo --set epsilon=8 --out DIR',
+        command=f'zoo train grad-align --data "{DEMO_DATA}" --preset private --out DIR',
     ),
     phantom="phantom:chest-xray",
     licence_notes="The weights in the package were trained on procedural images only and are Apache-2.0.",
