@@ -147,7 +147,6 @@ class GradAlign(Model):
                 provenance=self.provenance,
                 image=picture,
                 probabilities=dict(zip(plugin.labels, p, strict=True)),
-                notes=(self.config.privacy.sentence(),),
                 privacy=self.config.privacy,
             )
             for picture, p in zip(pictures, probabilities, strict=True)

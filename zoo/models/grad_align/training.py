@@ -137,7 +137,8 @@ class Plan:
                 found = smallest_sigma(accounting, rate, tau, recipe.delta, recipe.epsilon, planned)
                 if found is None:
                     raise OptionError(_unreachable(recipe, accounting, rate, tau, planned))
-                sigma = float(f"{found:.4g}") + 1e-4 * found  # rounded up
+                digits = 3 - math.floor(math.log10(found))
+                sigma = math.ceil(found * 10**digits) / 10**digits  # four digits, never less
         accountant = Accountant(accounting, rate, sigma, tau, recipe.delta)
         steps = planned if recipe.epsilon is None else accountant.steps_within(recipe.epsilon, planned)
         if steps == 0:
