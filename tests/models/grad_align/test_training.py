@@ -253,6 +253,15 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(noise: str):
     assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"mixed_precision": "bf16"}, "full precision"), ({"gradient_accumulation": 2}, "one process")],
+)
+def test_what_would_scale_gradients_behind_the_accountant_is_refused(settings: dict, message: str):
+    with Run(device="cpu", progress=False, **settings) as run, pytest.raises(OptionError, match=message):
+        fit(small_network(), *samples(), plan(), run)
+
+
 def test_the_run_records_epsilon_at_every_step(tmp_path: Path):
     x, y = samples()
     chosen = plan(filter="cs", accounting="strict", sigma=2.0, tau=5.0)

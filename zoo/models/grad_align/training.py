@@ -254,10 +254,13 @@ def fit(
     """
     recipe = plan.recipe
     refuse_layers(network)
-    if run.accelerator.num_processes > 1 or run.accelerator.gradient_accumulation_steps > 1:
+    accelerator = run.accelerator
+    if accelerator.num_processes > 1 or accelerator.gradient_accumulation_steps > 1:
         raise OptionError(
-            "grad-align trains in one process, without gradient accumulation; physical_batch saves memory"
+            f"{plugin.name} trains in one process without gradient accumulation; physical_batch saves memory"
         )
+    if accelerator.mixed_precision != "no":
+        raise OptionError(f"{plugin.name} trains in full precision; leave mixed precision out")
     sgd = torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum)
     network, sgd, tally = run.track(network=network, sgd=sgd, tally=Tally())
     steps_per_epoch = max(1, plan.count // plan.batch_size)
