@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
 
-DEMO_DATA = "phantom:chest-xray?n=2000&size=64"
+DEMO_DATA = "phantom:chest-xray?n=3000&size=64"
 
 plugin = Plugin(
     name="grad-align",

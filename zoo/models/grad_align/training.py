@@ -548,9 +548,9 @@ training = Training(
         "private": {
             "network": SMALL,
             "epsilon": 8.0,
-            "tau": 2.0,
+            "tau": 3.0,
             "batch_size": 128,
-            "epochs": 25,
+            "epochs": 12,
             "lr": 0.4,
             "dtype": "float16",
         },
