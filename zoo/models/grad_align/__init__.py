@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
 
-DEMO_DATA = "phantom:chest-xray?n=3000&size=64"
+DEMO_DATA = "phantom:chest-xray?n=900&size=48"
 
 plugin = Plugin(
     name="grad-align",
@@ -29,7 +29,16 @@ plugin = Plugin(
     kernels=("cosine_filter",),
     weights=WeightsInfo(
         trained_on=DEMO_DATA,
-        command=f'zoo train grad-align --data "{DEMO_DATA}" --preset private --out DIR',
+        command=(
+            f'zoo train grad-align --data "{DEMO_DATA}" --preset private --set filter=none --set network.side=24 '
+            "--set epochs=8 --set lr=0.5 --out DIR"
+        ),
+        metrics={
+            # zoo evaluate grad-align --data "phantom:chest-xray?n=150&seed=100000&size=48" --split all
+            "accuracy, 150 unseen phantoms of three classes": 0.520,
+            "AUROC, 150 unseen phantoms": 0.731,
+            "epsilon at delta 1e-5, for each training image": 8.0,
+        },
     ),
     phantom="phantom:chest-xray",
     licence_notes="The weights in the package were trained on procedural images only and are Apache-2.0.",
