@@ -29,10 +29,7 @@ plugin = Plugin(
     kernels=("cosine_filter",),
     weights=WeightsInfo(
         trained_on=DEMO_DATA,
-        command=(
-            f'zoo train grad-align --data "{DEMO_DATA}" --preset private --set filter=none --set network.side=24 '
-            "--set epochs=8 --set lr=0.5 --out DIR"
-        ),
+        command=f'zoo train grad-align --data "{DEMO_DATA}" --preset private --out DIR',
         metrics={
             # zoo evaluate grad-align --data "phantom:chest-xray?n=150&seed=100000&size=48" --split all
             "accuracy, 150 unseen phantoms of three classes": 0.520,
