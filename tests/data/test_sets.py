@@ -199,6 +199,41 @@ def test_drive_layout(tmp_path):
         read_mask(dataset[1])
 
 
+def test_pneumonia_layout(tmp_path):
+    root = tmp_path / "chest_xray"
+    for name in (
+        "train/NORMAL/IM-0115-0001.jpeg",
+        "train/NORMAL/NORMAL2-IM-0381-0001.jpeg",
+        "train/PNEUMONIA/person1_bacteria_1.jpeg",
+        "train/PNEUMONIA/person1_bacteria_2.jpeg",
+        "test/NORMAL/IM-0001-0001.jpeg",
+        "test/PNEUMONIA/person1_virus_6.jpeg",
+        "val/NORMAL/NORMAL2-IM-1427-0001.jpeg",
+        "val/PNEUMONIA/person1946_bacteria_4874.jpeg",
+    ):
+        picture(root / name)
+    dataset = load_dataset(f"pneumonia:{tmp_path}")
+    assert [(e.split, e.patient, e.case.label) for e in load_dataset(f"pneumonia:{root}").entries] == [
+        (e.split, e.patient, e.case.label) for e in dataset.entries
+    ]
+    told = {e.id: (e.split, e.case.label) for e in dataset.entries}
+    assert told["train/PNEUMONIA/person1_bacteria_1.jpeg"] == ("train", "bacterial")
+    assert told["test/PNEUMONIA/person1_virus_6.jpeg"] == ("test", "viral")
+    assert told["val/NORMAL/NORMAL2-IM-1427-0001.jpeg"] == ("validation", "normal")
+    assert len({e.patient for e in dataset.entries}) == 7  # one patient has two images; person1 of the test is another
+    picture(root / "train" / "PNEUMONIA" / "scan7.jpeg")
+    with pytest.raises(DataError, match=r"scan7\.jpeg doesn't say whether the pneumonia is bacterial or viral"):
+        load_dataset(f"pneumonia:{tmp_path}")
+
+
+def test_a_folder_that_is_no_pneumonia_set_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"there is no folder .*train"):
+        load_dataset(f"pneumonia:{tmp_path}")
+    (tmp_path / "train" / "NORMAL").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"there is no folder .*PNEUMONIA"):
+        load_dataset(f"pneumonia:{tmp_path}")
+
+
 @dataclass(frozen=True)
 class FakePhantom:
     make: str

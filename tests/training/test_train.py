@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file
@@ -81,6 +82,23 @@ def test_missing_masks_stop_the_training_before_anything_is_written(toy, squares
     with pytest.raises(DataError, match=r"1 of 20 cases .* have no mask, such as c03"):
         fit(toy, squares, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_procedure_that_refuses_before_its_first_step_leaves_the_folder_free(toy, squares, tmp_path, monkeypatch):
+    def refuse(recipe, data, run):
+        raise OptionError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(toy, "training", replace(toy.training, run=refuse))
+        with pytest.raises(OptionError, match="no"):
+            fit(toy, squares, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+        with pytest.raises(OptionError, match="no"):
+            fit(toy, squares, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+    assert fit(toy, squares, tmp_path / "run", overrides={"steps": "2"}) == tmp_path / "run"
 
 
 def test_a_model_without_training_is_told(toy, squares, tmp_path):

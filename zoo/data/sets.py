@@ -121,6 +121,11 @@ LAYOUTS: dict[str, Layout] = {
         "zoo.data.sets:_drive",
         licence="research use, registration with its authors",
     ),
+    "pneumonia": Layout(
+        "Paediatric pneumonia radiographs, Kermany et al. 2018 (train/ and test/, each NORMAL/ and PNEUMONIA/)",
+        "zoo.data.sets:_pneumonia",
+        licence="CC BY 4.0",
+    ),
 }
 
 
@@ -340,6 +345,36 @@ def _drive(spec: str, root: Path) -> Dataset:
                 masks["fov"] = str(views[number])
             entries.append(Entry(number, Case(str(path), number, masks=masks), split=SPLITS[part]))
     return Dataset(spec, entries, ["image", "mask", "split"])
+
+
+def _pneumonia(spec: str, root: Path) -> Dataset:
+    """Finding and patient are in the paths: ``train/PNEUMONIA/person23_bacteria_78.jpeg``, ``IM-0115-0001.jpeg``.
+
+    Patients are numbered anew in each split and finding, so that equal numbers there are different patients.
+    """
+    if (root / "chest_xray" / "train").is_dir():  # the archive's outer folder
+        root = root / "chest_xray"
+    parts = _split_folders(root)
+    if "train" not in [split for _, split in parts]:
+        raise DataError(f"data {spec!r}: there is no folder {root / 'train'}; give the folder with train/ and test/")
+    entries: list[Entry] = []
+    for folder, split in parts:
+        for finding in ("NORMAL", "PNEUMONIA"):
+            if not (folder / finding).is_dir():
+                raise DataError(f"data {spec!r}: there is no folder {folder / finding}")
+            for path in _images(folder / finding):
+                if match := re.match(r"(?i)(person\d+)_(bacteria|virus)_", path.name):
+                    label, person = {"bacteria": "bacterial", "virus": "viral"}[match[2].lower()], match[1]
+                elif finding == "NORMAL":
+                    label, person = "normal", re.sub(r"(IM-\d+)-.*", r"\1", path.stem)
+                else:
+                    raise DataError(
+                        f"{path} doesn't say whether the pneumonia is bacterial or viral; its name must read like "
+                        "person1_bacteria_2.jpeg or person1_virus_2.jpeg"
+                    )
+                case = Case(str(path), path.relative_to(root).as_posix(), label=label)
+                entries.append(Entry(case.id, case, f"{split} {label} {person}", split))
+    return Dataset(spec, entries, ["image", "label", "patient", "split"])
 
 
 _READERS: dict[str, Callable[[str, Path], Dataset]] = {"folder": _folder, "pairs": _pairs, "csv": _csv, "msd": _msd}

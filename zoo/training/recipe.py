@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import config as configs
 from zoo.data.splits import FRACTIONS, TrainData, save_split, split
-from zoo.errors import OptionError
+from zoo.errors import OptionError, ZooError
 from zoo.training.run import Run
 from zoo.training.storage import remove_folder, write_file
 
@@ -102,13 +103,26 @@ def train(
         if not record.get("finished"):
             if run.is_main:
                 save_split(parts, out / "split.json", seed)
-            network = training.run(recipe, parts, run)
+            try:
+                network = training.run(recipe, parts, run)
+            except ZooError:
+                if run.is_main and not (out / "metrics").exists():  # refused before its first step
+                    _forget(out)
+                raise
             if run.is_main:
                 _save(network, out, recipe, data)
                 write_file(out / "run.json", json.dumps({**record, "finished": True}, indent=2) + "\n")
                 remove_folder(run.checkpoints)  # the weights are safe; what led to them may go
             run.accelerator.wait_for_everyone()
     return out
+
+
+def _forget(out: Path) -> None:
+    """Leave no trace of a run that made no step, so that its folder can be used again."""
+    for name in ("run.json", "split.json"):
+        (out / name).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds other things
+        out.rmdir()
 
 
 def resolve(model: str | Plugin, what: str) -> tuple[Plugin, Any]:

@@ -42,6 +42,11 @@ PHANTOMS: dict[str, Phantom] = {
     phantom.name: phantom
     for phantom in (
         Phantom(
+            "chest-xray",
+            "frontal chest radiograph of a child: normal, bacterial or viral pneumonia",
+            "zoo.data.phantoms.chest:chest_xray",
+        ),
+        Phantom(
             "fundus",
             "colour fundus photograph: vessels, optic disc, macula, lesions, five kinds of camera",
             "zoo.data.phantoms.fundus:fundus",

@@ -1,0 +1,170 @@
+"""A step of `grad-align` against Opacus' plain DP-SGD step and against the same filter written in PyTorch.
+
+``python benchmarks/grad_align.py`` measures ResNet-9 (2.45 million parameters) on 32 x 32 pixels at batch 64 and 256,
+in one run, and writes ``benchmarks/results/``. A step is all of it: forward and backward pass with per-sample
+gradients, clipping, noise, selection, update. Contestants take turns within every repeat. ``--small`` only shows
+that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import re
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import machine
+import torch
+import torch.nn.functional as F
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+
+from zoo.models.grad_align.model import ResNet9
+from zoo.models.grad_align.training import GradAlignRecipe, Plan, align, alignment, descend, per_sample_gradients
+from zoo.ops import status
+
+SIGMA, PSI, PERCENTILE, COUNT = 0.598, 0.1, 0.7, 50_000
+OPACUS = "Opacus DPOptimizer"
+Step = Callable[[], Any]
+
+
+def recipe(name: Any, batch: int) -> GradAlignRecipe:
+    return GradAlignRecipe(
+        filter=name, sigma=SIGMA, threshold=PSI, percentile=PERCENTILE, batch_size=batch, physical_batch=batch
+    )
+
+
+def opacus_step(network: nn.Module, x: Tensor, y: Tensor) -> Step:
+    hooked = GradSampleModule(network, loss_reduction="sum")
+    sgd = torch.optim.SGD(hooked.parameters(), lr=0.005, momentum=0.1)
+    optimizer = DPOptimizer(
+        sgd, noise_multiplier=SIGMA, max_grad_norm=1.0, expected_batch_size=len(x), loss_reduction="mean"
+    )
+
+    def step() -> None:
+        F.cross_entropy(hooked(x), y, reduction="sum").backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def our_step(network: nn.Module, x: Tensor, y: Tensor, name: str, stack: ExitStack) -> Step:
+    plan = Plan.make(recipe(name, len(x)), COUNT, sum(p.numel() for p in network.parameters()))
+    gradients = stack.enter_context(per_sample_gradients(network))
+    sgd = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.1)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        grads, _ = gradients(x, y, len(x), None)
+        aligned = align(grads, plan, generator)
+        descend(sgd, aligned.aggregate)
+        alignment(aligned, grads)
+
+    return step
+
+
+def eager_step(network: nn.Module, x: Tensor, y: Tensor, name: str, stack: ExitStack) -> Step:
+    """The algorithm line by line, from the same gradients."""
+    gradients = stack.enter_context(per_sample_gradients(network))
+    sgd = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.1)
+
+    def step() -> None:
+        grads, _ = gradients(x, y, len(x), None)
+        clipped = grads / grads.norm(dim=1, keepdim=True).clamp(min=1)
+        private = clipped + SIGMA * torch.randn(grads.shape[1]) / len(x)
+        batch, seen = grads.mean(0), clipped
+        if name == "cov":
+            column = clipped.std(0) / (clipped.mean(0).abs() + 1e-12)
+            chosen = column > column.kthvalue(int(PERCENTILE * column.numel())).values
+            batch, seen = batch[chosen], clipped[:, chosen]
+        kept = torch.cosine_similarity(batch.unsqueeze(0), seen) > PSI
+        descend(sgd, private[kept if kept.any() else slice(None)].mean(0))
+
+    return step
+
+
+def case(batch: int, channels: tuple[int, int, int], repeats: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    network = ResNet9(3, 10, channels)
+    x, y = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
+    times: dict[str, list[float]] = {}
+    memory = {}
+    with ExitStack() as stack:
+        steps: dict[str, Step] = {OPACUS: opacus_step(copy.deepcopy(network), x, y)}
+        for name in ("none", "cs", "cov"):
+            steps[f"grad-align, {name}"] = our_step(copy.deepcopy(network), x, y, name, stack)
+        for name in ("cs", "cov"):
+            steps[f"eager, {name}"] = eager_step(copy.deepcopy(network), x, y, name, stack)
+        for turn in range(repeats + 1):
+            for name, step in steps.items():
+                start = time.perf_counter()
+                step()
+                if turn > 0:
+                    times.setdefault(name, []).append(time.perf_counter() - start)
+        for name, step in steps.items():
+            memory[name] = machine.peak_extra_memory(step)
+    return {
+        "title": f"batch {batch}, {sum(p.numel() for p in network.parameters()):,} parameters",
+        "seconds": {name: [statistics.median(values), min(values)] for name, values in times.items()},
+        "peak extra bytes": memory,
+    }
+
+
+def report(result: dict[str, Any]) -> str:
+    m = result["machine"]
+    lines = [
+        "# grad-align",
+        "",
+        f"{m['processor']}, {m['threads']} of {m['cores']} cores, torch {m['torch']}, kernels {m['simd']}, {m['date']}."
+        f" Whole training steps, medians of {m['repeats']} turns, best in brackets.",
+        "",
+    ]
+    for item in result["cases"]:
+        lines += [
+            f"## {item['title']}",
+            "",
+            "| step | seconds | of Opacus' step | peak extra MB |",
+            "|---|---|---|---|",
+        ]
+        base = item["seconds"][OPACUS]
+        for name, (median, best) in item["seconds"].items():
+            ratio = f"{median / base[0]:.2f} ({best / base[1]:.2f})"
+            extra = item["peak extra bytes"][name] / 1e6
+            lines.append(f"| {name} | {median:.3f} ({best:.3f}) | {ratio} | {extra:.0f} |")
+        lines += ["", "Goal: grad-align at most 1.5 times Opacus' step.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--small", action="store_true", help="a small network and batch; nothing is written")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")
+    channels = (8, 8, 16) if options.small else (64, 128, 256)
+    cases = [case(batch, channels, options.repeats) for batch in ((8,) if options.small else (64, 256))]
+    facts = machine.facts() | {"simd": status().simd, "repeats": options.repeats}
+    result = {"machine": facts, "cases": cases}
+    print(report(result))
+    if not options.small:
+        processor = re.sub(r"\W+", "-", facts["processor"].lower()).strip("-")
+        to = Path(__file__).parent / "results" / f"grad_align-{facts['date']}-{processor}-{options.threads}-threads"
+        to.parent.mkdir(exist_ok=True)
+        to.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        to.with_suffix(".md").write_text(report(result))
+
+
+if __name__ == "__main__":
+    machine.reuse_allocations()
+    main()

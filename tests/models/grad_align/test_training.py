@@ -1,0 +1,352 @@
+"""The private step: bit for bit DP-SGD without the filter, what strict accounting changes, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zoo.data.case import Case
+from zoo.data.phantoms.chest import chest_xray
+from zoo.data.sets import Dataset, Entry
+from zoo.data.splits import TrainData
+from zoo.errors import DataError, OptionError
+from zoo.models.grad_align import claim as miniature
+from zoo.models.grad_align import training as method
+from zoo.models.grad_align.model import GradAlignConfig
+from zoo.models.grad_align.training import GradAlignRecipe, Plan, align, fit, per_sample_gradients, training
+from zoo.ops.cosine_filter import clip_factors
+from zoo.training import Run
+
+pytest.importorskip("opacus")
+
+TINY = GradAlignRecipe(
+    network=GradAlignConfig(channels=(4, 4, 4), groups=2, side=16), batch_size=8, epochs=3, lr=0.1, physical_batch=5
+)
+
+
+def samples(n: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 6, generator=generator)
+    return x, (x[:, 0] > 0).long()
+
+
+def small_network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def plan(n: int = 60, **changes) -> Plan:
+    return Plan.make(replace(TINY, **changes), n, 47)
+
+
+def draw(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def run_fit(seed: int = 0, x: torch.Tensor | None = None, **changes) -> tuple[nn.Module, method.Privacy]:
+    features, y = samples()
+    network = small_network()
+    with Run(seed=seed, device="cpu", progress=False) as run:
+        privacy = fit(network, features if x is None else x, y, plan(**changes), run)
+    return network, privacy
+
+
+# ---- gradients ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("physical_batch", [1, 4, 64])
+def test_per_sample_gradients_are_those_of_each_sample_alone(physical_batch: int):
+    network = method.GradAlign(TINY.network).network
+    x, y = torch.randn(7, 1, 16, 16), torch.randint(0, 3, (7,))
+    with per_sample_gradients(network) as gradients:
+        grads, loss = gradients(x, y, physical_batch, None)
+    for i in range(7):
+        alone = torch.autograd.grad(F.cross_entropy(network(x[i : i + 1]), y[i : i + 1]), list(network.parameters()))
+        assert torch.allclose(grads[i], torch.cat([g.flatten() for g in alone]), atol=1e-5)
+    assert loss == pytest.approx(F.cross_entropy(network(x), y).item(), rel=1e-4)
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_no_hooks_are_left_behind():
+    network = small_network()
+    with per_sample_gradients(network):
+        pass
+    F.cross_entropy(network(samples()[0]), samples()[1]).backward()
+    assert not any(hasattr(p, "grad_sample") for p in network.parameters())
+
+
+def test_layers_that_mix_samples_are_named():
+    network = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    with pytest.raises(OptionError, match=r"no per-sample gradients for 1 \(BatchNorm1d\)"):
+        method.refuse_layers(network)
+    method.refuse_layers(small_network())
+
+
+# ---- the step -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cs", "magnitude", "std", "cov"])
+@pytest.mark.parametrize("accounting", ["nonprivate", "paper", "strict"])
+def test_a_threshold_of_minus_one_is_dpsgd_bit_for_bit(name: str, accounting: str):
+    grads = 3 * torch.randn(9, 47)
+    filtered = align(grads, plan(filter=name, threshold=-1.0, accounting=accounting), draw())
+    plain = align(grads, plan(filter="none"), draw())
+    assert torch.equal(filtered.aggregate, plain.aggregate)
+    z = 0.8 * torch.randn(47, generator=draw())
+    total = torch.zeros(47, dtype=torch.float64)
+    for g, factor in zip(grads, clip_factors(plain.norms, 1.0), strict=True):
+        total += factor.double() * g.double()
+    assert torch.equal(plain.aggregate, ((total + z.double()) / 8).float())
+
+
+def test_without_the_filter_the_step_is_that_of_opacus_optimizer():
+    from opacus import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    x, y = samples(9)
+    ours, theirs = small_network(), small_network()
+    with per_sample_gradients(ours) as gradients:
+        grads, _ = gradients(x, y, 64, None)
+    step = align(grads, plan(filter="none", sigma=0.0), draw()).aggregate
+    wrapped = GradSampleModule(theirs, loss_reduction="sum")
+    sgd = DPOptimizer(
+        torch.optim.SGD(wrapped.parameters(), lr=1.0),
+        noise_multiplier=0.0,
+        max_grad_norm=1.0,
+        expected_batch_size=8,
+        loss_reduction="mean",
+    )
+    F.cross_entropy(wrapped(x), y, reduction="sum").backward()
+    before = torch.cat([p.detach().flatten() for p in theirs.parameters()])
+    sgd.step()
+    moved = before - torch.cat([p.detach().flatten() for p in theirs.parameters()])
+    assert torch.allclose(step, moved, atol=1e-5)
+
+
+def test_raw_gradients_are_never_averaged():
+    grads = torch.randn(8, 47)
+    grads[0] *= 1e6
+    step = align(grads, plan(filter="cs", threshold=0.0, sigma=0.0), draw()).aggregate
+    assert step.norm() <= 1.0 + 1e-5
+
+
+def test_an_empty_batch_is_noise_alone():
+    for name in ("none", "cs", "cov", "random"):
+        step = align(torch.zeros(0, 47), plan(filter=name), draw())
+        assert torch.allclose(step.aggregate, 0.8 * torch.randn(47, generator=draw()) / 8)
+
+
+def test_an_empty_selection_is_noise_alone_where_strict_and_everybody_otherwise():
+    grads = torch.cat([torch.eye(4), -torch.eye(4)])[:, :4].repeat(1, 2)  # cosines to a batch gradient of zero are 0
+    strict = align(grads, plan(filter="cs", accounting="strict", threshold=0.99, tau=1e-3), draw())
+    assert not strict.kept.any()
+    assert torch.allclose(strict.aggregate, 0.8 * torch.randn(8, generator=draw()) / 8)
+    assert align(grads, plan(filter="cs", threshold=0.99), draw()).kept.all()
+
+
+def test_strict_divides_by_the_expected_size_whoever_is_kept():
+    grads = torch.randn(8, 47) + 1.0
+    grads[5:] -= 2.0  # three of eight point away
+    strict = plan(filter="cs", accounting="strict", sigma=1e-6, tau=1e-3)
+    result = align(grads, strict, draw())
+    kept = (grads * (1 / grads.norm(dim=1)).clamp(max=1)[:, None])[result.kept].sum(0) / 8
+    assert result.kept.tolist() == [True] * 5 + [False] * 3
+    assert torch.allclose(result.aggregate, kept, atol=1e-5)
+
+
+def test_noise_on_similarities_grows_with_the_root_of_the_batch_where_strict():
+    paper, strict = (plan(filter="cs", accounting=mode, tau=0.8, cs_clip=0.05) for mode in ("paper", "strict"))
+    assert paper.cs_noise_std == pytest.approx(0.08)
+    assert strict.cs_noise_std == pytest.approx(0.08 * math.sqrt(strict.batch_cap))
+    assert plan(filter="cs").cs_noise_std == 0
+    assert strict.cs_on == "clipped"
+
+
+def test_private_similarities_change_from_draw_to_draw_but_their_seed_decides():
+    grads = torch.randn(8, 47)
+    private = plan(filter="cs", accounting="paper")
+    assert torch.equal(align(grads, private, draw(1)).cosine, align(grads, private, draw(1)).cosine)
+    assert not torch.equal(align(grads, private, draw(1)).cosine, align(grads, private, draw(2)).cosine)
+
+
+def test_random_keep_keeps_its_share():
+    kept = align(torch.randn(4000, 3), plan(filter="random", keep=0.3), draw()).kept
+    assert kept.float().mean().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_gradients_that_are_not_finite_are_dropped_counted_and_reported(capsys):
+    x, _ = samples()
+    x[3] = float("nan")
+    network, _ = run_fit(x=x, epochs=4)
+    assert all(p.isfinite().all() for p in network.parameters())
+    assert "weren't finite" in capsys.readouterr().err
+
+
+# ---- plans --------------------------------------------------------------------------------------------------------
+
+
+def test_a_target_alone_means_strict_and_is_used_up_but_not_passed():
+    chosen = plan(600, epsilon=3.0, filter="none")
+    assert chosen.accountant.accounting == "strict"
+    assert chosen.steps == chosen.planned
+    assert 2.9 < chosen.accountant.epsilon(chosen.steps) <= 3.0
+
+
+def test_training_stops_before_the_target_is_exceeded():
+    network_plan = plan(600, epsilon=2.0, sigma=0.9, filter="none", epochs=50)
+    assert 0 < network_plan.steps < network_plan.planned
+    assert (
+        network_plan.accountant.epsilon(network_plan.steps)
+        <= 2.0
+        < network_plan.accountant.epsilon(network_plan.steps + 1)
+    )
+    assert network_plan.privacy(network_plan.steps).steps == network_plan.steps
+
+
+@pytest.mark.parametrize("name", ["none", "cs", "magnitude", "std", "cov", "random"])
+def test_nonprivate_means_infinite_whatever_the_noise(name: str):
+    statement = plan(filter=name, sigma=50.0).privacy(10)
+    assert statement.epsilon == math.inf
+    assert not statement.guaranteed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilon": 0.5, "filter": "cs"}, r"similarities alone \(tau 0.8\) spend"),
+        ({"epsilon": 0.01, "filter": "none", "sigma": 0.5}, "a single step with sigma 0.5 spends"),
+        ({"epsilon": 3.0, "accounting": "nonprivate"}, "accounting=nonprivate doesn't give"),
+        ({"epsilon": 3.0, "batch_size": 61, "filter": "none"}, "batch_size 61 is more than the 60 training cases"),
+        ({"epsilon": 3.0, "noise": "literal_independent", "filter": "none"}, "independent draws average out"),
+        ({"accounting": "paper", "filter": "random"}, "control of the claim"),
+        ({"accounting": "paper", "filter": "cs", "quantile": 0.5}, "quantile"),
+        ({"accounting": "strict", "filter": "cs", "cs_on": "noisy"}, "choose cs_on=clipped"),
+        ({"accounting": "strict", "filter": "cs", "denominator": "kept"}, "choose denominator=expected"),
+        ({"accounting": "strict", "filter": "none", "sigma": 0.0}, "sigma 0 gives no guarantee"),
+    ],
+)
+def test_guarantees_that_can_not_be_given_are_refused(changes: dict, message: str):
+    with pytest.raises(OptionError, match=message) as refusal:
+        plan(**changes)
+    assert "\n" not in str(refusal.value)
+
+
+def test_without_a_guarantee_a_batch_may_be_the_whole_set():
+    assert plan(5).batch_size == 5
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", ["shared", "literal_independent"])
+def test_equal_seeds_give_equal_weights_and_others_do_not(noise: str):
+    a, b, c = (run_fit(seed, noise=noise)[0].state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"mixed_precision": "bf16"}, "full precision"), ({"gradient_accumulation": 2}, "one process")],
+)
+def test_what_would_scale_gradients_behind_the_accountant_is_refused(settings: dict, message: str):
+    with Run(device="cpu", progress=False, **settings) as run, pytest.raises(OptionError, match=message):
+        fit(small_network(), *samples(), plan(), run)
+
+
+def test_the_run_records_epsilon_at_every_step(tmp_path: Path):
+    x, y = samples()
+    chosen = plan(filter="cs", accounting="strict", sigma=2.0, tau=5.0)
+    with Run(tmp_path / "run", device="cpu", progress=False) as run:
+        run.stage("network")
+        privacy = fit(small_network(), x, y, chosen, run)
+    with open(tmp_path / "run" / "metrics" / "network.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["epsilon"]]
+    spent = [float(row["epsilon"]) for row in rows]
+    assert len(spent) == chosen.steps
+    assert spent == sorted(spent)
+    assert spent[-1] == pytest.approx(privacy.epsilon)
+    assert method.chart(tmp_path / "run" / "metrics" / "network.csv", chosen).startswith(b"\x89PNG")
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch):
+    x, y = samples()
+    x[5] = float("inf")
+
+    def go(out: Path, resume: bool = False) -> tuple[dict, int]:
+        network = small_network()
+        with Run(out, device="cpu", progress=False, checkpoint_every=3, resume=resume) as run:
+            run.stage("network")
+            fit(network, x, y, plan(filter="cov", accounting="paper"), run)
+            return network.state_dict(), run._tracked["tally"].dropped
+
+    whole, dropped = go(tmp_path / "whole")
+    calls = []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 11:
+            raise RuntimeError("killed")
+        return align(*arguments)
+
+    monkeypatch.setattr(method, "align", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        go(tmp_path / "cut")
+    monkeypatch.setattr(method, "align", align)
+    resumed, dropped_again = go(tmp_path / "cut", resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert dropped == dropped_again > 0
+
+
+def data(n: int) -> TrainData:
+    def part(first: int, count: int) -> Dataset:
+        cases = [chest_xray(seed, size=32) for seed in range(first, first + count)]
+        return Dataset("phantom:chest-xray", [Entry(case.id, case) for case in cases])
+
+    return TrainData(part(0, n), part(n, 6), part(n + 6, 3))
+
+
+def test_weights_carry_the_statement_of_their_training(tmp_path: Path):
+    with Run(tmp_path / "run", device="cpu", progress=False) as run:
+        model = training.run(replace(TINY, epsilon=8.0, filter="none", epochs=1), data(24), run)
+    assert model.config.privacy.accounting == "strict"
+    assert 7.5 < model.config.privacy.epsilon <= 8.0
+    assert model.predict(np.zeros((40, 40), np.uint8)).to_dict()["privacy"]["epsilon"] is not None
+    assert (tmp_path / "run" / "training.png").stat().st_size > 10_000
+
+
+def test_a_label_of_another_set_is_named():
+    strange = Dataset("x", [Entry("a", Case(np.zeros((20, 20), np.uint8), "a", label="covid"))])
+    with pytest.raises(DataError, match="case a has the label 'covid'"):
+        method.load(strange, 16)
+
+
+# ---- claim ----------------------------------------------------------------------------------------------------------
+
+
+def test_arms_of_one_seed_share_data_start_and_batches_and_the_filter_aligns():
+    parts = miniature.mixture(3)
+    again = miniature.mixture(3)
+    assert torch.equal(parts.train.x, again.train.x)
+    assert parts.train.x.shape == (3000, 100)
+    plain, same, filtered = (
+        miniature.fit_arm(replace(miniature.ARMS[arm], lr=0.2), parts, 3, 30) for arm in ("dpsgd", "dpsgd", "cs")
+    )
+    assert plain == same
+    assert filtered["alignment"] > plain["alignment"]
+    assert filtered["kept"] < plain["kept"] == 1
+
+
+def test_the_accounted_arm_spends_what_dpsgd_spends():
+    n = 3000
+    plain = miniature.spent(miniature.ARMS["dpsgd"], n, 400)
+    assert miniature.spent(miniature.ARMS["accounted"], n, 400) == pytest.approx(plain, rel=0.01)
+    assert miniature.spent(miniature.ARMS["private"], n, 400) > 2 * plain
