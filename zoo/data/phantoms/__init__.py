@@ -46,6 +46,11 @@ PHANTOMS: dict[str, Phantom] = {
             "colour fundus photograph: vessels, optic disc, macula, lesions, five kinds of camera",
             "zoo.data.phantoms.fundus:fundus",
         ),
+        Phantom(
+            "skin-lesion",
+            "dermoscopic photograph: eight diagnoses or healthy skin; hair, ruler, ink, dark corners; five devices",
+            "zoo.data.phantoms.skin:skin_lesion",
+        ),
     )
 }
 
