@@ -497,7 +497,9 @@ def figure(result: ClaimResult) -> bytes:
     # an axis for each: the differences of two metrics have no common scale
     for axis, item in zip(right.subplots(len(compared), 1, squeeze=False)[:, 0], compared, strict=True):
         _draw_comparison(axis, item)
-    right.suptitle("differences by seed, mean and 95 % interval; positive is better, dotted: margin or tolerance", size=10)
+    right.suptitle(
+        "differences by seed, mean and 95 % interval; positive is better, dotted: margin or tolerance", size=10
+    )
     quick = ", quick run" if result.quick else ""
     canvas.suptitle(f"{result.model}: {result.verdict} ({_n_seeds(result)}{quick})", size=12)
     file = io.BytesIO()

@@ -215,7 +215,7 @@ def fit_protopnet(recipe: LocalGlobalRecipe, images: Images, run: Run) -> ProtoP
         distance = torch.cat([net.distances(normalise(images.batch(i.numpy(), run.device)[0])) for i in index])
     net.head.requires_grad_(True)
     run.stage("protopnet-head")
-    head, adam = run.track(head=net.head, adam=torch.optim.Adam(net.head.parameters(), lr=recipe.lr_head))
+    _, adam = run.track(head=net.head, adam=torch.optim.Adam(net.head.parameters(), lr=recipe.lr_head))
     y = images.y.to(run.device)
     for step in run.steps(recipe.stage2_epochs * math.ceil(len(y) / recipe.batch_size), description="protopnet-head"):
         rows = torch.from_numpy(run.indices(len(y), recipe.batch_size, step, key="heads")).to(run.device)
@@ -238,6 +238,7 @@ class ProtoTree(PatchNetwork):
 
     def __init__(self, config: LocalGlobalConfig, depth: int = 9) -> None:
         super().__init__(config, 2**depth - 1)
+        nn.init.normal_(self.prototypes, 0.5, 0.1)  # near what a sigmoid gives: no node starts with its mind made up
         self.depth = depth
         self.leaves: Tensor
         self.register_buffer("leaves", torch.ones(2**depth, len(config.labels)))  # unnormalised distributions

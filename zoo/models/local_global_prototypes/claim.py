@@ -1,4 +1,4 @@
-"""The headline in miniature: with few images of rare classes, do prototypes keep up with a black box and beat ProtoPNet?
+"""The headline in miniature: where classes are rare, do prototypes keep up with a black box and beat ProtoPNet?
 
 Five kinds of procedural lesions differ in the texture of a small patch; the rarest has 15 training images. Everything
 is trained from scratch on the same images, with the same backbone, rates, batches and class weights.
@@ -6,7 +6,9 @@ is trained from scratch on the same images, with the same backbone, rates, batch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,13 +16,17 @@ from jaxtyping import Float
 
 from zoo.claims import Claim, Comparison
 from zoo.models.local_global_prototypes.baselines import fit_black_box, fit_protopnet, fit_prototree, probabilities
-from zoo.models.local_global_prototypes.model import LocalGlobalConfig, LocalGlobalPrototypes, normalise
+from zoo.models.local_global_prototypes.model import (
+    BranchName,
+    LocalGlobalConfig,
+    LocalGlobalPrototypes,
+    normalise,
+)
 from zoo.models.local_global_prototypes.training import (
     Images,
     LocalGlobalRecipe,
     balanced_accuracy,
     fit,
-    predict_labels,
 )
 from zoo.training import Run
 
@@ -47,22 +53,24 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     images = draw_set(train, np.random.default_rng([seed, 1]))
     unseen = draw_set(test, np.random.default_rng([seed, 2]))
     scores: dict[str, dict[str, float]] = {}
-    for arm, fit_baseline in (
-        ("black box", fit_black_box),
-        ("protopnet", fit_protopnet),
-        ("prototree", lambda *arguments: fit_prototree(*arguments, depth=TREE_DEPTH)),
-    ):
+    baselines: dict[str, Callable[[LocalGlobalRecipe, Images, Run], torch.nn.Module]] = {
+        "black box": fit_black_box,
+        "protopnet": fit_protopnet,
+        "prototree": partial(fit_prototree, depth=TREE_DEPTH),
+    }
+    for arm, fit_baseline in baselines.items():
         with Run(seed=seed, device="cpu") as arm_run:
             net = fit_baseline(recipe, images, arm_run)
             found = probabilities(net, unseen, arm_run.device)
         scores[arm] = _scores(found, unseen)
     nothing = draw_set((0, 0, 0, 0, 0), np.random.default_rng(0))
-    for branch in ("global", "local", "joint"):
+    branches: tuple[BranchName, ...] = ("global", "local", "joint")
+    for branch in branches:
         with Run(seed=seed, device="cpu") as arm_run:
             model = fit(replace(recipe, network=replace(recipe.network, branch=branch)), images, nothing, arm_run)
         scores[branch] = _scores(_probabilities(model, unseen), unseen)
     scores["joint, pruned"] = _scores(_probabilities(model, unseen, pruned=True), unseen)
-    mask = model.heads["joint_pruned"].mask
+    mask = model.head("joint", pruned=True).mask
     scores["joint, pruned"]["pruned prototypes"] = float(1 - mask.mean())
     model.tuned.fill_(False)
     scores["joint, untuned"] = _scores(_probabilities(model, unseen), unseen)
@@ -122,7 +130,7 @@ claim = Claim(
         f"cosines at temperature 1, so that no probability of five classes can pass {BOUND:.2f}; the untuned arm "
         "shows it."
     ),
-    data=f"procedural lesions of {SIZE} px, five textures, {'/'.join(map(str, TRAIN))} training images, 80 of each to test",
+    data=f"procedural lesions of {SIZE} px, five textures: {'/'.join(map(str, TRAIN))} to train on, 80 of each to test",
     arms={
         "joint": "both branches, head tuned",
         "joint, pruned": "one prototype for each nearest training image, then the head tuned",
@@ -182,7 +190,7 @@ claim = Claim(
         "prototree": {"BAcc": 0.660},
     },
     falsified_if=(
-        "Joint trails the black box by more than 0.01 in balanced accuracy on average, or, in the secondary comparison, "
-        "is not above ProtoPNet"
+        "Joint trails the black box by more than 0.01 in balanced accuracy on average; the comparison with ProtoPNet "
+        "has a verdict of its own"
     ),
 )

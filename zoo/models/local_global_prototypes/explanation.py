@@ -135,7 +135,9 @@ class LookAlikes(Classification):
         width = max(columns * (side + gap) + gap, 640)
         rows = [("The whole image: training images of the closest prototype's cluster", top)]
         if bottom:
-            rows.append(("Its regions: where the strongest local prototypes fire, and the patches they stand for", bottom))
+            rows.append(
+                ("Its regions: where the strongest local prototypes fire, and the patches they stand for", bottom)
+            )
         height = 44 + len(rows) * (side + 2 * text + gap) + 34
         canvas = PILImage.new("RGB", (width, height), "white")
         draw = ImageDraw.Draw(canvas)
@@ -169,8 +171,8 @@ def explain(
     config = model.config
     choice, pruned, top_k = options["branch"], options["pruned"], options["top_k"]
     predicted = int(np.argmax(probabilities))
-    head = model.heads[f"{choice}_pruned" if pruned else choice]
-    alive = head.mask > 0
+    head = model.head(choice, pruned)
+    alive: Tensor = head.mask > 0  # type: ignore[assignment]
     similarity = torch.cat([evidence[name].similarity[0].flatten() for name in config.branches])
     weight = head.effective[predicted]
     contribution = weight * similarity
@@ -183,9 +185,13 @@ def explain(
             f"the head isn't tuned: mean cosines at temperature {config.tau:g} keep probabilities low (below "
             f"{bound:.2f} at temperature 1)"
         )
-    prototype, look_alikes, pictures = None, (), {}
+    prototype: str | None = None
+    look_alikes: tuple[LookAlike, ...] = ()
+    pictures: dict[str, PILImage.Image | None] = {}
     if choice in ("joint", "global"):
-        prototype, look_alikes, pictures = _look_alikes(model, evidence["global"], predicted, alive, digest, gallery, top_k)
+        prototype, look_alikes, pictures = _look_alikes(
+            model, evidence["global"], predicted, alive, digest, gallery, top_k
+        )
         if not look_alikes:
             notes.append("no look-alikes: the gallery has no other image of the closest prototype's cluster")
     regions: tuple[Region, ...] = ()
@@ -221,9 +227,9 @@ def _look_alikes(
     digest: int,
     gallery: Gallery,
     top_k: int,
-) -> tuple[str | None, tuple[LookAlike, ...], dict[str, Any]]:
+) -> tuple[str | None, tuple[LookAlike, ...], dict[str, PILImage.Image | None]]:
     """The nearest gallery images that are attached to the predicted class's closest prototype; never the input."""
-    config, branch = model.config, model.branches["global"]
+    config, branch = model.config, model.branch("global")
     c, k = len(config.labels), config.prototypes
     open_ = alive[: c * k].view(c, k)
     mine = seen.similarity[0, predicted].masked_fill(~open_[predicted], -2)
@@ -243,7 +249,8 @@ def _look_alikes(
     if not len(cluster):
         return name, (), {}
     found, place = cosine_topk(seen.cells[0], gallery.embeddings[cluster], min(top_k, len(cluster)))
-    look_alikes, pictures = [], {}
+    look_alikes: list[LookAlike] = []
+    pictures: dict[str, PILImage.Image | None] = {}
     for similarity, i in zip(found[0].tolist(), cluster[place[0]].tolist(), strict=True):
         label = config.labels[int(labels[i])] if labels[i] >= 0 else None
         look_alikes.append(LookAlike(gallery.ids[i], label, round(similarity, 6)))
@@ -259,9 +266,9 @@ def _regions(
     window: Window,
     names: Sequence[tuple[str, str, int]],
     top_k: int,
-) -> tuple[tuple[Region, ...], dict[str, Any]]:
+) -> tuple[tuple[Region, ...], dict[str, PILImage.Image | None]]:
     """The local prototypes that speak most for the predicted class; only likeness counts, not being unlike."""
-    config, branch, gallery = model.config, model.branches["local"], model.gallery
+    config, branch, gallery = model.config, model.branch("local"), model.gallery
     first = model.prototype_count - len(config.labels) * config.prototypes  # of the local columns
     flat = seen.similarity[0].flatten()
     score = contribution[first:].masked_fill(~alive[first:] | (flat <= 0), -torch.inf)
@@ -271,10 +278,11 @@ def _regions(
         return (), {}
     side = round(len(seen.cells[0]) ** 0.5)  # the network sees squares
     heat, _ = prototype_similarity(seen.cells, branch.prototypes.flatten(0, 1)[order], reduce="none")
-    regions, pictures = [], {}
+    regions: list[Region] = []
+    pictures: dict[str, PILImage.Image | None] = {}
     for i, t in enumerate(order.tolist()):
         row, column = divmod(int(seen.winner[0].flatten()[t]), side)
-        edges = (column / side, row / side, (column + 1) / side, (row + 1) / side)
+        edges = _edges(row, column, side)
         offsets = (window.left, window.top, window.left, window.top)
         box = tuple(round(o + e * window.side) for o, e in zip(offsets, edges, strict=True))
         place = int(gallery.source[first + t])
@@ -292,12 +300,22 @@ def _regions(
                 similarity=round(float(flat[t]), 6),
                 box=box,  # type: ignore[arg-type]
                 source_id=source_id,
-                source_box=(source_column / side, source_row / side, (source_column + 1) / side, (source_row + 1) / side),
+                source_box=(
+                    source_column / side,
+                    source_row / side,
+                    (source_column + 1) / side,
+                    (source_row + 1) / side,
+                ),
                 source_similarity=round(float(gallery.similarity[first + t]), 6),
                 heatmap=heat[0, i].view(side, side).float().cpu().numpy(),
             )
         )
     return tuple(regions), pictures
+
+
+def _edges(row: int, column: int, side: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a cell, as shares of the square."""
+    return column / side, row / side, (column + 1) / side, (row + 1) / side
 
 
 # ---- drawing -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -112,6 +112,14 @@ class LocalGlobalPrototypes(Model):
         self.gallery = StoredGallery(self.config.gallery, d if "global" in self.branches else 0, self.prototype_count)
         self._folder_cache: tuple[Any, Gallery] | None = None
 
+    def branch(self, name: str) -> PrototypeBranch:
+        """The branch ``global`` or ``local``."""
+        return cast(PrototypeBranch, self.branches[name])
+
+    def head(self, choice: str, pruned: bool = False) -> Head:
+        """The head that decides by ``joint``, ``global`` or ``local`` evidence."""
+        return cast(Head, self.heads[head_name(choice, pruned)])
+
     # ---- columns of the head ------------------------------------------------------------------------------------
 
     @property
@@ -134,12 +142,12 @@ class LocalGlobalPrototypes(Model):
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> dict[str, Evidence]:
         """The evidence of every branch. ``x`` is normalised by ImageNet's mean and standard deviation."""
         features = self.backbone(x)
-        return {name: branch(features) for name, branch in self.branches.items()}
+        return {name: self.branch(name)(features) for name in self.config.branches}
 
     def logits(self, evidence: dict[str, Evidence], choice: str | None = None, pruned: bool = False) -> Tensor:
         """Of the head, [b c]: ``(M * W) s`` for all similarities s."""
         s = torch.cat([evidence[name].similarity.flatten(1) for name in self.config.branches], 1)
-        return self.heads[head_name(choice or self.config.branch, pruned)](s)
+        return self.head(choice or self.config.branch, pruned)(s)
 
     def probabilities(self, evidence: dict[str, Evidence], choice: str | None = None, pruned: bool = False) -> Tensor:
         """[b c]. Before stage 2 this is the mean of the branches' softmaxes of mean similarities (Eq. 4)."""
@@ -202,7 +210,12 @@ class LocalGlobalPrototypes(Model):
         evidence = self(to_network([item.view for item in prepared], self.device))
         probabilities = self.probabilities(evidence, choice, pruned).cpu().numpy()
         cases = self._gallery(gallery)
-        options = {"branch": choice, "pruned": pruned, "top_k": top_k, "gallery": None if gallery is None else str(gallery)}
+        options = {
+            "branch": choice,
+            "pruned": pruned,
+            "top_k": top_k,
+            "gallery": None if gallery is None else str(gallery),
+        }
         return [
             explain(self, item.image, item.window, item.digest, cases, probabilities[i], options,
                     {name: Evidence(*(part[i : i + 1] for part in e)) for name, e in evidence.items()})
@@ -265,7 +278,9 @@ class PrototypeBranch(nn.Module):
         own = evidence.winner[torch.arange(len(y), device=y.device), y]  # [b k]
         if self.pooled or every_cell:
             table = torch.einsum(
-                "bjd,bkd->bjk", nn.functional.normalize(cells, dim=-1), nn.functional.normalize(self.prototypes[y], dim=-1)
+                "bjd,bkd->bjk",
+                nn.functional.normalize(cells, dim=-1),
+                nn.functional.normalize(self.prototypes[y], dim=-1),
             )
             samples, place = cells.flatten(0, 1), table.argmax(-1).flatten()
             column = y.repeat_interleave(cells.shape[1]) * k + place
@@ -372,11 +387,11 @@ def prepare(image: Any, config: LocalGlobalConfig) -> Prepared:
     exact = np.round(rgb * 255).astype(np.uint8)
     digest = hashlib.sha256(exact.tobytes() + repr(exact.shape).encode()).digest()[:8]
     balanced = np.round(shades_of_gray(rgb) * 255).astype(np.uint8) if config.colour_constancy else exact
-    views = [
+    view, plain = (
         np.asarray(PILImage.fromarray(window.cut(array)).resize(size, PILImage.Resampling.BICUBIC))
         for array in (balanced, exact)
-    ]
-    return Prepared(picture, window, *views, int.from_bytes(digest, "big", signed=True))
+    )
+    return Prepared(picture, window, view, plain, int.from_bytes(digest, "big", signed=True))
 
 
 def to_network(views: Sequence[UInt8[np.ndarray, "s s 3"]], device: torch.device | str) -> Float[Tensor, "b 3 s s"]:

@@ -23,8 +23,6 @@ from zoo.models.local_global_prototypes.model import (
     LocalGlobalConfig,
     LocalGlobalPrototypes,
     Prepared,
-    PrototypeBranch,
-    head_name,
     normalise,
     prepare,
     pretrained_backbone,
@@ -155,7 +153,7 @@ def train_prototypes(
 ) -> None:
     """Backbone, branches and prototypes, with centroids that follow the samples of each prototype."""
     initialise_prototypes(model, images, run)
-    branches = list(model.branches.values())
+    branches = [model.branch(name) for name in model.config.branches]
     adam = torch.optim.Adam(
         [
             {"params": list(model.backbone.parameters()), "lr": recipe.lr_backbone},
@@ -184,7 +182,7 @@ def train_prototypes(
 
         losses = {name: weigh(model.stage1_logits(seen), y) for name, seen in evidence.items()}
         for name, seen in evidence.items():
-            branch: PrototypeBranch = model.branches[name]  # type: ignore[assignment]
+            branch = model.branch(name)
             sums, counts = branch.assign(seen, y, every_cell=recipe.local_assign == "all")
             sums, counts = run.accelerator.reduce((sums, counts), reduction="sum")
             branch.absorb(sums, counts, cap)
@@ -242,12 +240,10 @@ def project_on_simplex(v: Float[Tensor, " n"], total: float) -> Float[Tensor, " 
     return (v - excess[last - 1] / last).clamp(min=0)
 
 
-def start_epoch(
-    model: LocalGlobalPrototypes, recipe: LocalGlobalRecipe, images: Images, run: Run, first: bool
-) -> None:
+def start_epoch(model: LocalGlobalPrototypes, recipe: LocalGlobalRecipe, images: Images, run: Run, first: bool) -> None:
     """Prototypes that no sample chose in the last epoch start again from badly represented ones; counts begin anew."""
-    for name, module in model.branches.items():
-        branch: PrototypeBranch = module  # type: ignore[assignment]
+    for name in model.config.branches:
+        branch = model.branch(name)
         if not first:
             empty = branch.used == 0
             for label in torch.nonzero(empty.any(1)).flatten().tolist():
@@ -263,7 +259,7 @@ def reseed(model: LocalGlobalPrototypes, name: str, label: int, images: Images, 
     places = torch.nonzero(images.y == label).flatten()[:INIT_IMAGES]
     if not len(places):
         return
-    branch: PrototypeBranch = model.branches[name]  # type: ignore[assignment]
+    branch = model.branch(name)
     cells = class_cells(model, name, images, places, device)
     empty = torch.nonzero(branch.used[label] == 0).flatten()
     own = F.normalize(cells, dim=-1) @ F.normalize(branch.prototypes[label], dim=-1).T
@@ -281,8 +277,8 @@ def initialise_prototypes(model: LocalGlobalPrototypes, images: Images, run: Run
     from scipy.cluster.vq import kmeans2
 
     k = model.config.prototypes
-    for name, module in model.branches.items():
-        branch: PrototypeBranch = module  # type: ignore[assignment]
+    for name in model.config.branches:
+        branch = model.branch(name)
         for label in range(len(model.config.labels)):
             rng = run.generator("k-means", name, label)
             places = torch.nonzero(images.y == label).flatten()
@@ -311,7 +307,7 @@ def class_cells(
     parts = []
     for index in places.split(64):
         x, _ = images.batch(index.numpy(), device)
-        parts.append(model.branches[name](model.backbone(normalise(x))).cells.flatten(0, 1))
+        parts.append(model.branch(name)(model.backbone(normalise(x))).cells.flatten(0, 1))
     model.train(training)
     return torch.cat(parts)
 
@@ -433,7 +429,7 @@ def train_heads(
     choices = model.config.choices
     for choice in choices:
         if before:
-            model.heads[head_name(choice, True)].mask.mul_(alive.to(run.device))
+            model.head(choice, pruned=True).mask.mul_(alive.to(run.device))
     run.stage("heads")
     tuned = {name: head for name, head in model.heads.items() if before or not name.endswith("_pruned")}
     heads = HeadBank(nn.ModuleDict(tuned)).requires_grad_(True)
@@ -449,7 +445,7 @@ def train_heads(
         run.log(loss=loss)
     if not before:
         for choice in choices:
-            pruned, full = model.heads[head_name(choice, True)], model.heads[head_name(choice, False)]
+            pruned, full = model.head(choice, pruned=True), model.head(choice)
             pruned.load_state_dict(full.state_dict())
             pruned.mask.mul_(alive.to(run.device))
     model.tuned.fill_(recipe.stage2_epochs > 0)
@@ -506,7 +502,6 @@ training = Training(
             "epochs": 40,
             "patience": 12,
             "lr_backbone": 2e-3,
-            "thumbnails": 64,
             "dtype": "float16",
         },
     },
