@@ -38,6 +38,7 @@ RECIPE = LocalGlobalRecipe(
     pretrained=False,
     epochs=14,
     lr_backbone=2e-3,  # from scratch
+    init="random",  # k-means needs features that tell images apart
     augment="flips",
     thumbnails=0,
 )

@@ -57,6 +57,9 @@ class LocalGlobalRecipe:
     """Of the classes in every cross-entropy: ``sqrt`` by 1 / sqrt(frequency), ``low`` by the learned sample weights
     that the paper cites without describing them."""
     low_rho: float = field(default=0.1, metadata={"min": 1e-6})  # of ``low``
+    init: Literal["k-means", "random"] = "k-means"
+    """Of the prototypes: centres of each class's first features, or random directions. The paper says nothing. Features
+    of an untrained backbone all point almost the same way, and so would their centres; start those at random."""
     local_assign: Literal["winners", "all"] = "winners"
     """Which regions the local centroids follow: each prototype's winning cell, or every cell; open."""
     centroid_count: Literal["epoch", "cap", "cumulative"] = "epoch"
@@ -152,7 +155,8 @@ def train_prototypes(
     model: LocalGlobalPrototypes, recipe: LocalGlobalRecipe, images: Images, validation: Images, run: Run
 ) -> None:
     """Backbone, branches and prototypes, with centroids that follow the samples of each prototype."""
-    initialise_prototypes(model, images, run)
+    if recipe.init == "k-means":
+        initialise_prototypes(model, images, run)
     branches = [model.branch(name) for name in model.config.branches]
     adam = torch.optim.Adam(
         [
