@@ -198,7 +198,8 @@ def test_pruning_afterwards_keeps_the_tuned_weights(tiny, images):
 
 @pytest.mark.parametrize(
     "change", [{"weighting": "low"}, {"weighting": "none"}, {"local_assign": "all"}, {"centroid_count": "cap"},
-               {"centroid_count": "cumulative"}, {"augment": "flips"}, {"augment": "none"}, {"thumbnails": 0}, {"init": "random"}],
+               {"centroid_count": "cumulative"}, {"augment": "flips"}, {"augment": "none"}, {"thumbnails": 0},
+               {"init": "random"}],
 )  # fmt: skip
 def test_every_option_trains(tiny, images, change: dict):
     with Run(None, seed=0, device="cpu", progress=False) as run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin
+from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="local-global-prototypes",
@@ -44,6 +44,10 @@ plugin = Plugin(
     claim="zoo.models.local_global_prototypes.claim:claim",
     kernels=("prototype_similarity",),
     extras=("imaging",),
+    weights=WeightsInfo(
+        trained_on="phantom:skin-lesion?n=640 (461 procedural images; their thumbnails are the gallery)",
+        command='zoo train local-global-prototypes --data "phantom:skin-lesion?n=640" --preset demo --out DIR',
+    ),
     phantom="phantom:skin-lesion",
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. ISIC 2019 is CC BY-NC "

@@ -112,7 +112,11 @@ class LookAlikes(Classification):
             top.append(fig.Panel(name, self.pictures.get(case.id) or _absent(case.id)))
         bottom: list[fig.Panel] = []
         view = self.window.cut(np.round(self.image.rgb() * 255).astype(np.uint8))
-        for region in self.regions[:SHOWN_REGIONS]:
+        # Prototypes that agree on the region and on the patch would fill the row with one picture.
+        distinct: dict[Any, Region] = {}
+        for region in self.regions:
+            distinct.setdefault((region.box, region.source_id, region.source_box), region)
+        for region in list(distinct.values())[:SHOWN_REGIONS]:
             box = [(edge - offset) / self.window.side for edge, offset in
                    zip(region.box, (self.window.left, self.window.top) * 2, strict=True)]  # fmt: skip
             seen = _framed(_heat(view, region.heatmap), box)
