@@ -47,6 +47,12 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on="phantom:skin-lesion?n=640 (461 procedural images; their thumbnails are the gallery)",
         command='zoo train local-global-prototypes --data "phantom:skin-lesion?n=640" --preset demo --out DIR',
+        metrics={
+            # zoo evaluate local-global-prototypes --data "phantom:skin-lesion?n=640" --weights DIR
+            "balanced accuracy, 128 held-out phantoms": 0.970,
+            "accuracy, 128 held-out phantoms": 0.961,
+            "F1 (macro), 128 held-out phantoms": 0.953,
+        },
     ),
     phantom="phantom:skin-lesion",
     licence_notes=(
