@@ -56,6 +56,24 @@ def test_a_quick_run_proves_nothing():
     assert outcome([3, 3.2, 2.8, 3.1], quick=True).verdict == "inconclusive"
 
 
+@pytest.mark.parametrize(
+    ("differences", "verdict", "reason"),
+    [
+        ([-0.2, -0.1, -0.3, -0.2], "supported", "lies above -1"),
+        ([3, 3.2, 2.8, 3.1], "supported", "lies above -1"),
+        ([-0.5, -2.5, 1.5, 0.1], "inconclusive", "includes -1"),
+        ([-1, -1.2, -1.1], "not supported", "worse than the baseline by 1 or more"),
+        ([-0.2, -0.1], "inconclusive", "too few"),
+        ([-0.2, math.nan, -0.1], "inconclusive", "not finite"),
+    ],
+)
+def test_a_tolerance_asks_for_no_more_than_keeping_up(differences, verdict, reason):
+    found = outcome(differences, tolerance=1.0)
+    assert found.verdict == verdict
+    assert reason in found.reason
+    assert outcome(differences, tolerance=1.0, quick=True).verdict == "inconclusive"
+
+
 def test_less_can_be_better():
     assert outcome([-3, -3.2, -2.8], direction="less").verdict == "supported"
     assert outcome([-3, -3.2, -2.8], direction="less").mean == pytest.approx(3)
@@ -228,6 +246,10 @@ def test_a_claim_that_contradicts_itself_cannot_be_made(toy):
         replace(toy.claim, seeds=(1, 1))
     with pytest.raises(ValueError, match="negative"):
         replace(toy.claim, primary=Comparison("better", "plain", "dice", margin=-1.0))
+    with pytest.raises(ValueError, match="negative"):
+        replace(toy.claim, primary=Comparison("better", "plain", "dice", tolerance=-1.0))
+    with pytest.raises(ValueError, match="not both"):
+        replace(toy.claim, primary=Comparison("better", "plain", "dice", margin=1.0, tolerance=1.0))
 
 
 def test_a_model_without_a_claim_is_told(toy, tmp_path):

@@ -8,6 +8,9 @@
 - *inconclusive* otherwise: fewer than three seeds, a value that isn't finite, a gain below the margin that the
   margin's interval still covers, or one that chance could have made. A quick run is always inconclusive.
 
+A comparison with a ``tolerance`` asks for non-inferiority instead: *supported* if low > -tolerance, *not supported* if
+mean d <= -tolerance, *inconclusive* otherwise.
+
 The p values (paired t, and sign test) are two-sided and reported beside the verdict; they don't enter it.
 """
 
@@ -40,6 +43,7 @@ LIBRARIES = ("medimg-zoo", "torch", "numpy")
 class Comparison:
     """``method`` beats ``baseline`` on ``metric``: by ``margin`` at least, ``direction`` says which way is better.
 
+    With a ``tolerance`` above 0 it need not beat the baseline, only be worse by less than that (non-inferiority).
     ``readings``: what each verdict means, in one sentence, printed beside it.
     """
 
@@ -48,6 +52,7 @@ class Comparison:
     metric: str
     direction: Literal["greater", "less"] = "greater"
     margin: float = 0.0
+    tolerance: float = 0.0
     readings: Mapping[Verdict, str] = field(default_factory=dict)
 
 
@@ -76,8 +81,10 @@ class Claim:
             for arm in (comparison.method, comparison.baseline):
                 if arm not in self.arms:
                     raise ValueError(f"a comparison names the arm {arm!r}, which the claim doesn't have")
-            if comparison.margin < 0:
+            if comparison.margin < 0 or comparison.tolerance < 0:
                 raise ValueError("a margin can't be negative; choose the direction instead")
+            if comparison.margin and comparison.tolerance:
+                raise ValueError("a comparison has a margin or a tolerance, not both")
         if unknown := self.paper.keys() - self.arms.keys():
             raise ValueError(f"the paper's numbers name the arm {sorted(unknown)[0]!r}, which the claim doesn't have")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
@@ -221,7 +228,10 @@ def compare(
         reason = "no seed has been run" if not differences else f"{comparison.metric} is not finite for some seed"
         return Compared(comparison, differences, nan, nan, nan, nan, nan, "inconclusive", reason)
     mean, low, high, p_t, p_sign = paired(differences)
-    verdict, reason = _judge(mean, low, high, len(differences), comparison.margin, quick)
+    if comparison.tolerance and not quick and len(differences) >= MIN_SEEDS:
+        verdict, reason = _judge_non_inferior(mean, low, comparison.tolerance)
+    else:
+        verdict, reason = _judge(mean, low, high, len(differences), comparison.margin, quick)
     return Compared(comparison, differences, mean, low, high, p_t, p_sign, verdict, reason)
 
 
@@ -263,6 +273,14 @@ def _judge(mean: float, low: float, high: float, n: int, margin: float, quick: b
     if mean < margin:
         return "inconclusive", f"there is a gain, but its mean is below the claimed margin of {margin:g}"
     return "supported", "the gain reaches the margin and its interval lies above zero"
+
+
+def _judge_non_inferior(mean: float, low: float, tolerance: float) -> tuple[Verdict, str]:
+    if mean <= -tolerance:
+        return "not supported", f"the method is worse than the baseline by {tolerance:g} or more"
+    if low <= -tolerance:
+        return "inconclusive", f"the interval of the difference includes -{tolerance:g}, the tolerance"
+    return "supported", f"the interval of the difference lies above -{tolerance:g}, the tolerance"
 
 
 # ---- running -----------------------------------------------------------------------------------------------------
@@ -479,7 +497,9 @@ def figure(result: ClaimResult) -> bytes:
     # an axis for each: the differences of two metrics have no common scale
     for axis, item in zip(right.subplots(len(compared), 1, squeeze=False)[:, 0], compared, strict=True):
         _draw_comparison(axis, item)
-    right.suptitle("differences by seed, mean and 95 % interval; positive is better, dotted: margin", size=10)
+    right.suptitle(
+        "differences by seed, mean and 95 % interval; positive is better, dotted: margin or tolerance", size=10
+    )
     quick = ", quick run" if result.quick else ""
     canvas.suptitle(f"{result.model}: {result.verdict} ({_n_seeds(result)}{quick})", size=12)
     file = io.BytesIO()
@@ -515,8 +535,8 @@ def _draw_comparison(axis: Any, item: Compared) -> None:
         axis.plot([item.low, item.high], [0.1, 0.1], color=colour, linewidth=2.5, zorder=3)
     if math.isfinite(item.mean):
         axis.scatter([item.mean], [0.1], s=60, color=colour, marker=mark, edgecolors="black", linewidths=0.8, zorder=4)
-    if item.comparison.margin:
-        axis.axvline(item.comparison.margin, color="black", linestyle=":")
+    if limit := item.comparison.margin or -item.comparison.tolerance:
+        axis.axvline(limit, color="black", linestyle=":")
     axis.set_yticks([0], [f"{_title(item.comparison)}\n{item.verdict}"], size=9)
     axis.set_ylim(-0.5, 0.5)
     axis.margins(x=0.08)
@@ -611,7 +631,8 @@ def _row(item: Compared) -> list[str]:
 
 def _title(comparison: Comparison) -> str:
     less = " (less is better)" if comparison.direction == "less" else ""
-    return f"{comparison.method} vs. {comparison.baseline}, {comparison.metric}{less}"
+    at_most = f", at most {comparison.tolerance:g} worse" if comparison.tolerance else ""
+    return f"{comparison.method} vs. {comparison.baseline}, {comparison.metric}{less}{at_most}"
 
 
 def _cell(result: ClaimResult, arm: str, metric: str) -> str:

@@ -121,6 +121,11 @@ LAYOUTS: dict[str, Layout] = {
         "zoo.data.sets:_drive",
         licence="research use, registration with its authors",
     ),
+    "isic2019": Layout(
+        "ISIC 2019 challenge, training part (ISIC_2019_Training_Input/ and ISIC_2019_Training_GroundTruth.csv)",
+        "zoo.data.dermoscopy:isic2019",
+        licence="CC BY-NC 4.0",
+    ),
     "pneumonia": Layout(
         "Paediatric pneumonia radiographs, Kermany et al. 2018 (train/ and test/, each NORMAL/ and PNEUMONIA/)",
         "zoo.data.sets:_pneumonia",
@@ -220,7 +225,7 @@ def _folder(spec: str, root: Path) -> Dataset:
         table = next((folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()), None)
         prefix = f"{split}/" if parts else ""
         if table is not None:
-            for row in _rows(table):
+            for row in table_rows(table):
                 row["image"] = row.pop("file_name", "")
                 for name in [name for name in row if name.endswith("_file_name")]:
                     stem = name.removesuffix("_file_name")
@@ -259,7 +264,7 @@ def _pairs(spec: str, root: Path) -> Dataset:
 def _csv(spec: str, table: Path) -> Dataset:
     if not table.is_file():
         raise DataError(f"data {spec!r}: {table} is not a file")
-    rows = _rows(table)
+    rows = table_rows(table)
     entries = [_entry(row, table.parent, table, None, "") for row in rows]
     return Dataset(spec, entries, rows[0] if rows else ())
 
@@ -390,8 +395,11 @@ def _reader(kind: str) -> Callable[[str, Path], Dataset]:
 # ---- parts of readers --------------------------------------------------------------------------------------------
 
 
-def _rows(table: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV, TSV or JSON-lines table; empty cells are left out."""
+def table_rows(table: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV, TSV or JSON-lines table; empty cells are left out.
+
+    Raises ``DataError`` for a file that is no such table.
+    """
     try:
         if table.suffix == ".jsonl":
             lines = table.read_text(encoding="utf-8").splitlines()

@@ -56,6 +56,11 @@ PHANTOMS: dict[str, Phantom] = {
             "stack of stained tissue sections with tumour, each moved on its slide; folds and tears as options",
             "zoo.data.phantoms.serial_sections:serial_sections",
         ),
+        Phantom(
+            "skin-lesion",
+            "dermoscopic photograph: eight diagnoses or healthy skin; hair, ruler, ink, dark corners; five devices",
+            "zoo.data.phantoms.skin:skin_lesion",
+        ),
     )
 }
 

@@ -1,0 +1,263 @@
+"""The procedure: centroids as printed, whom the losses reach, pruning, heads, weights of samples, resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoo import config as configs
+from zoo.data.phantoms.skin import skin_lesion
+from zoo.errors import DataError
+from zoo.models.local_global_prototypes import training as method
+from zoo.models.local_global_prototypes.model import Evidence, LocalGlobalPrototypes, PrototypeBranch, normalise
+from zoo.models.local_global_prototypes.training import training
+from zoo.training import Run
+
+
+def branch_of(seed: int, pooled: bool, j: int, b: int = 12) -> tuple[PrototypeBranch, Evidence, torch.Tensor]:
+    """A branch of 3 classes and 4 prototypes with random cells."""
+    torch.manual_seed(seed)
+    branch = PrototypeBranch(6, 5, classes=3, prototypes=4, pooled=pooled)
+    return branch, branch(torch.randn(b, 6, j, 1)), torch.randint(3, (b,))
+
+
+# ---- centroids ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), kind=st.sampled_from(["global", "winners", "all"]))
+def test_the_batch_update_is_the_sequential_one(seed: int, kind: str):
+    branch, evidence, y = branch_of(seed, kind == "global", 1 if kind == "global" else 7)
+    centroids, counts = branch.centroids.clone(), branch.counts.clone()
+    cells = evidence.cells.detach()
+    unit = torch.nn.functional.normalize
+    for i, label in enumerate(y.tolist()):  # Eq. 2, sample by sample
+        table = unit(cells[i], dim=-1) @ unit(branch.prototypes[label].detach(), dim=-1).T  # [j k]
+        if kind == "winners":
+            samples = [(k, cells[i, table[:, k].argmax()]) for k in range(4)]
+        else:
+            samples = [(int(table[j].argmax()), cells[i, j]) for j in range(len(table))]
+        for k, f in samples:
+            counts[label, k] += 1
+            n = counts[label, k]
+            centroids[label, k] = (1 - 1 / n) * centroids[label, k] + f / n
+    branch.absorb(*branch.assign(evidence, y, every_cell=kind == "all"))
+    assert torch.allclose(branch.centroids, centroids, atol=1e-5)
+    assert torch.equal(branch.counts, counts)
+
+
+def test_a_cap_keeps_centroids_moving():
+    branch, _, _ = branch_of(0, True, 1)
+    branch.counts.fill_(10_000)
+    sums, counts = torch.ones(3, 4, 5), torch.ones(3, 4)
+    before = branch.centroids.clone()
+    branch.absorb(sums, counts, cap=100.0)
+    assert torch.allclose(branch.centroids, (100 * before + 1) / 101, atol=1e-5)
+
+
+def test_the_cluster_loss_moves_prototypes_only(tiny):
+    model = LocalGlobalPrototypes(tiny.network)
+    evidence = model(torch.randn(4, 3, 48, 48))
+    for branch, seen in zip(model.branches.values(), evidence.values(), strict=True):
+        branch.absorb(*branch.assign(seen, torch.arange(4)))
+    sum(branch.cluster_loss() for branch in model.branches.values()).backward()
+    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert moved == {"branches.global.prototypes", "branches.local.prototypes"}
+
+
+def test_the_cluster_loss_is_a_mean_of_distances():
+    branch, _, _ = branch_of(0, True, 1)
+    with torch.no_grad():
+        branch.prototypes.zero_()
+        branch.centroids.zero_()
+        branch.centroids[0, 0] = torch.tensor([3.0, 4.0, 0.0, 0.0, 0.0])
+    assert branch.cluster_loss().item() == pytest.approx(5 / 12)
+
+
+def test_prototypes_that_nobody_chose_start_again(tiny, images):
+    model = LocalGlobalPrototypes(tiny.network)
+    branch = model.branches["global"]
+    branch.used.fill_(1)
+    branch.used[2, 1] = 0
+    before = branch.prototypes.detach().clone()
+    with Run(None, seed=0, device="cpu", progress=False) as run:
+        method.start_epoch(model, tiny, images, run, first=False)
+    moved = (branch.prototypes.detach() != before).any(-1)
+    assert moved.nonzero().tolist() == [[2, 1]]
+    places = torch.nonzero(images.y == 2).flatten()
+    cells = method.class_cells(model, "global", images, places, torch.device("cpu"))
+    assert (cells == branch.prototypes[2, 1]).all(-1).any()
+    assert torch.equal(branch.centroids[2, 1], branch.prototypes[2, 1])
+
+
+# ---- weights ------------------------------------------------------------------------------------------------------
+
+
+def test_classes_weigh_by_the_root_of_their_frequency():
+    y = torch.tensor([0] * 16 + [1] * 4)
+    weight = method.class_weights(y, 3)
+    assert (weight[1] / weight[0]).item() == pytest.approx(2)
+    assert weight[2] == 0
+    assert weight[:2].mean().item() == pytest.approx(1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=st.lists(st.floats(-5, 5), min_size=1, max_size=12))
+def test_the_projection_is_the_nearest_point_of_the_simplex(values: list[float]):
+    v = torch.tensor(values, dtype=torch.float64)
+    w = method.project_on_simplex(v, float(len(v)))
+    assert (w >= 0).all()
+    assert w.sum().item() == pytest.approx(len(v))
+    gap = v - w  # constant where w > 0, and no larger elsewhere: the optimality conditions
+    level = gap[w > 1e-9].mean()
+    assert torch.allclose(gap[w > 1e-9], level.expand_as(gap[w > 1e-9]), atol=1e-9)
+    assert (gap <= level + 1e-9).all()
+
+
+def test_low_favours_samples_with_a_large_gradient():
+    logits = torch.tensor([[5.0, 0.0], [0.0, 5.0]], requires_grad=True)
+    y = torch.tensor([0, 0])  # the first is right, the second wrong
+    low, plain = (
+        f(logits, y) for f in (lambda a, b: method.low_cross_entropy(a, b, 0.1), torch.nn.functional.cross_entropy)
+    )
+    assert low > plain
+    equal = torch.zeros(4, 2)
+    assert method.low_cross_entropy(equal, torch.zeros(4, dtype=torch.long), 0.1).item() == pytest.approx(np.log(2))
+
+
+# ---- pruning ------------------------------------------------------------------------------------------------------
+
+
+def test_of_prototypes_with_one_nearest_image_the_closest_stays():
+    similarity = torch.tensor([[0.5, 0.9, 0.7], [0.8, 0.8, -2.0]])
+    image = torch.tensor([[4, 4, 5], [6, 6, -1]])
+    keep = method.keep_nearest(similarity, image)
+    assert keep.tolist() == [[False, True, True], [True, False, True]]  # ties go to the first
+
+
+@torch.no_grad()
+def test_the_nearest_image_is_of_the_prototypes_class(trained, images):
+    similarities, nearest = method.survey(trained, images, torch.device("cpu"))
+    assert similarities.shape == (48, 48)
+    x, _ = images.batch(np.arange(48), torch.device("cpu"))
+    evidence = trained(normalise(x))
+    for name, (best, place, cell) in nearest.items():
+        for c in range(8):
+            own = torch.nonzero(images.y == c).flatten()
+            table = evidence[name].similarity[own, c]
+            assert torch.allclose(best[c], table.max(0).values, atol=1e-5)
+            for k in range(3):
+                assert int(place[c, k]) in own.tolist()
+                assert int(cell[c, k]) == int(evidence[name].winner[place[c, k], c, k])
+
+
+# ---- the whole procedure ------------------------------------------------------------------------------------------
+
+
+def test_the_presets_can_be_configured():
+    paper, demo = training.configure("paper"), training.configure("demo")
+    assert (paper.batch_size, paper.epochs, paper.stage2_epochs) == (50, 100, 20)
+    assert (paper.lr_backbone, paper.lr_branch, paper.lr_prototypes, paper.lr_head) == (1e-5, 1e-3, 1e-2, 1e-2)
+    assert paper.network.backbone == "densenet169"
+    assert demo.network.backbone == "small"
+    for recipe in (paper, demo):
+        assert configs.from_dict(type(recipe), configs.to_dict(recipe)) == recipe
+
+
+def test_training_marks_the_heads_as_tuned_and_frees_the_gallery_from_the_recipe(trained, images):
+    assert bool(trained.tuned)
+    assert trained.config.gallery.ids == images.ids
+    for name, head in trained.heads.items():
+        weight = head.effective.detach()
+        assert not torch.equal(weight, trained.own_columns() * weight) or name == ""
+        if name.startswith("global"):
+            assert not weight[:, 24:].any()
+        if name.startswith("local"):
+            assert not weight[:, :24].any()
+
+
+def test_without_stage_2_the_softmaxes_are_averaged(tiny, images):
+    with Run(None, seed=0, device="cpu", progress=False) as run:
+        model = method.fit(replace(tiny, epochs=1, stage2_epochs=0), images, images, run)
+    assert not bool(model.tuned)
+
+
+def test_pruning_afterwards_keeps_the_tuned_weights(tiny, images):
+    with Run(None, seed=0, device="cpu", progress=False) as run:
+        model = method.fit(replace(tiny, epochs=1, prune="after"), images, images, run)
+    full, pruned = model.heads["joint"], model.heads["joint_pruned"]
+    assert torch.equal(full.weight, pruned.weight)
+    assert pruned.mask.sum() < full.mask.sum()
+
+
+@pytest.mark.parametrize(
+    "change", [{"weighting": "low"}, {"weighting": "none"}, {"local_assign": "all"}, {"centroid_count": "cap"},
+               {"centroid_count": "cumulative"}, {"augment": "flips"}, {"augment": "none"}, {"thumbnails": 0},
+               {"init": "random"}],
+)  # fmt: skip
+def test_every_option_trains(tiny, images, change: dict):
+    with Run(None, seed=0, device="cpu", progress=False) as run:
+        model = method.fit(replace(tiny, epochs=1, stage2_epochs=1, **change), images, images, run)
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values() if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize("branch", ["global", "local"])
+def test_a_single_branch_trains(tiny, images, branch: str):
+    with Run(None, seed=0, device="cpu", progress=False) as run:
+        model = method.fit(replace(tiny, epochs=1, network=replace(tiny.network, branch=branch)), images, images, run)
+    assert list(model.branches) == [branch]
+    assert list(model.heads) == [branch, f"{branch}_pruned"]
+
+
+def test_training_is_deterministic(tiny, images, trained):
+    with Run(None, seed=0, device="cpu", progress=False) as run:
+        again = method.fit(tiny, images, images, run)
+    for (name, a), b in zip(trained.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_killed_run_ends_where_an_undisturbed_one_does(tiny, images, trained, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    log, calls = Run.log, SimpleNamespace(n=0)
+
+    def dying(self, **scalars):
+        log(self, **scalars)
+        if "cluster" in scalars:
+            calls.n += 1
+            if calls.n == 5:
+                raise Killed
+
+    monkeypatch.setattr(Run, "log", dying)
+    with pytest.raises(Killed), Run(tmp_path, seed=0, device="cpu", progress=False, checkpoint_every=2) as run:
+        method.fit(tiny, images, images, run)
+    monkeypatch.undo()
+    with Run(tmp_path, seed=0, device="cpu", progress=False, resume=True, checkpoint_every=2) as run:
+        model = method.fit(tiny, images, images, run)
+    for (name, a), b in zip(trained.state_dict().items(), model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_augmented_images_keep_their_shape_and_range():
+    x = torch.rand(5, 3, 20, 20)
+    y = method.augmented(x, np.random.default_rng(0))
+    assert y.shape == x.shape
+    assert 0 <= y.min() <= y.max() <= 1
+    assert not torch.equal(x, y)
+    z = method.flipped(x, np.random.default_rng(0))
+    assert torch.allclose(z.sum((2, 3)), x.sum((2, 3)), atol=1e-4)
+
+
+def test_labels_may_be_names_or_places():
+    case = skin_lesion(0, size=32, diagnosis="BCC")
+    assert method.class_of(case, ("NV", "BCC")) == 1
+    assert method.class_of(replace(case, label=1), ("NV", "BCC")) == 1
+    with pytest.raises(DataError, match="none of NV, MEL"):
+        method.class_of(case, ("NV", "MEL"))

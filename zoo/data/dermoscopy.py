@@ -1,0 +1,83 @@
+"""What skin methods share: colour constancy, and the layout of the ISIC 2019 challenge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from zoo.data.case import Case
+from zoo.data.phantoms.skin import DIAGNOSES
+from zoo.data.sets import Dataset, Entry, table_rows
+from zoo.errors import DataError
+
+
+def shades_of_gray(
+    rgb: Float[np.ndarray, "h w 3"], *, p: float = 6.0, gamma: float | None = None
+) -> Float[np.ndarray, "h w 3"]:
+    """The picture as if taken in white light: the Minkowski mean of every channel becomes the same.
+
+    The light's colour is estimated as e_c = (mean of I_c^p)^(1/p), scaled to unit length, and each channel is divided
+    by sqrt(3) e_c. ``p`` = 1 is grey world, infinity is white patch. ``gamma`` (such as 2.2) linearises the picture
+    before and undoes it afterwards. Input and output lie in [0, 1]; a channel that is black stays so.
+
+    Raises:
+        ValueError: ``p`` below 1, or ``gamma`` not positive.
+
+    Source: G. Finlayson, E. Trezzi, Shades of Gray and Colour Constancy, 2004; for dermoscopy C. Barata et al.,
+    Improving Dermoscopy Image Classification Using Color Constancy, 2015.
+    """
+    if p < 1:
+        raise ValueError(f"p must be at least 1, not {p:g}")
+    if gamma is not None and gamma <= 0:
+        raise ValueError(f"gamma must be positive, not {gamma:g}")
+    linear = rgb.astype(np.float32) ** gamma if gamma is not None else rgb.astype(np.float32)
+    flat = linear.reshape(-1, 3).astype(np.float64)
+    peak = flat.max(0)  # a high power of small numbers vanishes; of shares of the maximum it doesn't
+    safe = np.where(peak > 0, peak, 1)
+    light = peak if np.isinf(p) else safe * ((flat / safe) ** p).mean(0) ** (1 / p) * (peak > 0)
+    length = np.linalg.norm(light)
+    if length == 0:
+        return rgb.astype(np.float32)
+    light = light / length
+    scale = np.where(light > 1e-6, 1 / np.maximum(np.sqrt(3) * light, 1e-6), 1).astype(np.float32)
+    balanced = np.clip(linear * scale, 0, 1)
+    return (balanced ** (1 / gamma) if gamma is not None else balanced).astype(np.float32)
+
+
+def isic2019(spec: str, root: Path) -> Dataset:
+    """``isic2019:PATH``: the training part of the ISIC 2019 challenge as it is unpacked.
+
+    ``PATH`` holds ``ISIC_2019_Training_Input/*.jpg`` and ``ISIC_2019_Training_GroundTruth.csv`` (one column of 0 and 1
+    for each diagnosis). With ``ISIC_2019_Training_Metadata.csv`` beside them, images of one lesion stay together in
+    splits, and age, sex and site become attributes. Images of the class UNK, which the training part doesn't have,
+    are left out.
+
+    Raises ``DataError`` for files that are missing or don't fit each other.
+    """
+    folder = root / "ISIC_2019_Training_Input"
+    truth = root / "ISIC_2019_Training_GroundTruth.csv"
+    about = root / "ISIC_2019_Training_Metadata.csv"
+    for path, there in ((folder, folder.is_dir()), (truth, truth.is_file())):
+        if not there:
+            raise DataError(f"data {spec!r}: there is no {path}; unpack the training part of ISIC 2019 there")
+    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")}
+    metadata = {row.get("image"): row for row in table_rows(about)} if about.is_file() else {}
+    entries = []
+    for row in table_rows(truth):
+        name = row.get("image", "")
+        try:
+            classes = [column for column, value in row.items() if column != "image" and float(value) == 1]
+        except ValueError:
+            classes = []
+        if len(classes) != 1 or classes[0] not in (*DIAGNOSES, "UNK"):
+            raise DataError(f"{truth}: the row of {name!r} must have a 1 in one of {', '.join(DIAGNOSES)}, UNK")
+        if classes[0] == "UNK":
+            continue
+        if name not in files:
+            raise DataError(f"{truth} names the image {name!r}, which is not in {folder}; unpack all images there")
+        extra = {key: value for key, value in metadata.get(name, {}).items() if key != "image"}
+        lesion = extra.get("lesion_id")
+        entries.append(Entry(name, Case(str(files[name]), name, label=classes[0], attributes=extra), patient=lesion))
+    return Dataset(spec, entries, ["image", "label", *(["lesion_id"] if metadata else [])])

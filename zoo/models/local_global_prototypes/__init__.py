@@ -1,0 +1,62 @@
+"""Diagnosis of skin lesions by look-alikes: similar images (global prototypes) and similar regions (local ones)."""
+
+from __future__ import annotations
+
+from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+
+plugin = Plugin(
+    name="local-global-prototypes",
+    title="Global and local prototypes: skin lesion diagnosis by look-alike images and regions",
+    summary="Diagnosis among eight of a dermoscopic image, with the training lesions and patches that it rests on.",
+    paper=Paper(
+        title="Global and Local Explanations for Skin Cancer Diagnosis Using Prototypes",
+        authors=("Carlos Santiago", "Miguel Correia", "Maria Rita Verdelho", "Alceu Bissoto", "Catarina Barata"),
+        workshop="MICCAI 2023 Workshops (LNCS 14393)",
+        doi="10.1007/978-3-031-47401-9_5",
+        code="https://github.com/cajosantiago/LocalGlobalPrototypes",
+    ),
+    task="classification",
+    modality="skin: dermoscopy",
+    inputs=(
+        Input("image", "image", "dermoscopic colour photograph of one lesion", required=True),
+        Input(
+            "branch",
+            "choice",
+            "which evidence decides: whole images (global), regions (local) or both (joint)",
+            default="joint",
+            choices=("joint", "global", "local"),
+        ),
+        Input("pruned", "flag", "leave out redundant prototypes", default=False),
+        Input("top_k", "integer", "how many look-alikes, and how many regions, to show", default=5, minimum=1,
+              maximum=50),
+        Input("gallery", "folder", "images to search for look-alikes instead of the training images; a sub-folder for "
+              "each class, or metadata.csv with the column label, or neither"),
+    ),
+    outputs=(
+        Output("probabilities", "of the eight classes of ISIC 2019; they add up to 1"),
+        Output("contributions", "weight times similarity, for every prototype, to the predicted class"),
+        Output("look_alikes", "training images nearest to the input in the cluster of its closest prototype"),
+        Output("regions", "for the local prototypes that speak most for the prediction: heatmap, box, source patch"),
+    ),
+    model="zoo.models.local_global_prototypes.model:LocalGlobalPrototypes",
+    labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+    training="zoo.models.local_global_prototypes.training:training",
+    claim="zoo.models.local_global_prototypes.claim:claim",
+    kernels=("prototype_similarity",),
+    extras=("imaging",),
+    weights=WeightsInfo(
+        trained_on="phantom:skin-lesion?n=640 (461 procedural images; their thumbnails are the gallery)",
+        command='zoo train local-global-prototypes --data "phantom:skin-lesion?n=640" --preset demo --out DIR',
+        metrics={
+            # zoo evaluate local-global-prototypes --data "phantom:skin-lesion?n=640" --weights DIR
+            "balanced accuracy, 128 held-out phantoms": 0.970,
+            "accuracy, 128 held-out phantoms": 0.961,
+            "F1 (macro), 128 held-out phantoms": 0.953,
+        },
+    ),
+    phantom="phantom:skin-lesion",
+    licence_notes=(
+        "The weights in the package were trained on procedural images only and are Apache-2.0. ISIC 2019 is CC BY-NC "
+        "4.0: weights trained on it carry a gallery of its images and are for non-commercial use."
+    ),
+)  # fmt: skip
