@@ -497,9 +497,7 @@ def figure(result: ClaimResult) -> bytes:
     # an axis for each: the differences of two metrics have no common scale
     for axis, item in zip(right.subplots(len(compared), 1, squeeze=False)[:, 0], compared, strict=True):
         _draw_comparison(axis, item)
-    right.suptitle(
-        "differences by seed, mean and 95 % interval; positive is better, dotted: margin or tolerance", size=10
-    )
+    right.suptitle("differences by seed with 95 % interval; positive is better, dotted: limit", size=10)
     quick = ", quick run" if result.quick else ""
     canvas.suptitle(f"{result.model}: {result.verdict} ({_n_seeds(result)}{quick})", size=12)
     file = io.BytesIO()
@@ -540,6 +538,7 @@ def _draw_comparison(axis: Any, item: Compared) -> None:
     axis.set_yticks([0], [f"{_title(item.comparison)}\n{item.verdict}"], size=9)
     axis.set_ylim(-0.5, 0.5)
     axis.margins(x=0.08)
+    axis.locator_params(axis="x", nbins=5)
     axis.tick_params(axis="x", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", color="0.92", zorder=0)
