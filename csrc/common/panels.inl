@@ -43,8 +43,8 @@ struct Tile {
 
 // ---- Widening: contiguous float16, bfloat16, float32 or float64 to the type of accumulation.
 
-inline void widen(const float* in, float* out, int64_t count) { std::memcpy(out, in, count * sizeof(float)); }
-inline void widen(const double* in, double* out, int64_t count) { std::memcpy(out, in, count * sizeof(double)); }
+inline void widen(const float* in, float* out, int64_t count) { std::copy_n(in, count, out); }
+inline void widen(const double* in, double* out, int64_t count) { std::copy_n(in, count, out); }
 
 inline void widen(const BFloat16* in, float* out, int64_t count) {
   typedef uint16_t Narrow __attribute__((vector_size(ZOO_SIMD_BYTES / 2)));

@@ -77,7 +77,8 @@ void clear_gaps(T* rows, int64_t n, int64_t columns, const int64_t* index, int64
   int64_t row = 0;
   for (int64_t i = 0; i <= count; ++i) {
     const int64_t next = i < count ? index[i] : n;
-    if (next > row) std::memset(static_cast<void*>(rows + row * columns), 0, (next - row) * columns * sizeof(T));
+    const int64_t gap = (next - row) * columns;
+    if (gap > 0) std::memset(static_cast<void*>(rows + row * columns), 0, gap * sizeof(T));
     row = next + 1;
   }
 }
