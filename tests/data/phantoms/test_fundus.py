@@ -76,11 +76,15 @@ def test_calibre_runs_from_one_pixel_to_a_wide_vein(seed: int):
 @given(seed=seeds)
 def test_blood_is_darker_than_its_surroundings_in_green(seed: int):
     case = fundus(seed, size=448, disease="healthy")
-    vessel = ndimage.binary_erosion(case.masks["vein"] > 0)
-    around = ndimage.binary_dilation(case.masks["mask"] > 0, iterations=5) & (case.masks["mask"] == 0)
-    around &= ndimage.binary_erosion(case.masks["fov"] > 0, iterations=6) & (case.masks["disc"] == 0)
+    disc = case.masks["disc"] > 0
+    vessel = ndimage.binary_erosion(case.masks["vein"] > 0) & ~disc
+    around = ndimage.binary_dilation(case.masks["mask"] > 0, iterations=5) & (case.masks["mask"] == 0) & ~disc
+    around &= ndimage.binary_erosion(case.masks["fov"] > 0, iterations=6)
     green = case.image[..., 1].astype(float)
-    assert green[vessel].mean() < green[around].mean()
+    share = ndimage.gaussian_filter(around.astype(float), 6)  # light is uneven: what lies beside a vessel counts
+    beside = ndimage.gaussian_filter(green * around, 6) / np.maximum(share, 1e-9)
+    vessel &= share > 0.01
+    assert green[vessel].mean() < beside[vessel].mean()
 
 
 def test_surround_is_dark():

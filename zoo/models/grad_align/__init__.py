@@ -13,7 +13,8 @@ plugin = Plugin(
     paper=Paper(
         title="Gradient Self-alignment in Private Deep Learning",
         authors=("David Bani-Harouni", "Tamara T. Mueller", "Daniel Rueckert", "Georgios Kaissis"),
-        workshop="MICCAI 2023 Workshops",
+        workshop="MICCAI 2023 Workshops (LNCS 14393)",
+        doi="10.1007/978-3-031-47401-9_9",
     ),
     task="classification",
     modality="chest X-ray, paediatric, frontal",

@@ -11,7 +11,8 @@ plugin = Plugin(
     paper=Paper(
         title="A General Computationally-Efficient 3D Reconstruction Pipeline for Multiple Images with Point Clouds",
         authors=("Qingyang Wu", "Yiqing Shen", "Jing Ke"),
-        workshop="MICCAI 2023 Workshops",
+        workshop="MICCAI 2023 Workshops (LNCS 14393)",
+        doi="10.1007/978-3-031-47401-9_19",
     ),
     task="reconstruction",
     modality="histology: serial H&E sections, whole slides; also CT and MR volumes",
