@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
-
-EPSILON = 1e-8  # a norm up to here counts as zero
+from zoo.ops._rows import inverse_norm, refuse_not_finite, unit, widen
 
 
 def cosine_topk(
@@ -65,33 +64,18 @@ def reference(
     queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], k: int, threshold: float | None = None
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
     """The operator in plain PyTorch: sort the whole table, then compare the winners again, differentiably."""
-    _refuse_not_finite(queries, bank)
+    refuse_not_finite(queries=queries, bank=bank)
     with torch.no_grad():
-        table = _unit(_widen(queries)) @ _unit(_widen(bank)).T
+        table = unit(widen(queries)) @ unit(widen(bank)).T
         if threshold is not None:
             table = table.where(table >= threshold, -torch.inf)
         table = table.nan_to_num(-torch.inf, torch.inf, -torch.inf)
         # topk leaves the order of equals open; a stable sort doesn't.
         values, index = (part[:, :k] for part in table.sort(dim=1, descending=True, stable=True))
         found = values > -torch.inf
-    winners = _widen(bank)[index]
-    similarity = (_unit(winners) * _unit(_widen(queries)).unsqueeze(1)).sum(-1)
+    winners = widen(bank)[index]
+    similarity = (unit(winners) * unit(widen(queries)).unsqueeze(1)).sum(-1)
     return similarity.where(found, -torch.inf).to(queries.dtype), index.where(found, -1)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Rows scaled to unit length; a row of no length becomes zero and has no gradient."""
-    return x * _inverse_norm(x)
-
-
-def _inverse_norm(x: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    there = ~(norm <= EPSILON)  # a NaN stays
-    return torch.where(there, 1 / torch.where(there, norm, 1), 0)
-
-
-def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _refuse(queries: Tensor, bank: Tensor, k: int, threshold: float | None) -> None:
@@ -114,15 +98,6 @@ def _refuse(queries: Tensor, bank: Tensor, k: int, threshold: float | None) -> N
         raise ValueError("threshold must be a number or None, not NaN")
 
 
-def _refuse_not_finite(queries: Tensor, bank: Tensor) -> None:
-    # Not while tracing (a data-dependent branch), and not on devices that a look at the data would stall.
-    if queries.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    for name, x in (("queries", queries), ("bank", bank)):
-        if not torch.isfinite(_widen(x).square().sum(-1)).all():
-            raise RuntimeError(f"{name} must be finite (and small enough to be squared)")
-
-
 def _fake(queries: Tensor, bank: Tensor, k: int, threshold: float | None) -> tuple[Tensor, Tensor]:
     shape = (queries.shape[0], k)
     return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
@@ -139,9 +114,9 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
     queries, bank, index = ctx.saved_tensors
     found = (index >= 0).unsqueeze(-1)
     chosen = index.clamp_min(0)
-    x, y = _widen(queries).unsqueeze(1), _widen(bank[chosen])
-    g = _widen(grad).unsqueeze(-1).where(found, 0)
-    x_scale, y_scale = _inverse_norm(x), _inverse_norm(y)
+    x, y = widen(queries).unsqueeze(1), widen(bank[chosen])
+    g = widen(grad).unsqueeze(-1).where(found, 0)
+    x_scale, y_scale = inverse_norm(x), inverse_norm(y)
     x_unit, y_unit = x * x_scale, y * y_scale
     cosine = (x_unit * y_unit).sum(-1, keepdim=True)
     grad_queries = (g * (y_unit - cosine * x_unit) * x_scale).sum(1)

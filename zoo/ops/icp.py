@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
+from zoo.ops._rows import widen
 from zoo.ops.nearest_neighbors import (
     PointTree,
     reference_nearest_neighbors,
     refuse_clouds,
     refuse_max_distance,
     refuse_not_finite,
-    widen,
 )
 
 FACTS = (torch.float64, torch.float64, torch.int64, torch.bool)  # of rmse, fitness, iterations, converged

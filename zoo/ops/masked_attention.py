@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
+from zoo.ops._rows import widen
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LARGEST_ON_CUDA = 256  # columns per head that the CUDA kernels hold
@@ -111,13 +112,13 @@ def reference(
     padded_queries = _padded(query_padding_mask, lengths, q.shape[0], n, q.device)
     padded_keys = _padded(key_padding_mask, lengths, q.shape[0], m, q.device)
     # Zeros in place of whatever the padding holds: 0 * NaN would reach the real rows.
-    q_wide = _widen(q).masked_fill(padded_queries[:, None, :, None], 0)
-    k_wide, v_wide = (_widen(x).masked_fill(padded_keys[:, None, :, None], 0) for x in (k, v))
+    q_wide = widen(q).masked_fill(padded_queries[:, None, :, None], 0)
+    k_wide, v_wide = (widen(x).masked_fill(padded_keys[:, None, :, None], 0) for x in (k, v))
     scores = scale * q_wide @ k_wide.transpose(-1, -2)
     if bias is not None:
-        scores = scores + _widen(bias)
+        scores = scores + widen(bias)
     if rel_h is not None and rel_w is not None:
-        scores = scores + (_widen(rel_h)[..., :, None] + _widen(rel_w)[..., None, :]).flatten(-2)
+        scores = scores + (widen(rel_h)[..., :, None] + widen(rel_w)[..., None, :]).flatten(-2)
     hidden = padded_keys[:, None, None, :] | padded_queries[:, None, :, None]
     if causal:
         hidden = hidden | ~torch.ones(n, m, dtype=torch.bool, device=q.device).tril()
@@ -137,10 +138,6 @@ def _padded(
     if device.type == "cpu" and not torch.compiler.is_compiling() and ((lengths < 0) | (lengths > n)).any():
         raise RuntimeError(f"lengths must be between 0 and {n}, got {lengths.tolist()}")
     return padded | (torch.arange(n, device=device) >= lengths[:, None])
-
-
-def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _refuse(

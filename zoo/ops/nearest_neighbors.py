@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
+from zoo.ops._rows import widen
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -143,10 +144,6 @@ class PointTree:
     def host(self, points: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Points as the tree takes them: contiguous, on the host, of its dtype."""
         return points.detach().to("cpu", self.points.dtype).contiguous()
-
-
-def widen(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def refuse_clouds(**clouds: Tensor) -> None:

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
+from zoo.ops._rows import inverse_norm, refuse_not_finite, unit, widen
 
 Metric = Literal["cosine", "l2", "log"]
 Reduce = Literal["max", "none"]
 
-EPSILON = 1e-8  # a norm up to here counts as zero
 LOG_EPSILON = 1e-4  # of ProtoPNet's activation
 
 
@@ -70,7 +70,7 @@ def prototype_similarity(
         if _library.use_compiled("prototype_similarity", cells.device):
             return torch.ops.zoo.prototype_similarity(cells, prototypes, metric)
         return reference(cells, prototypes, metric)
-    _refuse_not_finite(cells, prototypes)
+    refuse_not_finite(features=cells, prototypes=prototypes)
     table = _table(cells, prototypes, metric)
     return table.transpose(1, 2).reshape(*table.shape[::2], *spatial), table.detach().argmax(1)
 
@@ -79,20 +79,20 @@ def reference(
     cells: Float[Tensor, "b n d"], prototypes: Float[Tensor, "p d"], metric: Metric = "cosine"
 ) -> tuple[Float[Tensor, "b p"], Int[Tensor, "b p"]]:
     """The operator in plain PyTorch: find the winners from the whole table, then compare them again, differentiably."""
-    _refuse_not_finite(cells, prototypes)
+    refuse_not_finite(features=cells, prototypes=prototypes)
     with torch.no_grad():
         argmax = _table(cells, prototypes, metric, narrow=False).argmax(1)
     winners = _gather(cells, argmax)
-    x, p = _widen(winners), _widen(prototypes)
-    similarity = (_unit(x) * _unit(p)).sum(-1) if metric == "cosine" else _activation((x - p).square().sum(-1), metric)
+    x, p = widen(winners), widen(prototypes)
+    similarity = (unit(x) * unit(p)).sum(-1) if metric == "cosine" else _activation((x - p).square().sum(-1), metric)
     return similarity.to(cells.dtype), argmax
 
 
 def _table(cells: Tensor, prototypes: Tensor, metric: Metric, *, narrow: bool = True) -> Tensor:
     """The similarity of every cell with every prototype, [b n p]."""
-    x, p = _widen(cells), _widen(prototypes)
+    x, p = widen(cells), widen(prototypes)
     if metric == "cosine":
-        table = _unit(x) @ _unit(p).T
+        table = unit(x) @ unit(p).T
     else:
         # |x|^2 + |p|^2 - 2xp: nothing of size b x n x p x d.
         distance = x.square().sum(-1, keepdim=True) + p.square().sum(-1) - 2 * (x @ p.T)
@@ -102,21 +102,6 @@ def _table(cells: Tensor, prototypes: Tensor, metric: Metric, *, narrow: bool = 
 
 def _activation(distance: Tensor, metric: Metric) -> Tensor:
     return -distance if metric == "l2" else torch.log((distance + 1) / (distance + LOG_EPSILON))
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Rows scaled to unit length; a row of no length becomes zero and has no gradient."""
-    return x * _inverse_norm(x)
-
-
-def _inverse_norm(x: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    there = ~(norm <= EPSILON)  # a NaN stays
-    return torch.where(there, 1 / torch.where(there, norm, 1), 0)
-
-
-def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _gather(cells: Float[Tensor, "b n d"], argmax: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
@@ -151,15 +136,6 @@ def _refuse(features: Tensor, prototypes: Tensor, metric: str, reduce: str) -> N
     cells = features.shape[1:2] if features.dim() == 3 else features.shape[2:]
     if 0 in cells:
         raise ValueError(f"features must have at least one cell, not the shape {tuple(features.shape)}")
-
-
-def _refuse_not_finite(features: Tensor, prototypes: Tensor) -> None:
-    # Not while tracing (a data-dependent branch), and not on devices that a look at the data would stall.
-    if features.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    for name, x in (("features", features), ("prototypes", prototypes)):
-        if not torch.isfinite(_widen(x).square().sum(-1)).all():
-            raise RuntimeError(f"{name} must be finite (and small enough to be squared)")
 
 
 def _fake(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor, Tensor]:
@@ -197,9 +173,9 @@ def _backward_reference(
 def _backward_rows(
     grad: Tensor, features: Tensor, prototypes: Tensor, argmax: Tensor, metric: Metric
 ) -> tuple[Tensor, Tensor]:
-    x, p, g = _widen(_gather(features, argmax)), _widen(prototypes), _widen(grad).unsqueeze(-1)
+    x, p, g = widen(_gather(features, argmax)), widen(prototypes), widen(grad).unsqueeze(-1)
     if metric == "cosine":
-        x_scale, p_scale = _inverse_norm(x), _inverse_norm(p)
+        x_scale, p_scale = inverse_norm(x), inverse_norm(p)
         x_unit, p_unit = x * x_scale, p * p_scale
         cosine = (x_unit * p_unit).sum(-1, keepdim=True)
         grad_x = g * (p_unit - cosine * x_unit) * x_scale
