@@ -1,11 +1,8 @@
-"""Networks here are tiny: a second thread costs more than it brings."""
+"""A network that trains in seconds, and its data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from zoo.data.case import Case
 from zoo.data.phantoms.skin import DIAGNOSES, skin_lesion
@@ -24,14 +21,6 @@ TINY = LocalGlobalRecipe(
     stage2_epochs=5,
     thumbnails=32,
 )
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")
