@@ -63,8 +63,13 @@ def publish(operator: str, peers: str, facts: dict[str, Any], cases: list[dict[s
     facts["load"].append(os.getloadavg()[0])
     page = _page(operator, peers, facts, cases)
     print(page)
+    save(operator, page, facts, cases)
+
+
+def save(name: str, page: str, facts: dict[str, Any], cases: list[dict[str, Any]]) -> None:
+    """Write a contest to ``results/``, as a page and as JSON, under its date, processor and threads."""
     processor = re.sub(r"\W+", "-", facts["processor"].lower()).strip("-")
-    to = Path(__file__).parent / "results" / f"{operator}-{facts['date']}-{processor}"
+    to = Path(__file__).parent / "results" / f"{name}-{facts['date']}-{processor}-{facts['threads']}-threads"
     to.parent.mkdir(exist_ok=True)
     to.with_suffix(".md").write_text(page)
     to.with_suffix(".json").write_text(json.dumps({"machine": facts, "cases": cases}, indent=1) + "\n")

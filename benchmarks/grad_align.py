@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import re
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
+import contest
 import machine
 import torch
 import torch.nn.functional as F
@@ -96,7 +92,6 @@ def case(batch: int, channels: tuple[int, int, int], repeats: int) -> dict[str, 
     torch.manual_seed(0)
     network = ResNet9(3, 10, channels)
     x, y = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
-    times: dict[str, list[float]] = {}
     memory = {}
     with ExitStack() as stack:
         steps: dict[str, Step] = {OPACUS: opacus_step(copy.deepcopy(network), x, y)}
@@ -104,17 +99,12 @@ def case(batch: int, channels: tuple[int, int, int], repeats: int) -> dict[str, 
             steps[f"grad-align, {name}"] = our_step(copy.deepcopy(network), x, y, name, stack)
         for name in ("cs", "cov"):
             steps[f"eager, {name}"] = eager_step(copy.deepcopy(network), x, y, name, stack)
-        for turn in range(repeats + 1):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                step()
-                if turn > 0:
-                    times.setdefault(name, []).append(time.perf_counter() - start)
+        times = contest.race(steps, repeats)
         for name, step in steps.items():
             memory[name] = machine.peak_extra_memory(step)
     return {
         "title": f"batch {batch}, {sum(p.numel() for p in network.parameters()):,} parameters",
-        "seconds": {name: [statistics.median(values), min(values)] for name, values in times.items()},
+        "seconds": times,
         "peak extra bytes": memory,
     }
 
@@ -156,13 +146,10 @@ def main() -> None:
     cases = [case(batch, channels, options.repeats) for batch in ((8,) if options.small else (64, 256))]
     facts = machine.facts() | {"simd": status().simd, "repeats": options.repeats}
     result = {"machine": facts, "cases": cases}
-    print(report(result))
+    page = report(result)
+    print(page)
     if not options.small:
-        processor = re.sub(r"\W+", "-", facts["processor"].lower()).strip("-")
-        to = Path(__file__).parent / "results" / f"grad_align-{facts['date']}-{processor}-{options.threads}-threads"
-        to.parent.mkdir(exist_ok=True)
-        to.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        to.with_suffix(".md").write_text(report(result))
+        contest.save("grad_align", page, facts, cases)
 
 
 if __name__ == "__main__":

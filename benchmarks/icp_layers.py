@@ -9,15 +9,11 @@ the true error that it reached. Peers take turns within every repeat. A peer tha
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import re
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import contest
 import machine
 import numpy as np
 import torch
@@ -115,17 +111,13 @@ def compare(points: int, repeats: int, iterations: int) -> dict[str, Any]:
             except ImportError as error:
                 runs.pop(name, None)
                 absent[name] = str(error)
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        errors: dict[str, float] = {}
-        for _ in range(repeats):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                R, t = run()
-                times[name].append(time.perf_counter() - start)
-                errors[name] = float(np.sqrt((((moved @ R.T + t) - home) ** 2).sum(1).mean()))
+        errors = {}
+        for name, run in runs.items():
+            R, t = run()
+            errors[name] = float(np.sqrt((((moved @ R.T + t) - home) ** 2).sum(1).mean()))
         rows[selection] = {
-            name: {"median s": statistics.median(taken), "best s": min(taken), "error px": errors[name]}
-            for name, taken in times.items()
+            name: {"median s": median, "best s": best, "error px": errors[name]}
+            for name, (median, best) in contest.race(runs, repeats).items()
         }
     before = float(np.sqrt(((moved - home) ** 2).sum(1).mean()))
     return {
@@ -171,13 +163,10 @@ def main() -> None:
     cases = [compare(points, options.repeats, options.iterations) for points in options.points]
     facts = machine.facts() | {"simd": status().simd, "repeats": options.repeats}
     result = {"machine": facts, "cases": cases}
+    page = report(result)
     if not options.print_only:
-        processor = re.sub(r"\W+", "-", facts["processor"].lower()).strip("-")
-        to = Path(__file__).parent / "results" / f"icp_layers-{facts['date']}-{processor}-{options.threads}-threads"
-        to.parent.mkdir(exist_ok=True)
-        to.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        to.with_suffix(".md").write_text(report(result))
-    print(report(result))
+        contest.save("icp_layers", page, facts, cases)
+    print(page)
 
 
 if __name__ == "__main__":

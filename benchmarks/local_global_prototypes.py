@@ -7,17 +7,14 @@ two take turns within every repeat. ``--small`` runs the demo's network alone an
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
+import contest
 import machine
 import numpy as np
 import torch
@@ -30,7 +27,6 @@ from zoo.ops import prototype_similarity, status
 
 reference = import_module("zoo.ops.prototype_similarity").reference
 COMPILED, REFERENCE = "compiled operator", "PyTorch reference"
-Times = dict[str, tuple[float, float]]  # name -> median and best seconds
 
 
 @contextmanager
@@ -47,17 +43,14 @@ def operator(name: str) -> Iterator[None]:
         network.prototype_similarity = prototype_similarity
 
 
-def race(run: Callable[[], Any], repeats: int) -> Times:
+def race(run: Callable[[], Any], repeats: int) -> contest.Times:
     """Seconds of ``run`` with each implementation, taking turns."""
-    times: dict[str, list[float]] = {COMPILED: [], REFERENCE: []}
-    for repeat in range(repeats + 1):
-        for name, values in times.items():
-            with operator(name):
-                start = time.perf_counter()
-                run()
-                if repeat > 0:
-                    values.append(time.perf_counter() - start)
-    return {name: (statistics.median(values), min(values)) for name, values in times.items()}
+
+    def with_operator(name: str) -> None:
+        with operator(name):
+            run()
+
+    return contest.race({name: partial(with_operator, name) for name in (COMPILED, REFERENCE)}, repeats)
 
 
 def training_step(config: LocalGlobalConfig, batch: int) -> Callable[[], None]:
@@ -154,15 +147,10 @@ def main() -> None:
         "load": (load, os.getloadavg()[0]),
     }
     result = {"machine": facts, "cases": cases}
-    print(report(result))
-    if options.small:
-        return
-    processor = re.sub(r"\W+", "-", facts["processor"].lower()).strip("-")
-    name = f"local_global_prototypes-{facts['date']}-{processor}-{options.threads}-threads"
-    to = Path(__file__).parent / "results" / name
-    to.parent.mkdir(exist_ok=True)
-    to.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    to.with_suffix(".md").write_text(report(result))
+    page = report(result)
+    print(page)
+    if not options.small:
+        contest.save("local_global_prototypes", page, facts, cases)
 
 
 if __name__ == "__main__":

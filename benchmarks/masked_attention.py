@@ -7,12 +7,10 @@ turns within every repeat, so that whatever else the machine does meets them ali
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
-from pathlib import Path
 from typing import Any
 
+import contest
 import machine
 import torch
 import torch.nn.functional as F
@@ -225,12 +223,9 @@ def main() -> None:
         "load": (load, os.getloadavg()[0]),
     }
     result = {"machine": facts, "cases": cases}
-    processor = re.sub(r"\W+", "-", facts["processor"].lower()).strip("-")
-    to = Path(__file__).parent / "results" / f"masked_attention-{facts['date']}-{processor}-{options.threads}-threads"
-    to.parent.mkdir(exist_ok=True)
-    to.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    to.with_suffix(".md").write_text(report(result))
-    print(report(result))
+    page = report(result)
+    contest.save("masked_attention", page, facts, cases)
+    print(page)
 
 
 if __name__ == "__main__":
