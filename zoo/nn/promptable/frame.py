@@ -102,7 +102,7 @@ class Frame:
             raise ValueError("either all prompts of a batch have a box, or none; and so for masks")
         corners = points = labels = dense = None
         if boxes:
-            flat = torch.tensor([[[b.x0, b.y0], [b.x1, b.y1]] for b in boxes], device=device)
+            flat = torch.tensor([[[b.x0, b.y0], [b.x1, b.y1]] for b in boxes], dtype=torch.float32, device=device)
             corners = self.into(flat).reshape(1, len(boxes), 4)
         most = max((len(prompt.points) for prompt in prompts), default=0)
         if most:
