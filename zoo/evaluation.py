@@ -104,7 +104,7 @@ def evaluate(
     from zoo.training.progress import track
 
     network, plugin = _network(model, weights, device)
-    score = _score_of(plugin)
+    score, ask = _score_of(plugin), _ask_of(plugin)
     dataset = load_dataset(data, plugin=plugin)
     part, notes = _part(dataset, split, weights, seed, network, plugin)
     if not len(part):
@@ -120,7 +120,7 @@ def evaluate(
             row["patient"] = entry.patient
         try:
             case = part[place]
-            row.update(score(network.predict(case.image, **(options or {})), case))
+            row.update(score(network.predict(case.image, **{**ask(case), **(options or {})}), case))
         except ZooError as error:
             failures.append(f"{entry.id}: {error}")
             continue
@@ -251,6 +251,16 @@ def _score_of(plugin: Plugin) -> Any:
         return {"segmentation": _segmentation, "classification": _classification}[plugin.task]
     except KeyError:
         raise OptionError(f"{plugin.name} can't be evaluated: its training states no score for {plugin.task}") from None
+
+
+def _ask_of(plugin: Plugin) -> Any:
+    """What a case tells the model beside its image."""
+    if plugin.training:
+        from zoo.training.recipe import resolve
+
+        if (ask := resolve(plugin, "training")[1].ask) is not None:
+            return ask
+    return lambda case: {}
 
 
 def _segmentation(prediction: Prediction, case: Case) -> dict[str, float]:

@@ -29,7 +29,8 @@ class Training:
     ``run``: the procedure, ``(recipe, data, run) -> model``. A recipe's field ``dtype`` (``float32`` or ``float16``),
     if it has one, is the precision the weights are stored in. ``fractions``: of train, validation and test.
     ``score``: ``(prediction, case) -> {name: number}``, how ``zoo evaluate`` measures one case; ``None`` for the
-    usual measures of segmentation and classification.
+    usual measures of segmentation and classification. ``ask``: ``case -> {name: value}``, the optional inputs that
+    ``zoo evaluate`` gives to ``predict`` with a case, such as the box around its mask.
     """
 
     recipe: type
@@ -37,6 +38,7 @@ class Training:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     fractions: tuple[float, float, float] = FRACTIONS
     score: Callable[[Any, Any], Mapping[str, float]] | None = None
+    ask: Callable[[Any], Mapping[str, Any]] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
         """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""
