@@ -220,17 +220,17 @@ class CEmbSam(Model):
         best = int(np.argmax([answer.quality.mean() for answer in answers]))
         names = self.config.conditions
         notes = []
-        if self.block is None:
-            notes.append(f"{self.config.method}: the condition is not used")
-        elif given is None:
+        if self.block is None and given is not None:
+            notes.append(f"{self.config.method} knows no conditions: {names[given]} was not used")
+        elif self.block is not None and given is None:
             notes.append(f"condition inferred: {names[tried[best]]}; say otherwise with condition={'|'.join(names)}")
         if point or background or mask is not None:
             notes.append("trained with boxes alone: points and masks may help less than expected")
         return PromptedSegmentation.of(
             picture,
             prompts,
-            {names[c]: answer for c, answer in zip(tried, answers, strict=True)},
-            chosen=names[tried[best]],
+            {names[c] if self.block else "": answer for c, answer in zip(tried, answers, strict=True)},
+            chosen=names[tried[best]] if self.block else "",
             inferred=given is None and self.block is not None,
             threshold=threshold,
             provenance=self.provenance,

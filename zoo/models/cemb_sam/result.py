@@ -20,7 +20,7 @@ from zoo.prediction import Provenance, Segmentation
 
 
 class Answer(NamedTuple):
-    """Under one condition."""
+    """Under one condition (or, of a network without any, altogether)."""
 
     probability: Float[np.ndarray, "n h w"]  # of each object
     quality: Float[np.ndarray, " n"]  # the IoU that the network expects
@@ -33,7 +33,7 @@ class PromptedSegmentation(Segmentation):
     prompts: Sequence[Prompt]
     objects: Float[np.ndarray, "n h w"]  # a binary mask for each prompt
     quality: Mapping[str, float]  # expected IoU, by condition
-    condition: str
+    condition: str  # empty where the network knows none
     inferred: bool = False
     others: Mapping[str, np.ndarray] = field(default_factory=dict)  # the union under every condition tried
 
@@ -56,9 +56,9 @@ class PromptedSegmentation(Segmentation):
         return cls(
             source=picture.source,
             provenance=provenance,
-            options={"condition": chosen, "condition_inferred": inferred, "threshold": threshold},
+            options={"condition": chosen or None, "condition_inferred": inferred, "threshold": threshold},
             notes=notes,
-            measurements={f"expected IoU, {name}": round(value, 4) for name, value in known.items()},
+            measurements={f"expected IoU {name}".strip(): round(value, 4) for name, value in known.items()},
             image=picture,
             mask=objects.max(0),
             labels=plugin.labels,
@@ -75,7 +75,8 @@ class PromptedSegmentation(Segmentation):
         how = "inferred" if self.inferred else "given"
         count = f"{len(self.prompts)} boxes, " if len(self.prompts) > 1 else ""
         expected = f", expected IoU {self.quality[self.condition]:.2f}" if self.condition in self.quality else ""
-        return f"{count}{super().summary()}; {self.condition} ({how}){expected}"
+        under = f"; {self.condition} ({how})" if self.condition else ""
+        return f"{count}{super().summary()}{under}{expected}"
 
     def to_dict(self) -> dict[str, Any]:
         boxes = [[p.box.x0, p.box.y0, p.box.x1, p.box.y1] for p in self.prompts if p.box is not None]
@@ -83,9 +84,9 @@ class PromptedSegmentation(Segmentation):
             **super().to_dict(),
             "boxes": boxes,
             "object_area_fraction": [round(float(one.mean()), 6) for one in self.objects],
-            "condition": self.condition,
+            "condition": self.condition or None,
             "condition_inferred": self.inferred,
-            "expected_iou": {name: round(value, 4) for name, value in self.quality.items()},
+            "expected_iou": {name or "all": round(value, 4) for name, value in self.quality.items()},
             "agreement_of_conditions": {f"{a} / {b}": round(dice(x, y), 4) for (a, x), (b, y) in self._pairs()},
         }
 
@@ -98,9 +99,10 @@ class PromptedSegmentation(Segmentation):
         found = figure.overlay(self.image.thumbnail(figure.PANEL_SIDE), self.mask, opacity=0.45)
         spacing = self.image.spacing[-1] if self.image.spacing else None
         assert self.probability is not None
+        under = f": {self.condition} ({'inferred' if self.inferred else 'given'})" if self.condition else ""
         panels = [
             figure.Panel("input and prompts", asked, spacing=spacing, pixels=self.mask.shape[1]),
-            figure.Panel(f"mask: {self.condition} ({'inferred' if self.inferred else 'given'})", found),
+            figure.Panel(f"mask{under}", found),
             figure.Panel("probability", figure.heatmap(self.probability)),
         ]
         if len(self.others) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import SamConfig, SamModel
+from transformers.utils import logging
 
 from zoo.errors import OptionError, WeightsError
 from zoo.nn.promptable.attention import use_operator
@@ -44,9 +46,10 @@ def load_sam(source: str = DEMO, *, needed_by: str, image_size: int | None = Non
         config = SamConfig.from_pretrained(folder, local_files_only=True)
         if config.model_type != "sam":
             raise WeightsError(f"{source} is a {config.model_type}, not a SAM; choose another checkpoint")
-        sam, report = SamModel.from_pretrained(
-            folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with _without_bars():
+            sam, report = SamModel.from_pretrained(
+                folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
     except WeightsError:
         raise
     except Exception as error:  # a stranger's file may fail anywhere in transformers
@@ -61,6 +64,18 @@ def load_sam(source: str = DEMO, *, needed_by: str, image_size: int | None = Non
         use_operator(sam)
     freeze(sam)
     return sam.eval()
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Reading a file takes too short a time for transformers' progress bar."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def resize_input(sam: SamModel, image_size: int) -> SamModel:
