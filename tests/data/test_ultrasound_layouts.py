@@ -54,7 +54,7 @@ def test_an_image_without_a_mask_and_a_folder_too_few_are_refused(busi: Path) ->
     for path in lone.parent.iterdir():
         path.unlink()
     lone.parent.rmdir()
-    with pytest.raises(DataError, match="there is no folder .*normal"):
+    with pytest.raises(DataError, match=r"there is no folder .*normal"):
         load_dataset(f"busi:{busi}")
 
 

@@ -132,7 +132,7 @@ LAYOUTS: dict[str, Layout] = {
         licence="CC BY-NC 4.0",
     ),
     "nerve": Layout(
-        "Peripheral nerve ultrasound, one folder for each place (FH, FN, FN+1 ... FN+4, ulnar), masks beside the images",
+        "Peripheral nerve ultrasound (FH/, FN/, FN+1/ to FN+4/, ulnar/, masks beside the images)",
         "zoo.data.ultrasound:nerve",
         licence="as its owner grants it",
     ),

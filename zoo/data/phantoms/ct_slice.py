@@ -130,9 +130,7 @@ def _liver_vessels(hu: Map, inside: Map, rng: np.random.Generator) -> Map:
     return hu + 45 * ridge * (inside > 0.05)
 
 
-def _metastases(
-    x: Map, y: Map, hu: Map, inside: Map, rng: np.random.Generator
-) -> tuple[Map, Float[np.ndarray, "h w"]]:
+def _metastases(x: Map, y: Map, hu: Map, inside: Map, rng: np.random.Generator) -> tuple[Map, Float[np.ndarray, "h w"]]:
     marked = np.zeros(hu.shape, bool)
     rows, columns = np.nonzero(inside > 0.25)
     for _ in range(int(rng.integers(0, 5)) if len(rows) else 0):

@@ -58,8 +58,11 @@ def he_tile(seed: int, *, size: int = 256) -> Case:
     density = gaussian_filter(density, (0.0025 * size, 0.0025 * size, 0))
     light = np.exp(-1.35 * density) * rng.uniform([0.94, 0.93, 0.94], [1.0, 0.98, 1.0])
     light += rng.normal(0, 0.012, light.shape)
-    masks = {"mask": as_mask(nuclei > 0), "nuclei": nuclei, "tumour": as_mask(tumour)}
-    return Case(as_bytes(light), f"he-tile-{seed}", masks=masks)
+    return Case(
+        as_bytes(light),
+        f"he-tile-{seed}",
+        masks={"mask": as_mask(nuclei > 0), "nuclei": nuclei, "tumour": as_mask(tumour)},
+    )
 
 
 def _places(tumour: np.ndarray, rng: np.random.Generator) -> list[tuple[float, float, bool]]:

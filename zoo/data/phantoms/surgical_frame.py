@@ -1,7 +1,7 @@
 """A procedural frame from a laparoscope: wet tissue with vessels and reflections, and instruments that reach in.
 
-The light comes from the endoscope, so it falls off towards the rim; steel shafts shine along their axis; jaws, wrist and
-shaft are of one instrument but look different.
+The light comes from the endoscope, so it falls off towards the rim; steel shafts shine along their axis; tip, wrist
+and shaft are of one instrument but look different.
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ def surgical_frame(seed: int, *, size: int = 256) -> Case:
     if rng.uniform() < 0.5:  # the endoscope's round field
         light = light * edge(rng.uniform(1.05, 1.25) - radius, 0.01)[..., None]
     light = gaussian_filter(light, (0.003 * size, 0.003 * size, 0)) + rng.normal(0, 0.012, light.shape)
-    masks = {"mask": kinds, "parts": parts, "instances": instances}
-    return Case(as_bytes(light), f"surgical-frame-{seed}", masks=masks)
+    return Case(
+        as_bytes(light),
+        f"surgical-frame-{seed}",
+        masks={"mask": kinds, "parts": parts, "instances": instances},
+    )
 
 
 def _tissue(x: Map, y: Map, rng: np.random.Generator) -> np.ndarray:

@@ -46,7 +46,7 @@ plugin = Plugin(
     ),
     phantom="phantom:ultrasound",
     licence_notes=(
-        "The weights in the package were trained on procedural images only and are Apache-2.0. On BUSI the sub-group is "
-        "the diagnosis: results with it given assume that it is known."
+        "The weights in the package were trained on procedural images only and are Apache-2.0. On BUSI the sub-group "
+        "is the diagnosis: results with it given assume that it is known."
     ),
 )

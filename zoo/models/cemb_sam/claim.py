@@ -40,8 +40,8 @@ def draw(count: int, rng: np.random.Generator, *, homogeneous: bool) -> Images:
     x, target, box, group = (np.stack(column) for column in zip(*parts, strict=True))
     if homogeneous:
         group = rng.integers(GROUPS, size=count)
-    as_tensor = [torch.from_numpy(array.astype(np.float32))[:, None] for array in (x, target, box)]
-    return Images(*as_tensor, torch.from_numpy(group.astype(np.int64)))
+    images, targets, boxes = (torch.from_numpy(a.astype(np.float32))[:, None] for a in (x, target, box))
+    return Images(images, targets, boxes, torch.from_numpy(group.astype(np.int64)))
 
 
 def _one(rng: np.random.Generator, group: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -227,7 +227,7 @@ claim = Claim(
             "dec",
             "heterogeneous",
             readings={
-                "supported": "Part of the gain over fine-tuning is the block's capacity, which the paper doesn't separate.",
+                "supported": "Part of the gain over fine-tuning is capacity, which the paper doesn't separate.",
                 "not supported": "The block without conditions gains nothing over fine-tuning.",
                 "inconclusive": "What the block gains without conditions stays open.",
             },
@@ -246,5 +246,5 @@ claim = Claim(
     # Table 1, Dice on BUSI's three sub-groups: CEmb-SAM, and the decoder fine-tuned on the same images
     paper={"cemb": {"heterogeneous": 89.35}, "dec": {"heterogeneous": 85.95}},
     seeds=(20, 21, 22, 23, 24),  # others than those this set-up was tried on
-    falsified_if="the block told the sub-group is not above the same block with one condition, on sub-groups that differ",
+    falsified_if="on sub-groups that differ, the block told the sub-group is not above the block with one condition",
 )

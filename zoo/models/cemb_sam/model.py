@@ -22,8 +22,8 @@ from zoo.nn.promptable import (
     Frame,
     Mask,
     Point,
-    Promptable,
     Prompt,
+    Promptable,
     PromptEmbeddings,
     decode,
     encode_prompts,
@@ -237,9 +237,7 @@ class CEmbSam(Model):
             notes=tuple(notes),
         )
 
-    def _prompts(
-        self, picture: media.Image, box: Any, point: Any, background: Any, mask: Any
-    ) -> tuple[Prompt, ...]:
+    def _prompts(self, picture: media.Image, box: Any, point: Any, background: Any, mask: Any) -> tuple[Prompt, ...]:
         if box is None or not len(box):
             raise OptionError(f"{plugin.name} needs a box around the object; add --with box=x0,y0,x1,y1")
         boxes = [box] if np.ndim(box[0]) == 0 else box

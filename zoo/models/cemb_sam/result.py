@@ -68,7 +68,7 @@ class PromptedSegmentation(Segmentation):
             quality=known,
             condition=chosen,
             inferred=inferred,
-            others={name: (a.probability >= cut).any(0) for name, a in answers.items()},
+            others={name: np.any(a.probability >= cut, axis=0) for name, a in answers.items()},
         )
 
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""How CEmb-SAM is trained: the block and the mask decoder, on the features of a frozen SAM, from boxes (Sec. 2 and 3)."""
+"""How CEmb-SAM is trained: block and mask decoder, on the features of a frozen SAM, from boxes (Sec. 2 and 3)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zoo.models.cemb_sam.model import (
     working_image,
 )
 from zoo.models.cemb_sam.result import dice
-from zoo.nn.promptable import Box, EmbeddingCache, Promptable, box_around, encode_prompts, load_sam, mask_side
+from zoo.nn.promptable import Box, EmbeddingCache, Promptable, box_around, encode_prompts, load_sam
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.training import Training
 from zoo.training.run import EarlyStopping
@@ -139,7 +139,9 @@ def loss_of(model: CEmbSam, items: list[Item], recipe: CEmbSamRecipe, rng: np.ra
     """Dice and binary cross-entropy, one to one, on the decoder's own grid (Sec. 2.3); boxes are loosened anew."""
     from monai.losses import DiceCELoss
 
-    logits = logits_of(model, items, [loosened(box_of(item.mask), recipe.jitter, item.mask.shape, rng) for item in items])
+    logits = logits_of(
+        model, items, [loosened(box_of(item.mask), recipe.jitter, item.mask.shape, rng) for item in items]
+    )
     side = logits.shape[-1]
     truth = torch.from_numpy(np.stack([resized_mask(item.mask, side) for item in items]).astype(np.float32))
     criterion = DiceCELoss(sigmoid=True, squared_pred=True, smooth_nr=1.0, smooth_dr=1.0)

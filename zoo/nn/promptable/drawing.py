@@ -35,7 +35,9 @@ def draw_prompts(picture: Image.Image, prompts: Sequence[Prompt], size: tuple[in
                 draw.text(place, str(number), fill=BOX, font=figure.font(18), stroke_width=2, stroke_fill="black")
         for point in prompt.points:
             x, y, r = (point.x + 0.5) * sx, (point.y + 0.5) * sy, 9
-            draw.ellipse((x - r, y - r, x + r, y + r), fill=INSIDE if point.inside else OUTSIDE, outline="black", width=2)
+            draw.ellipse(
+                (x - r, y - r, x + r, y + r), fill=INSIDE if point.inside else OUTSIDE, outline="black", width=2
+            )
             draw.line((x - 5, y, x + 5, y), fill="white", width=3)
             if point.inside:
                 draw.line((x, y - 5, x, y + 5), fill="white", width=3)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import SamModel
+from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from zoo.nn.promptable import sam as sams
 from zoo.nn.promptable.cache import EmbeddingCache, content_key
@@ -155,7 +156,7 @@ def mask_side(sam: SamModel) -> int:
     return 4 * sam.config.prompt_encoder_config.image_embedding_size
 
 
-def add_mask_tokens(decoder: nn.Module, count: int, *, noise: float = 0.02) -> None:
+def add_mask_tokens(decoder: SamMaskDecoder, count: int, *, noise: float = 0.02) -> None:
     """Give a mask decoder ``count`` mask tokens in all, with their hyper-networks and quality outputs, in place.
 
     Token 0 stays the single-mask token; new ones are copies of SAM's ambiguity tokens in turn, plus Gaussian noise.

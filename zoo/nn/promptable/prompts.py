@@ -64,7 +64,9 @@ class Mask:
         found = self.inside.shape
         if found != (height, width):
             size = " x ".join(map(str, reversed(found)))
-            raise OptionError(f"the mask is {size} px and the image {width} x {height}; give a mask of the image's size")
+            raise OptionError(
+                f"the mask is {size} px and the image {width} x {height}; give a mask of the image's size"
+            )
         if not self.inside.any():
             raise OptionError("the mask is empty; mark the object in it, or leave it out")
 
