@@ -13,7 +13,6 @@ from zoo.data.phantoms.skin import DIAGNOSES
 from zoo.data.sets import Dataset, Entry, table_rows
 from zoo.errors import DataError
 
-
 SITES = ("head/neck", "palms/soles", "oral/genital", "lower extremity", "upper extremity", "torso")
 """Where on the body a lesion lies, as the ISIC archive divides it."""
 
