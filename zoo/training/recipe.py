@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ class Training:
     run: Callable[[Any, TrainData, Run], Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     fractions: tuple[float, float, float] = FRACTIONS
-    score: Callable[[Any, Any], Mapping[str, Any] | list[Mapping[str, Any]]] | None = None
+    score: Callable[[Any, Any], Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
     group: Callable[[Dataset], Dataset] | None = None
     divide: Callable[[Any, Dataset, int], TrainData] | None = None
     measures: Callable[[list[dict[str, Any]], int], list[Metric]] | None = None

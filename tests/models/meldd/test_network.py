@@ -1,4 +1,4 @@
-"""The set model: packed patients, order, evidence, the printed block, and attention maps that agree with the operator."""
+"""The set model: packed patients, order, evidence, the printed block, attention maps that agree with the operator."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ def patients(
     lesions: int | None = None,
     outliers: float = 0.5,
     risk: float = 0.08,
+    risk_by_age: bool = True,
     signature: bool = True,
     device: str | None = None,
     artifacts: str | None = None,
@@ -41,7 +42,8 @@ def patients(
         size: width and height of every image, px (32 to 1024).
         lesions: how many, 1 to 500; when not given, 2 to 30 with a mean of about 10.
         outliers: share of the melanomas that are ugly ducklings, 0 to 1; the others are plain to see.
-        risk: share of lesions that are melanomas at the age of 52; less in younger patients, more in older ones.
+        risk: share of lesions that are melanomas, at the age of 52.
+        risk_by_age: whether it is less in younger patients and more in older ones, or the same in all.
         signature: whether the naevi of a patient resemble each other; without it there are no ducklings to see.
         device: one of the skin-lesion phantom's devices; drawn from the seed when not given.
         artifacts: as in the skin-lesion phantom; by the device's habits when not given.
@@ -70,7 +72,7 @@ def patients(
     device = device or str(rng.choice(list(DEVICES)))
     count = lesions or int(np.clip(rng.geometric(0.1), 2, 30))
     usual = rng.random()  # place in the range of darkness
-    rate = risk * np.clip((person.age - 20) / 32.5, 0.1, 2)
+    rate = risk * (np.clip((person.age - 20) / 32.5, 0.1, 2) if risk_by_age else 1)
     images, masks, sites, labels, ducklings = [], [], [], [], []
     for stream in rng.spawn(count):
         place = int(stream.choice(len(SITES), p=SITE_SHARES))

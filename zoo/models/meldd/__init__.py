@@ -42,6 +42,18 @@ plugin = Plugin(
     claim="zoo.models.meldd.claim:claim",
     kernels=("masked_attention",),
     extras=("imaging",),
+    weights=WeightsInfo(
+        trained_on="phantom:patients?n=500&size=64&risk=0.2 (320 procedural patients)",
+        command='zoo train meldd --data "phantom:patients?n=500&size=64&risk=0.2" --preset demo --out DIR',
+        seconds=226,
+        metrics={
+            # zoo evaluate meldd --data "phantom:patients?n=500&size=64&risk=0.2" --weights DIR
+            "AUC, 1181 lesions of 100 held-out phantoms": 0.967,
+            "balanced accuracy, 1181 lesions of 100 held-out phantoms": 0.923,
+            "sensitivity, 1181 lesions of 100 held-out phantoms": 0.917,
+            "specificity, 1181 lesions of 100 held-out phantoms": 0.929,
+        },
+    ),
     phantom="phantom:patients",
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. SIIM-ISIC 2020 is CC "

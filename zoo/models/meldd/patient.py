@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def grouped(dataset: Any, *, labelled: bool = True) -> Dataset:
     for entry in source.entries:
         case = entry.case
         if not isinstance(case, Case):
-            entries.append(Entry(entry.id, lambda make=case: _wrapped(_of_case(make())), entry.patient, entry.split))
+            entries.append(Entry(entry.id, partial(_made, case), entry.patient, entry.split))
         elif isinstance(case.image, Patient):
             entries.append(entry)
         elif isinstance(case.image, np.ndarray) and case.image.ndim == 4:
@@ -143,6 +144,10 @@ def grouped(dataset: Any, *, labelled: bool = True) -> Dataset:
     for name, members in lesions.items():
         entries.append(Entry(name, _wrapped(_of_lesions(name, members, labelled)), name, splits[name]))
     return Dataset(source.spec, entries, source.columns)
+
+
+def _made(make: Callable[[], Case]) -> Case:
+    return _wrapped(_of_case(make()))
 
 
 def _wrapped(patient: Patient) -> Case:

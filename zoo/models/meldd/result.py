@@ -100,8 +100,8 @@ class PatientLesions(Prediction):
         ]  # fmt: skip
         count = len(self.names)
         which = f"{count} lesions" if count <= len(tiles) else f"the {len(tiles)} most suspicious of {count} lesions"
-        person = [f"age {self.age:g}"] * (self.age is not None) + [self.sex or ""] * (self.sex is not None)
-        about = ", ".join([self.variant, *person])
+        person = [None if self.age is None else f"age {self.age:g}", self.sex]
+        about = ", ".join([self.variant, *(fact for fact in person if fact)])
         panels = [fig.Panel(f"{which}, probability of melanoma ({about})", charts.contact_sheet(tiles))]
         if self.attention is not None and len(self.attention) and count > 1:
             first = self.attention.shape[-1] - count

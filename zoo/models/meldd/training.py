@@ -326,7 +326,7 @@ def divide(recipe: MelddRecipe, dataset: Dataset, seed: int) -> TrainData:
 
 def score(prediction: PatientLesions, case: Case) -> list[dict[str, Any]]:
     """A row for each lesion."""
-    patient: Patient = case.image
+    patient: Any = case.image
     if patient.labels is None:
         raise DataError(f"patient {patient.name} has no labels")
     return [
@@ -406,7 +406,7 @@ training = Training(
             "pretrained": False,
             "backbone_epochs": 12,
             "backbone_lr": 2e-3,
-            "epochs": 60,
+            "epochs": 100,
             "lr": 1e-3,
             "dtype": "float16",
         },
