@@ -237,8 +237,8 @@ def test_five_thousand_images_of_one_patient_fit_into_bounded_memory(monkeypatch
     assert max(batches) <= 32
     assert max(table.shape[1] for table in stripes) <= 256
     assert peak < 40e6  # the images alone, as floats, would be three times that
-    assert len(found.pictures) == 20
-    assert "the 20 most suspicious of 5000" in found.panels()[0].title
+    assert len(found.pictures) == 16
+    assert "16 of 5000 lesions, most suspicious first" in found.panels()[0].title
 
 
 def test_an_image_goes_through_the_backbone_once(trained: MelDD, stack: np.ndarray):
@@ -282,7 +282,7 @@ def test_figure_and_record_tell_the_same(trained: MelDD, tmp_path: Path):
     assert [one["number"] for one in record["lesions"]] == list(range(1, 15))
     assert record["most_suspicious_first"][0] == 1 + int(found.probability.argmax())
     assert [panel.title.split(":")[0] for panel in found.panels()] == [
-        f"14 lesions, probability of melanoma (V4, age {found.age:g}, {found.sex})", "who looks at whom", "sites",
+        f"14 lesions, most suspicious first (V4, age {found.age:g}, {found.sex})", "who looks at whom", "sites",
         "what each kind of evidence changes",
     ]  # fmt: skip
     assert "14 lesions" in found.summary()

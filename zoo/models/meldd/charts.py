@@ -51,7 +51,7 @@ class Tile:
 
 
 def contact_sheet(tiles: Sequence[Tile]) -> PILImage.Image:
-    """Lesions in rows, each framed by the colour of its probability; number, probability and site below it."""
+    """Lesions in rows, each framed by the colour of its probability; number, probability of melanoma and site below."""
     columns = max(2, math.ceil(math.sqrt(len(tiles))))
     rows = math.ceil(len(tiles) / columns)
     cell = SIDE // columns
@@ -161,7 +161,7 @@ def evidence(rows: Mapping[int, Mapping[str, tuple[float, float]]]) -> PILImage.
     block = min(SIDE // len(rows), 24 * len(names) + 34)
     bar = min(18, (block - 26) // len(names) - 2)
     size = max(9, min(13, bar))
-    left, right = 182, SIDE - 62
+    left, right = 166, SIDE - 62
     for k, (number, found) in enumerate(rows.items()):
         top = k * block
         draw.text((4, top + 2), f"lesion {number}", fill="black", font=fig.font(14))

@@ -25,18 +25,18 @@ from zoo.models.meldd.training import Lesions, MelddRecipe, as_sets, extract, fi
 from zoo.training import Run
 
 SIZE = 32  # px
-PATIENTS = (240, 80, 200)  # to train on, to stop and to set operating points by, to test on
+PATIENTS = (320, 80, 160)  # to train on, to stop and to set operating points by, to test on
 RISK = 0.2  # share of melanomas: ten times the archive's, for a set of this size
 RECIPE = MelddRecipe(
     network=MelddConfig(
         variants=("V0", "V1", "V2"), backbone="small", image_size=SIZE, small_channels=(16, 32, 64),
-        context=ContextConfig(ffn=128),
+        context=ContextConfig(width=32, ffn=128),
     ),
     pretrained=False,
     backbone_epochs=10,
     backbone_lr=2e-3,  # from scratch
-    epochs=40,
-    lr=1e-3,  # some 8 steps an epoch here, 40 in the paper
+    epochs=100,  # fewer are too few for context to be learned at all: 40 were tried on seed 1, 100 on seed 900
+    lr=1e-3,  # 10 steps an epoch here, some 40 in the paper
 )  # fmt: skip
 FIXED = 4  # lesions that UDTR-Adapted takes at a time; patients have about 10
 
@@ -68,7 +68,9 @@ def world(
         lesions = [Lesions(members, SIZE) for members in (train, validation, test)]
         features = extract(model, lesions, arms)
         sets = [as_sets(members, f) for members, f in zip((train, validation, test), features, strict=True)]
-        found = {name: measure(model, name, sets[2], lesions[2], arms) for name in variants}
+        found: dict[str, dict[str, float]] = {
+            name: measure(model, name, sets[2], lesions[2], arms) for name in variants
+        }
     if fixed:
         with Run(seed=seed, device="cpu", progress=False) as arm:
             udtr = MelDD(udtr_adapted(recipe.network, FIXED))
@@ -120,7 +122,7 @@ claim = Claim(
         "V1, control": "context, where there is nothing to compare",
     },
     run="zoo.models.meldd.claim:run",
-    seeds=(1, 2, 3, 4, 5),
+    seeds=(11, 12, 13, 14, 15),  # fresh: none of them was used to choose anything
     primary=Comparison(
         "V1",
         "V0",

@@ -13,7 +13,7 @@ from zoo import figure as fig
 from zoo.models.meldd import charts
 from zoo.prediction import Prediction
 
-SHOWN = 20  # lesions on the contact sheet: the most suspicious
+SHOWN = 16  # lesions on the contact sheet: the most suspicious
 MAPPED = 128  # lesions up to which whole attention maps are kept
 
 
@@ -85,7 +85,9 @@ class PatientLesions(Prediction):
 
     def legend(self) -> list[fig.LegendEntry]:
         return [
-            fig.LegendEntry(f"below the operating point {self.operating_point:.1%}", charts.shade(0.25)),
+            fig.LegendEntry(
+                f"probability of melanoma below the operating point, {self.operating_point:.1%}", charts.shade(0.25)
+            ),
             fig.LegendEntry("at or above it (marked !)", charts.shade(0.8)),
         ]
 
@@ -99,10 +101,10 @@ class PatientLesions(Prediction):
             for i in ranked
         ]  # fmt: skip
         count = len(self.names)
-        which = f"{count} lesions" if count <= len(tiles) else f"the {len(tiles)} most suspicious of {count} lesions"
+        which = f"{count} lesions" if count <= len(tiles) else f"{len(tiles)} of {count} lesions"
         person = [None if self.age is None else f"age {self.age:g}", self.sex]
         about = ", ".join([self.variant, *(fact for fact in person if fact)])
-        panels = [fig.Panel(f"{which}, probability of melanoma ({about})", charts.contact_sheet(tiles))]
+        panels = [fig.Panel(f"{which}, most suspicious first ({about})", charts.contact_sheet(tiles))]
         if self.attention is not None and len(self.attention) and count > 1:
             first = self.attention.shape[-1] - count
             order = sorted(ranked)
@@ -118,7 +120,7 @@ class PatientLesions(Prediction):
                     worst[site] = n + 1, max(most, self.severity(float(self.probability[i])))
             panels.append(fig.Panel("sites: lesions, and the worst of each", charts.body(worst)))
         if len(self.evidence) > 1:
-            some = ranked[:6]
+            some = ranked[:4]
             rows = {
                 self.numbers[i]: {
                     name: (float(p[i]), charts.severity(float(p[i]), self.operating_points[name]))
