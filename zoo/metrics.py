@@ -138,12 +138,13 @@ def roc(
 def youden(scores: Float[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]) -> tuple[float, float]:
     """The cut-off of largest sensitivity + specificity - 1 (the highest such), and the balanced accuracy there.
 
-    The cut-off lies half-way to the next lower score, so that it doesn't hang on one case.
+    The cut-off lies half-way to the next lower score, so that it doesn't hang on one case. It is the highest score plus
+    1 where calling nothing positive is best.
     """
     cuts, sensitivity, specificity = roc(scores, truth)
     best = int(np.argmax(sensitivity + specificity))
     lower = cuts[best + 1] if best + 1 < len(cuts) else cuts[best]
-    cut = lower if np.isinf(cuts[best]) else (cuts[best] + lower) / 2
+    cut = lower + 1 if np.isinf(cuts[best]) else (cuts[best] + lower) / 2
     return float(cut), float((sensitivity[best] + specificity[best]) / 2)
 
 
