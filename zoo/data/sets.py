@@ -131,6 +131,11 @@ LAYOUTS: dict[str, Layout] = {
         "zoo.data.sets:_pneumonia",
         licence="CC BY 4.0",
     ),
+    "siim2020": Layout(
+        "SIIM-ISIC 2020 melanoma classification, training part (train.csv, and jpeg/train/ or train/ with DICOM files)",
+        "zoo.data.dermoscopy:siim2020",
+        licence="CC BY-NC 4.0",
+    ),
 }
 
 

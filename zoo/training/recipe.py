@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from zoo.training.run import Run
 from zoo.training.storage import remove_folder, write_file
 
 if TYPE_CHECKING:
+    from zoo.data.sets import Dataset
+    from zoo.metrics import Metric
     from zoo.model import Model
     from zoo.plugin import Plugin
 
@@ -29,14 +31,21 @@ class Training:
     ``run``: the procedure, ``(recipe, data, run) -> model``. A recipe's field ``dtype`` (``float32`` or ``float16``),
     if it has one, is the precision the weights are stored in. ``fractions``: of train, validation and test.
     ``score``: ``(prediction, case) -> {name: number}``, how ``zoo evaluate`` measures one case; ``None`` for the
-    usual measures of segmentation and classification.
+    usual measures of segmentation and classification. It may return a list of them, one for each thing predicted.
+
+    Three more for models that look at several cases together or have a protocol of their own: ``group`` makes one case
+    of those that ``predict`` takes at once, such as all images of a patient; ``divide`` is ``(recipe, dataset, seed) ->
+    TrainData`` in place of ``fractions``; ``measures`` is ``(rows, seed) -> metrics`` over all that ``score`` returned.
     """
 
     recipe: type
     run: Callable[[Any, TrainData, Run], Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     fractions: tuple[float, float, float] = FRACTIONS
-    score: Callable[[Any, Any], Mapping[str, float]] | None = None
+    score: Callable[[Any, Any], Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
+    group: Callable[[Dataset], Dataset] | None = None
+    divide: Callable[[Any, Dataset, int], TrainData] | None = None
+    measures: Callable[[list[dict[str, Any]], int], list[Metric]] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
         """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""
@@ -78,7 +87,8 @@ def train(
     recipe = training.configure(preset, overrides)
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
-    parts = split(dataset, training.fractions, seed)
+    divide = training.divide
+    parts = divide(recipe, dataset, seed) if divide else split(dataset, training.fractions, seed)
     out = Path(out)
     identity = {
         "model": plugin.name,
