@@ -79,7 +79,7 @@ class Subject:
     @cached_property
     def needed(self) -> dict[str, Any]:
         """Values for the optional inputs that are none."""
-        return {item.name: good_values(item, self.image)[0] for item in self.plugin.options if item.required}
+        return _required(self.plugin, self.image)
 
     def predict(self, spec: str, given: dict[str, Any] | None = None, model: Model | None = None) -> Prediction:
         """One prediction as ``zoo.predict`` makes it, options checked."""
@@ -110,7 +110,7 @@ def card(subject: Subject) -> str:
         raise Failed(f"a {plugin.task} needs at least two labels on its card, not {len(plugin.labels)}")
     for item in plugin.options:
         if not item.required and item.default is not None:
-            option_values.check(plugin, {**_required(plugin), item.name: item.default})
+            option_values.check(plugin, {**_required(plugin, _BLANK), item.name: item.default})
     try:
         json.dumps(plugin.to_dict(), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -118,10 +118,17 @@ def card(subject: Subject) -> str:
     return f"{plugin.task}, {len(plugin.inputs)} inputs, {len(plugin.outputs)} outputs"
 
 
-def _required(plugin: Plugin) -> dict[str, Any]:
-    """Something that counts as given, for checking one option among others."""
-    blank = media.Image(np.zeros((8, 8), np.uint8))
-    return {item.name: good_values(item, blank)[0] for item in plugin.options if item.required}
+_BLANK = media.Image(np.zeros((8, 8), np.uint8))
+
+
+def _required(plugin: Plugin, image: media.Image) -> dict[str, Any]:
+    """Something that counts as given for each required option."""
+    found = {}
+    for item in plugin.options:
+        if item.required:
+            value = good_values(item, image)[0]
+            found[item.name] = (value,) if item.many else value
+    return found
 
 
 HEAVY = ("torch", "transformers", "monai", "tensorflow", "jax")

@@ -116,6 +116,11 @@ class Layout:
 
 
 LAYOUTS: dict[str, Layout] = {
+    "busi": Layout(
+        "BUSI: Breast Ultrasound Images (benign/, malignant/, normal/, masks beside the images)",
+        "zoo.data.ultrasound:busi",
+        licence="CC BY 4.0",
+    ),
     "drive": Layout(
         "DRIVE: Digital Retinal Images for Vessel Extraction (training/ and test/, 1st_manual/, mask/)",
         "zoo.data.sets:_drive",
@@ -125,6 +130,11 @@ LAYOUTS: dict[str, Layout] = {
         "ISIC 2019 challenge, training part (ISIC_2019_Training_Input/ and ISIC_2019_Training_GroundTruth.csv)",
         "zoo.data.dermoscopy:isic2019",
         licence="CC BY-NC 4.0",
+    ),
+    "nerve": Layout(
+        "Peripheral nerve ultrasound (FH/, FN/, FN+1/ to FN+4/, ulnar/, masks beside the images)",
+        "zoo.data.ultrasound:nerve",
+        licence="as its owner grants it",
     ),
     "pneumonia": Layout(
         "Paediatric pneumonia radiographs, Kermany et al. 2018 (train/ and test/, each NORMAL/ and PNEUMONIA/)",

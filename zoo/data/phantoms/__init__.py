@@ -47,9 +47,19 @@ PHANTOMS: dict[str, Phantom] = {
             "zoo.data.phantoms.chest:chest_xray",
         ),
         Phantom(
+            "ct-slice",
+            "axial CT slice of the abdomen: six organs, liver metastases as an option",
+            "zoo.data.phantoms.ct_slice:ct_slice",
+        ),
+        Phantom(
             "fundus",
             "colour fundus photograph: vessels, optic disc, macula, lesions, five kinds of camera",
             "zoo.data.phantoms.fundus:fundus",
+        ),
+        Phantom(
+            "he-tile",
+            "tile of an H&E section: tumour nests and stroma with every nucleus outlined",
+            "zoo.data.phantoms.he_tile:he_tile",
         ),
         Phantom(
             "patients",
@@ -65,6 +75,16 @@ PHANTOMS: dict[str, Phantom] = {
             "skin-lesion",
             "dermoscopic photograph: eight diagnoses or healthy skin; hair, ruler, ink, dark corners; five devices",
             "zoo.data.phantoms.skin:skin_lesion",
+        ),
+        Phantom(
+            "surgical-frame",
+            "frame of a laparoscope: one to three instruments over wet tissue, with their parts",
+            "zoo.data.phantoms.surgical_frame:surgical_frame",
+        ),
+        Phantom(
+            "ultrasound",
+            "B-mode image of the breast: benign or malignant lesion, or none",
+            "zoo.data.phantoms.ultrasound:ultrasound",
         ),
     )
 }

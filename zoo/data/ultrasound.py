@@ -1,0 +1,72 @@
+"""Layouts of ultrasound sets: one folder for each sub-group, masks beside their images."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from zoo.data.case import Case
+from zoo.data.sets import IMAGE_SUFFIXES, Dataset, Entry, read_mask
+from zoo.errors import DataError
+
+BUSI = ("benign", "malignant", "normal")
+NERVE = ("FH", "FN", "FN+1", "FN+2", "FN+3", "FN+4", "ulnar")
+_MASK = re.compile(r"(.+)_mask(_\d+)?")
+
+
+def busi(spec: str, root: Path) -> Dataset:
+    """``busi:PATH``: Breast Ultrasound Images, Al-Dhabyani et al. 2020, as unpacked (``Dataset_BUSI_with_GT/``).
+
+    ``PATH`` holds (itself, or in that folder) ``benign/``, ``malignant/`` and ``normal/``, each with ``NAME.png``,
+    ``NAME_mask.png`` and for further lesions ``NAME_mask_1.png``, ...; the masks of an image are united. The folder is
+    label and sub-group. Raises ``DataError`` for folders or masks that are missing.
+    """
+    inner = root / "Dataset_BUSI_with_GT"
+    return _sub_groups(spec, inner if inner.is_dir() else root, BUSI)
+
+
+def nerve(spec: str, root: Path) -> Dataset:
+    """``nerve:PATH``: peripheral nerves, one folder for each place: ``FH``, ``FN``, ``FN+1`` to ``FN+4``, ``ulnar``.
+
+    Files as in ``busi``. Folders that aren't there are left out; at least two must be.
+    """
+    return _sub_groups(spec, root, NERVE, least=2)
+
+
+def _sub_groups(spec: str, root: Path, groups: tuple[str, ...], least: int | None = None) -> Dataset:
+    there = [group for group in groups if (root / group).is_dir()]
+    if len(there) < (len(groups) if least is None else least):
+        missing = [group for group in groups if group not in there]
+        raise DataError(f"data {spec!r}: there is no folder {root / missing[0]}; unpack the set there")
+    entries = []
+    for group in there:
+        masks: dict[str, list[Path]] = {}
+        images: list[Path] = []
+        for path in sorted((root / group).iterdir()):
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            if match := _MASK.fullmatch(path.stem):
+                masks.setdefault(match[1], []).append(path)
+            else:
+                images.append(path)
+        for path in images:
+            if path.stem not in masks:
+                raise DataError(f"data {spec!r}: {path} has no mask {path.stem}_mask{path.suffix} beside it")
+            name = f"{group}/{path.stem}"
+            case = partial(_case, str(path), name, group, tuple(map(str, masks[path.stem])))
+            entries.append(Entry(name, case() if len(masks[path.stem]) == 1 else case))
+    return Dataset(spec, entries, ["image", "mask", "label", "condition"])
+
+
+def _case(image: str, name: str, group: str, masks: tuple[str, ...]) -> Case:
+    attributes = {"condition": group}
+    if len(masks) == 1:
+        return Case(image, name, masks={"mask": masks[0]}, label=group, attributes=attributes)
+    parts = [read_mask(Case(image, name, masks={"mask": mask})) > 0 for mask in masks]
+    if len({part.shape for part in parts}) > 1:
+        raise DataError(f"the masks of {image} differ in size")
+    union = np.any(parts, axis=0).astype(np.uint8)
+    return Case(image, name, masks={"mask": union}, label=group, attributes=attributes)

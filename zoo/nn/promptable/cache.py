@@ -1,0 +1,82 @@
+"""What a frozen encoder made of an image, kept in memory and, if wanted, on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.training.storage import write_file
+
+MEMORY = 256 * 2**20
+
+
+class EmbeddingCache:
+    """Tensors by key: the latest in memory, up to ``memory`` bytes; all of them in ``folder``, if one is given.
+
+    On disk they are safetensors in half precision when ``half`` is set, one file each, written whole or not at all. A
+    file that is damaged counts as absent.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, memory: int = MEMORY, half: bool = False) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.memory = memory
+        self.half = half
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """The tensor of ``key``, made by ``make`` if it isn't kept."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        value = self._read(key)
+        if value is None:
+            value = make().detach()
+            self._write(key, value)
+            if self.half:
+                value = value.half().to(value.dtype)  # the same numbers, whether made now or read later
+        self._keep(key, value)
+        return value
+
+    def _keep(self, key: str, value: Tensor) -> None:
+        size = value.numel() * value.element_size()
+        if size > self.memory:
+            return
+        self._kept[key] = value
+        self._bytes += size
+        while self._bytes > self.memory:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= oldest.numel() * oldest.element_size()
+
+    def _read(self, key: str) -> Tensor | None:
+        if self.folder is None or not (path := self.folder / f"{key}.safetensors").is_file():
+            return None
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)["embedding"].float()
+        except (SafetensorError, KeyError, OSError):
+            return None
+
+    def _write(self, key: str, value: Tensor) -> None:
+        if self.folder is None:
+            return
+        from safetensors.torch import save
+
+        stored = value.cpu().half() if self.half else value.cpu()
+        write_file(self.folder / f"{key}.safetensors", save({"embedding": stored.contiguous()}))
+
+
+def content_key(pixels: np.ndarray | Tensor, *of: str) -> str:
+    """A name for an image's content under everything named in ``of`` (weights, input size, ...)."""
+    array = pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
+    found = hashlib.sha256("\n".join([*of, str(array.dtype), str(array.shape)]).encode())
+    found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:32]
