@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,19 @@ from flwr.clientapp import ClientApp
 from zoo.errors import DataError, OptionError
 from zoo.federated import LocalGrid, federate, server
 from zoo.training import Run
+
+# Dies when the clients of round 3 have answered and kept their states.
+DYING = """
+import os, signal, sys
+import toy_federation as toy
+from zoo.federated import federate, server
+from zoo.training import Run
+
+write = server._Table.write
+server._Table.write = lambda self, n, rows: os.kill(os.getpid(), signal.SIGKILL) if n == 3 else write(self, n, rows)
+recipe = toy.ToyRecipe(clients=3, rounds=4, history=True)
+federate(toy.build, recipe, toy.toy_data(), Run(sys.argv[1], seed=1, device="cpu", progress=False))
+"""
 
 
 def run_here(**options):
@@ -140,21 +156,12 @@ def test_weights_follow_the_rule(toy):
     assert weights("metric:trust") == pytest.approx([1 / 6, 2 / 6, 3 / 6])
 
 
-def test_a_killed_server_goes_on_as_if_nothing_had_happened(toy, tmp_path, monkeypatch):
+def test_a_killed_server_goes_on_as_if_nothing_had_happened(toy, tmp_path):
     fields = {"clients": 3, "rounds": 4, "history": True}
     whole = train(toy, run=run_here(out=tmp_path / "whole"), **fields)
 
-    pid = os.fork()
-    if pid == 0:  # dies when the clients of round 3 have answered and kept their states
-        write = server._Table.write
-        monkeypatch.setattr(
-            server._Table,
-            "write",
-            lambda self, n, rows: os.kill(os.getpid(), signal.SIGKILL) if n == 3 else write(self, n, rows),
-        )
-        train(toy, run=run_here(out=tmp_path / "killed"), **fields)
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    died = subprocess.run([sys.executable, "-c", DYING, str(tmp_path / "killed")], cwd=Path(__file__).parent)
+    assert died.returncode == -signal.SIGKILL
 
     again = train(toy, run=run_here(out=tmp_path / "killed", resume=True), **fields)
     assert same(whole, again)
