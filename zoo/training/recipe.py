@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from zoo.plugin import Plugin
 
 
+ENGINES = ("local", "simulation", "deployment")
+
+
 @dataclass(frozen=True)
 class Training:
     """How a plugin is trained: ``Plugin.training`` names an instance of this.
@@ -36,6 +39,9 @@ class Training:
     Three more for models that look at several cases together or have a protocol of their own: ``group`` makes one case
     of those that ``predict`` takes at once, such as all images of a patient; ``divide`` is ``(recipe, dataset, seed) ->
     TrainData`` in place of ``fractions``; ``measures`` is ``(rows, seed) -> metrics`` over all that ``score`` returned.
+
+    ``federation``: of a federated training, the function ``(recipe, data, seed) -> zoo.federated.Federation`` that
+    ``run`` hands to ``zoo.federated.federate``.
     """
 
     recipe: type
@@ -46,6 +52,7 @@ class Training:
     group: Callable[[Dataset], Dataset] | None = None
     divide: Callable[[Any, Dataset, int], TrainData] | None = None
     measures: Callable[[list[dict[str, Any]], int], list[Metric]] | None = None
+    federation: Callable[[Any, TrainData, int], Any] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
         """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""
@@ -70,12 +77,14 @@ def train(
     checkpoint_seconds: float = 300.0,
     mixed_precision: str | None = None,
     gradient_accumulation: int | None = None,
+    engine: str | None = None,
 ) -> Path:
     """Train ``model`` (a name or a plugin) on the data set ``data``; returns the folder ``out`` with its weights.
 
     ``out`` then holds ``config.json`` and ``model.safetensors`` (what ``zoo.load(..., weights=out)`` takes),
     ``run.json``, ``split.json`` and ``metrics/``. A run that was killed goes on with ``resume=True``; resuming a
-    finished one does nothing. See ``Run`` for the other arguments.
+    finished one does nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is where the clients of a
+    federated model run. See ``Run`` for the other arguments.
 
     Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
     ``PluginError`` for a model without training.
@@ -84,6 +93,11 @@ def train(
     from zoo.data.sets import load_dataset
 
     plugin, training = resolve(model, "training")
+    if engine is not None:
+        if training.federation is None:
+            raise OptionError(f"{plugin.name} isn't a federated model, so engine {engine} means nothing; leave it out")
+        if engine not in ENGINES:
+            raise OptionError(f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, not {engine!r}")
     recipe = training.configure(preset, overrides)
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
@@ -94,7 +108,7 @@ def train(
         "model": plugin.name,
         "recipe": configs.to_dict(recipe),
         "data": data,
-        "cases": _digest(parts),
+        "cases": digest(parts),
         "precision": mixed_precision,
         "accumulation": gradient_accumulation,
     }
@@ -108,6 +122,13 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         mixed_precision=mixed_precision,
         gradient_accumulation=gradient_accumulation,
+        engine=engine or "local",
+        source={
+            "data": data,
+            "phantom": plugin.phantom,
+            "fractions": training.fractions,
+            "cases": identity["cases"],
+        },
     ) as run:
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
         if not record.get("finished"):
@@ -159,6 +180,6 @@ def _save(network: Model, out: Path, recipe: Any, data: str) -> None:
     )
 
 
-def _digest(parts: TrainData) -> str:
+def digest(parts: TrainData) -> str:
     """A short name for which cases are in which part."""
     return hashlib.sha256(json.dumps(parts.to_dict()).encode()).hexdigest()[:16]
