@@ -1,0 +1,1 @@
+"""Blocks that several plugins share, under the field's names for them."""
