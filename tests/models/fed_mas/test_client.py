@@ -22,7 +22,8 @@ RECIPE = FedMASRecipe(local_epochs=2, batch_size=4, rounds=3, lr=0.05, weight_de
 def network(projector: bool = True, balanced: bool = False) -> Network:
     torch.manual_seed(0)
     mlp = nn.Linear(6, 4) if projector else None
-    return Network(nn.Sequential(nn.Linear(5, 6), nn.ReLU()), nn.Linear(6, 3), mlp, nn.Linear(6, 3) if balanced else None)
+    second = nn.Linear(6, 3) if balanced else None
+    return Network(nn.Sequential(nn.Linear(5, 6), nn.ReLU()), nn.Linear(6, 3), mlp, second)
 
 
 def shard(n: int = 10, classes: int = 2) -> Shard:
@@ -70,9 +71,9 @@ def test_distillation_brings_the_projection_towards_the_prior() -> None:
 def test_every_method_learns(method: str) -> None:
     recipe = replace(RECIPE, method=method, local_epochs=15)  # type: ignore[arg-type]
     net, own = network(projector=recipe.plan.distil), shard()
-    before = float(nn.functional.cross_entropy(net(own.x).logits[:, :2], own.y))
+    before = nn.functional.cross_entropy(net(own.x).logits[:, :2], own.y).item()
     update(net, own, site(recipe), 1, np.random.default_rng(0))
-    assert float(nn.functional.cross_entropy(net(own.x).logits[:, :2], own.y)) < before
+    assert nn.functional.cross_entropy(net(own.x).logits[:, :2], own.y).item() < before
 
 
 def test_a_strong_proximal_term_holds_the_model_back() -> None:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from zoo import media
 from zoo.data.endoscopy import HYPERKVASIR_CLASSES
-from zoo.data.sets import load_dataset
+from zoo.data.sets import Dataset, load_dataset
+from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError
 from zoo.models.fed_mas.augment import augmented
 from zoo.models.fed_mas.model import FedMAS, FedMASConfig, Network, build_network, to_network, view
@@ -35,10 +36,9 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord
 
     from zoo.data.case import Case
-    from zoo.data.sets import Dataset
     from zoo.federated import Federation, Outcome
     from zoo.models.fed_mas.client import Shard, Site
-    from zoo.training import Run, TrainData
+    from zoo.training import Run
 
 Loss = Literal["ce", "bsm", "ldam", "fedlc"]
 Aggregation = Literal["samples", "uniform", "mas"]
@@ -225,7 +225,7 @@ def federation(
         client=client_app(site),
         partitions=partitions,
         rounds=site.recipe.rounds,
-        weights=WEIGHTS[site.plan.aggregation],
+        weights="samples" if site.classifier_only else WEIGHTS[site.plan.aggregation],
         evaluate=evaluate,
         target="label",
         same_shapes=not site.plan.federated_features,  # CReFF's clients add their classifier gradients
@@ -280,6 +280,16 @@ def class_of(case: Case, labels: Sequence[str]) -> int:
     )
 
 
+def in_memory(data: TrainData) -> TrainData:
+    """The data set with every phantom made once instead of each time that it's looked at; files stay files."""
+
+    def made(part: Dataset) -> Dataset:
+        entries = [replace(e, case=e.case() if callable(e.case) else e.case) for e in part.entries]
+        return Dataset(part.spec, entries, part.columns, part.labels)
+
+    return TrainData(made(data.train), made(data.validation), made(data.test))
+
+
 def load_views(cases: Dataset, size: int) -> UInt8[Tensor, "n 3 s s"]:
     """The images as the network takes them, in memory."""
     views = [view(media.read(case.image).require_2d("fed-mas"), size) for case in cases]
@@ -314,24 +324,26 @@ def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
     """A small prior first if one is asked for, then the federation, then cRT; scores and figures into ``run.out``."""
     from zoo.federated import federate
 
-    config = recipe.form
+    config, data = recipe.form, in_memory(data)
     y = labels_of(data.train, config.labels)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if run.out is None else run.out / "prior"
         prior = None
         if config.prior.kind == "small":
             recipe, prior = _with_small_prior(recipe, run, folder)
+        elif recipe.plan.distil:
+            load_prior(config.prior)  # refuses before the first round what every client would stumble over
         if recipe.plan.distil and not recipe.feature_cache:
             recipe = replace(recipe, feature_cache=str(folder / "features"))
         outcome: Outcome = federate(build, recipe, data, run)
         if recipe.crt_rounds:
             again = replace(recipe, classifier_only=True, rounds=recipe.crt_rounds)
-            final = federate(build, again, data, run, stage="crt", arrays=outcome.arrays)
+            final = federate(build, again, data, run, stage="crt", arrays=outcome.state_dict())
         else:
             final = outcome
         model = finished(recipe, final.state_dict(), y, prior)
         if run.out is not None and run.is_main:
-            report(recipe, data, y, model, outcome, final, run.out)
+            report(recipe, data, y, model, outcome, final, run.seed, run.out)
             _remove(folder)
     return model.to(run.device).eval()
 
@@ -370,9 +382,11 @@ def report(
     model: FedMAS,
     outcome: Outcome,
     final: Outcome,
+    seed: int,
     out: Path,
 ) -> None:
-    """``scores.json`` of the test part, and the figures of the training."""
+    """``scores.json`` of the test part, and the figures of the split and of the training."""
+    from zoo.federated import split_figure
     from zoo.models.fed_mas.figures import training_figures
     from zoo.training.storage import write_file
 
@@ -384,11 +398,14 @@ def report(
             attribute = [case.attributes.get(recipe.attribute, "unknown") for case in data.test]
         found = predict_labels(model.network.to("cpu"), load_views(data.test, recipe.network.image_size))
         record: dict[str, Any] = {"global": group_scores(recipe, found, truth, counts, attribute)}
-        own = [row["own-balanced-accuracy"] for row in final.clients if math.isfinite(row.get("own-balanced-accuracy", math.nan))]
+        own = [row.get("own-balanced-accuracy", math.nan) for row in final.clients]
+        own = [value for value in own if math.isfinite(value)]
         if own:  # of each client's own model on its own test cases
             record["local"] = {"balanced_accuracy": float(np.mean(own)), "clients": len(own)}
         write_file(out / "scores.json", json.dumps(record, indent=2) + "\n")
     training_figures(outcome, counts, recipe.network, out)
+    names = [recipe.network.labels[k] for k in y]
+    split_figure(names, divide(recipe, data.train, y, seed), out / "split.png")
 
 
 def _remove(folder: Path) -> None:
