@@ -50,7 +50,7 @@ def test_prediction_names_probabilities_group_and_distance(model: FedMAS, lesion
     record = found.to_dict()
     assert sum(found.probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert record["group"] == model.config.groups[found.label]
-    assert [item["label"] for item in record["top"]][0] == found.label
+    assert record["top"][0]["label"] == found.label
     assert 0 <= record["measurements"]["ssl_distance"] <= 4
     assert f"({record['group']} class)" in found.summary()
     assert [panel.title.split(" (")[0] for panel in found.panels()] == [

@@ -105,7 +105,7 @@ def test_bad_input_is_one_sentence(changes: dict, sentence: str, tiny: FedMASRec
 
 def test_a_public_prior_needs_its_weights(tiny: FedMASRecipe, data: TrainData) -> None:
     recipe = replace(tiny, network=replace(tiny.network, prior=PriorConfig("moco")))
-    with pytest.raises(WeightsError, match="^the prior moco needs its weights"):
+    with pytest.raises(WeightsError, match=r"^the prior moco needs its weights"):
         fit(recipe, data)
 
 

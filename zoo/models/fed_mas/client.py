@@ -54,7 +54,7 @@ class Site:
 
     recipe: FedMASRecipe
     plan: Plan
-    network: Callable[[], Network]
+    network: Callable[..., Network]
     shard: Callable[[int], Shard]
     classes: int
     prepare: Callable[[Tensor], Tensor]
@@ -74,11 +74,11 @@ def client_app(site: Site) -> ClientApp:
         device, round_ = client_device(context), server_round(message)
         shard = shards(client_id(context))
         network = site.network().to(device)
-        network.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        network.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
         previous = None
         if site.plan.contrastive and "previous" in context.state:
             previous = site.network().to(device)
-            previous.load_state_dict(context.state["previous"].to_torch_state_dict())
+            previous.load_state_dict(context.state.array_records["previous"].to_torch_state_dict())
         extra: dict[str, Any] = {}
         if site.plan.federated_features and network.balanced is not None:
             extra = class_gradients(network, shard, site.classes, site.prepare)

@@ -86,7 +86,7 @@ class CReFF(FedAvg):
         for message in replies:
             if not message.has_content():
                 continue
-            record = message.content["arrays"]
+            record = message.content.array_records["arrays"]
             gradients, here = record.pop(GRADIENTS).numpy(), record.pop(PRESENT).numpy()
             target += gradients * here[:, None, None]
             present += here

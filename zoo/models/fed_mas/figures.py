@@ -67,6 +67,7 @@ def curves(rows: Sequence[dict[str, Any]], name: str, title: str, label: str) ->
     axis.set_xlabel("round")
     axis.set_ylabel(label)
     axis.set_ylim(bottom=0)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(color="0.9")
     axis.spines[["top", "right"]].set_visible(False)
     if len(clients) <= 16:
@@ -75,37 +76,37 @@ def curves(rows: Sequence[dict[str, Any]], name: str, title: str, label: str) ->
 
 
 def distances(rows: Sequence[dict[str, Any]], counts: Int[np.ndarray, " k"], config: FedMASConfig) -> bytes:
-    """w_k of the global model, mean over the clients that hold the class, in the first and in the last round."""
-    figure, axes = _canvas(9.6, 4.0, 2)
-    first, last = min(int(row["round"]) for row in rows), max(int(row["round"]) for row in rows)
-    rounds = sorted({min(first + 1, last), last})
+    """w_k of the received model for each class, commonest first: mean over the clients that hold it, early and late."""
+    figure, axis = _canvas(1.9 + 0.75 * int((counts > 0).sum()), 4.2)
     groups = _groups(counts, config)
-    for axis, round_ in zip(axes, [rounds[0], rounds[-1]], strict=True):
+    order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] > 0]
+    rounds = sorted({int(row["round"]) for row in rows})
+    early, late = rounds[min(1, len(rounds) - 1)], rounds[-1]  # in the first one the projector is still random
+    handles = []
+    for round_, marker in ((early, "^"), (late, "o")) if early != late else ((late, "o"),):
         here = [row for row in rows if int(row["round"]) == round_]
-        for k, name in enumerate(config.labels):
+        for place, k in enumerate(order):
             values = [float(row[f"w-{k}"]) for row in here if float(row.get(f"w-{k}", 0)) > 0]
-            if not values or counts[k] == 0:
-                continue
-            colour = np.array(GROUP_COLOURS[groups[name]]) / 255
-            axis.scatter([counts[k]] * len(values), values, s=14, color=[colour], alpha=0.4, linewidths=0)
-            axis.scatter([counts[k]], [np.mean(values)], s=48, color=[colour], edgecolors="black", linewidths=0.8)
-            axis.annotate(
-                name, (counts[k], np.mean(values)), xytext=(7, 4), textcoords="offset points", size=9, zorder=5
-            )
-        axis.set_xscale("log")
-        axis.set_xlim(max(0.7, 0.7 * counts[counts > 0].min()), 1.8 * counts.max())
-        axis.set_title(f"round {round_}", size=11, loc="left")
-        axis.set_xlabel("training images of the class, all clients")
-        axis.grid(color="0.9")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("distance to the prior, w_k")
-    handles = [
-        axes[0].scatter([], [], color=[np.array(colour) / 255], edgecolors="black", label=f"{group} class")
-        for group, colour in GROUP_COLOURS.items()
-        if group in groups.values()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.suptitle("How far the global model is from the prior (small: single clients)", size=11)
+            colour = [np.array(GROUP_COLOURS[groups[config.labels[k]]]) / 255]
+            at = place + (-0.14 if marker == "^" else 0.14)
+            axis.scatter([at] * len(values), values, s=12, color=colour, alpha=0.45, linewidths=0, marker=marker)
+            if values:
+                axis.scatter([at], [np.mean(values)], s=58, color=colour, edgecolors="black", marker=marker, zorder=3)
+        handles.append(axis.scatter([], [], color="white", edgecolors="black", marker=marker, label=f"round {round_}"))
+    for group, colour_ in GROUP_COLOURS.items():
+        if group in {groups[config.labels[k]] for k in order}:
+            handles.append(axis.scatter([], [], color=[np.array(colour_) / 255], marker="s", label=f"{group} class"))
+    axis.set_xticks(range(len(order)), [f"{config.labels[k]}\n{counts[k]}" for k in order])
+    if max(len(config.labels[k]) for k in order) > 8:
+        axis.tick_params(axis="x", rotation=60)
+    axis.set_xlim(-0.6, len(order) - 0.4)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("class and its training images, all clients")
+    axis.set_ylabel("distance to the prior, w_k")
+    axis.set_title("distance of the global model to the prior (large: mean over the clients)", size=11, loc="left")
+    axis.grid(axis="y", color="0.9")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     return _png(figure)
 
 
@@ -115,7 +116,7 @@ def _groups(counts: Int[np.ndarray, " k"], config: FedMASConfig) -> dict[str, st
     return replace(config, class_counts=tuple(int(n) for n in counts)).groups
 
 
-def _canvas(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
+def _canvas(width: float, height: float) -> tuple[Any, Any]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -123,7 +124,7 @@ def _canvas(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
         raise MissingExtraError("the figures of a training", "matplotlib", "train") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, panels)
+    return figure, figure.subplots()
 
 
 def _png(figure: Any) -> bytes:

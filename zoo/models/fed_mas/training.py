@@ -327,7 +327,8 @@ def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
     config, data = recipe.form, in_memory(data)
     y = labels_of(data.train, config.labels)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if run.out is None else run.out / "prior"
+        scratch = run.out.resolve() if run.out else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = scratch / "prior"
         prior = None
         if config.prior.kind == "small":
             recipe, prior = _with_small_prior(recipe, run, folder)
