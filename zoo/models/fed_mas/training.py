@@ -107,8 +107,8 @@ class FedMASRecipe:
     report_distances: bool = False
     """Clients also send w_k, for the figure of distance against class counts. The method doesn't: w_k tells the server
     which classes a client lacks."""
-    prior_data: str = "phantom:skin-lesion?n=600&seed=500000&size=96"  # public images for a ``small`` prior, no labels
-    prior_steps: int = field(default=400, metadata={"min": 1})  # of its training
+    prior_data: str = "phantom:skin-lesion?n=400&seed=500000&size=96"  # public images for a ``small`` prior, no labels
+    prior_steps: int = field(default=300, metadata={"min": 1})  # of its training
     feature_cache: str = ""  # folder for the prior's features, to share between runs; by default the run's own
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 
@@ -437,7 +437,8 @@ training = Training(
                 tail_below=25,
             ),
             "pretrained": False,
-            "rounds": 60,
+            "clients": 4,
+            "rounds": 50,
             "local_epochs": 2,
             "optimizer": "adam",
             "lr": 2e-3,
