@@ -18,7 +18,7 @@ from zoo.models.fed_mas.claim import contour_prior, draw, pixel_prior, with_rare
 from zoo.models.fed_mas.model import FedMASConfig
 from zoo.models.fed_mas.prior import PriorConfig
 from zoo.models.fed_mas.scores import scores
-from zoo.models.fed_mas.training import FedMASRecipe, divide, labels_of, train, training
+from zoo.models.fed_mas.training import FedMASRecipe, attribute_values, divide, labels_of, train, training
 from zoo.training import Run
 
 
@@ -95,6 +95,7 @@ def test_hospitals_also_score_their_own_models(tiny: FedMASRecipe, data: TrainDa
         ({"clients": 1}, "at least two clients"),
         ({"clients": 500}, "too few for 500 clients"),
         ({"partition": "column:hospital"}, "states no hospital"),
+        ({"attribute": "file:nowhere.csv"}, "there is no file nowhere.csv that states the attribute"),
     ],
 )
 def test_bad_input_is_one_sentence(changes: dict, sentence: str, tiny: FedMASRecipe, data: TrainData) -> None:
@@ -116,6 +117,16 @@ def test_a_case_without_label_is_named(data: TrainData) -> None:
         labels_of(Dataset("x", entries), training.recipe().network.labels)
     with pytest.raises(DataError, match="which is none of A, B"):
         labels_of(data.train, ("A", "B"))
+
+
+def test_an_attribute_comes_from_a_column_or_a_table(data: TrainData, tmp_path: Path) -> None:
+    table = tmp_path / "tones.csv"
+    table.write_text(f"id,value\n{data.test.ids[0]},dark\n{data.test.ids[1]},light\n")
+    assert attribute_values(f"file:{table}", data.test)[:3] == ["dark", "light", "unknown"]
+    assert attribute_values("site", data.test)[:2] == ["A", "B"]
+    table.write_text("image,tone\n1,2\n")
+    with pytest.raises(DataError, match="needs the columns id and value"):
+        attribute_values(f"file:{table}", data.test)
 
 
 def test_presets_state_the_papers_clients() -> None:

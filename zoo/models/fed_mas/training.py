@@ -23,7 +23,7 @@ from torch import Tensor
 
 from zoo import media
 from zoo.data.endoscopy import HYPERKVASIR_CLASSES
-from zoo.data.sets import Dataset, load_dataset
+from zoo.data.sets import Dataset, load_dataset, table_rows
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError
 from zoo.models.fed_mas.augment import augmented
@@ -103,7 +103,9 @@ class FedMASRecipe:
     classifier_only: bool = False  # what these rounds set: encoder frozen, classes drawn equally often
     augment: bool = True  # crops of .6 to 1, flips, mild colour; open
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random
-    attribute: str = ""  # a column whose values are also scored each on its own (Table 3: skin tone)
+    attribute: str = ""
+    """A column, or ``file:PATH`` (a table with id and value), whose values are also scored each on its own (Table 3:
+    skin tone)."""
     report_distances: bool = False
     """Clients also send w_k, for the figure of distance against class counts. The method doesn't: w_k tells the server
     which classes a client lacks."""
@@ -325,6 +327,7 @@ def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
     from zoo.federated import federate
 
     config, data = recipe.form, in_memory(data)
+    attribute_values(recipe.attribute, data.test)  # refuses an unfit file before the first round
     y = labels_of(data.train, config.labels)
     with ExitStack() as stack:
         scratch = run.out.resolve() if run.out else Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -394,9 +397,7 @@ def report(
     counts = np.bincount(y, minlength=len(recipe.network.labels))
     if len(data.test):
         truth = labels_of(data.test, recipe.network.labels)
-        attribute: list[Any] = []
-        if recipe.attribute:
-            attribute = [case.attributes.get(recipe.attribute, "unknown") for case in data.test]
+        attribute = attribute_values(recipe.attribute, data.test)
         found = predict_labels(model.network.to("cpu"), load_views(data.test, recipe.network.image_size))
         record: dict[str, Any] = {"global": group_scores(recipe, found, truth, counts, attribute)}
         own = [row.get("own-balanced-accuracy", math.nan) for row in final.clients]
@@ -407,6 +408,26 @@ def report(
     training_figures(outcome, counts, recipe.network, out)
     names = [recipe.network.labels[k] for k in y]
     split_figure(names, divide(recipe, data.train, y, seed), out / "split.png")
+
+
+def attribute_values(where: str, cases: Dataset) -> list[str]:
+    """The attribute of every case, from a column or from ``file:PATH``; ``unknown`` where it isn't stated.
+
+    Raises ``DataError`` for a file that isn't there or lacks the columns ``id`` and ``value``.
+    """
+    if not where:
+        return []
+    kind, _, name = where.partition(":")
+    if kind != "file":
+        return [str(case.attributes.get(where, "unknown")) for case in cases]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise DataError(f"there is no file {path} that states the attribute of the cases")
+    rows = table_rows(path)
+    if not rows or not {"id", "value"} <= rows[0].keys():
+        raise DataError(f"{path} needs the columns id and value")
+    stated = {str(row.get("id")): str(row.get("value", "unknown")) for row in rows}
+    return [stated.get(name, "unknown") for name in cases.ids]
 
 
 def _remove(folder: Path) -> None:
