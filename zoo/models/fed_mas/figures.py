@@ -66,7 +66,10 @@ def curves(rows: Sequence[dict[str, Any]], name: str, title: str, label: str) ->
     axis.set_title(title, size=11, loc="left")
     axis.set_xlabel("round")
     axis.set_ylabel(label)
-    axis.set_ylim(bottom=0)
+    if name == "rescue-factor":  # it falls by orders of magnitude
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(color="0.9")
     axis.spines[["top", "right"]].set_visible(False)
