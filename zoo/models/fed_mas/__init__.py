@@ -37,7 +37,8 @@ plugin = Plugin(
     extras=("imaging", "federated"),
     weights=WeightsInfo(
         trained_on="phantom:skin-lesion?n=500&prevalence=isic2019&size=64 (350 procedural images on 4 clients)",
-        command='zoo train fed-mas --data "phantom:skin-lesion?n=500&prevalence=isic2019&size=64" --preset demo --out DIR',
+        command='zoo train fed-mas --data "phantom:skin-lesion?n=500&prevalence=isic2019&size=64" --preset demo '
+        "--out DIR",
         metrics={
             # zoo evaluate fed-mas --data "phantom:skin-lesion?n=160&seed=20000&size=64" --split all
             "balanced accuracy, 160 other phantoms, all diagnoses equally often": 0.619,
