@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 from pathlib import Path
@@ -38,6 +37,8 @@ def start(toy, table, tmp_path, monkeypatch):
     """``start(engine)``: the toy federation on an engine."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
 
     def run(engine, resume=False, **fields):
         parts = split(load_dataset(table), seed=0)
@@ -78,7 +79,7 @@ def test_three_engines_give_the_same_global_weights(start, listeners, tmp_path):
     assert {path.name for path in folder.iterdir()} == {
         "pyproject.toml", "server_app.py", "client_app.py", "federation.json",
     }  # fmt: skip
-    assert not (Path.home() / ".flwr").exists() or "FLWR_HOME" not in os.environ
+    assert not (tmp_path / "home" / ".flwr").exists()
     assert_alike(local, start("deployment", rounds=1, resume=True))  # what's finished isn't started again
 
 

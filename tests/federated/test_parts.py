@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flwr.clientapp import ClientApp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -10,6 +11,7 @@ from zoo.errors import DataError, OptionError
 from zoo.federated import (
     History,
     HistoryPolicy,
+    LocalGrid,
     aggregator,
     by_attribute,
     by_file,
@@ -104,6 +106,7 @@ def test_robust_aggregators_ignore_outliers(toy, name, attackers):
 
     from zoo.federated.client import array_record
 
+    LocalGrid(ClientApp(), 9)  # messages can only be written where a grid is
     strategy = aggregator(name, 9, attackers)
     asked = [Message(RecordDict(), node, "train") for node in range(1, 10)]
     replies = []

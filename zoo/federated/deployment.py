@@ -106,6 +106,8 @@ def deploy(out: Path, stage: str, clients: int) -> None:
                 raise DataError(failure.read_text(encoding="utf-8"))
             _require_alive(running, out)
             time.sleep(0.2)
+        for process in running.values():  # all at once: each takes a second or two to say goodbye
+            _end(process, signal.SIGTERM)
 
 
 @contextmanager
@@ -121,11 +123,16 @@ def _process(log: Path, command: tuple[str, ...], environment: Mapping[str, str]
         try:
             yield process
         finally:
-            for number, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
+            # Flower's processes end their own children when asked to, and only then.
+            for number, patience in ((signal.SIGTERM, 30), (signal.SIGKILL, 5)):
+                _end(process, number)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(patience)
+
+
+def _end(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _wait_for_port(port: int, running: Mapping[str, subprocess.Popen[bytes]]) -> None:

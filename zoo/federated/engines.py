@@ -83,13 +83,18 @@ def _simulate(
 
     cores = os.cpu_count() or 1
     resources = {"num_cpus": 1, "num_gpus": 1.0 / federation.clients if run.device.type == "cuda" else 0.0}
-    init = {"num_cpus": min(cores, federation.clients), "include_dashboard": False, "log_to_driver": False}
+    init: dict[str, Any] = {
+        "num_cpus": min(cores, federation.clients),
+        "include_dashboard": False,
+        "log_to_driver": False,
+    }
+    backend: dict[str, Any] = {"client_resources": resources, "init_args": {**init, "logging_level": "ERROR"}}
     try:
         run_simulation(
             server,
             client_app(facts),
             num_supernodes=federation.clients,
-            backend_config={"client_resources": resources, "init_args": {**init, "logging_level": "ERROR"}},
+            backend_config=backend,
         )
     finally:
         stop.set()

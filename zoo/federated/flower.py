@@ -19,6 +19,7 @@ except ImportError as error:
 
 if os.environ["FLWR_TELEMETRY_ENABLED"] == "0":
     telemetry.FLWR_TELEMETRY_ENABLED = "0"  # somebody may have imported Flower before
+    telemetry.state["source"] = telemetry.state["source"] or "disabled"  # else it's made and kept in ~/.flwr
 
 
 @contextmanager

@@ -150,7 +150,7 @@ class Cohort(Grid):
         questions = [Message(RecordDict(), node, WHO, group_id="0.0") for node in nodes]
         for answer in self._exchange_all(questions, CONNECT_SECONDS):
             if not answer.has_error():
-                self._node_of[int(answer.content["client"]["id"])] = answer.metadata.src_node_id
+                self._node_of[int(str(answer.content["client"]["id"]))] = answer.metadata.src_node_id
         if missing := sorted(set(range(self.clients)) - self._node_of.keys()):
             raise DataError(f"no node says that it is client {missing[0]}; give every node its own partition-id")
 
