@@ -126,6 +126,11 @@ LAYOUTS: dict[str, Layout] = {
         "zoo.data.sets:_drive",
         licence="research use, registration with its authors",
     ),
+    "hyperkvasir": Layout(
+        "HyperKvasir, labelled images (labeled-images/TRACT/CATEGORY/FINDING/*.jpg)",
+        "zoo.data.endoscopy:hyperkvasir",
+        licence="CC BY 4.0",
+    ),
     "isic2019": Layout(
         "ISIC 2019 challenge, training part (ISIC_2019_Training_Input/ and ISIC_2019_Training_GroundTruth.csv)",
         "zoo.data.dermoscopy:isic2019",
