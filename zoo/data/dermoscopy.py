@@ -1,4 +1,4 @@
-"""What skin methods share: colour constancy, and the layout of the ISIC 2019 challenge."""
+"""What skin methods share: colour constancy, and the layouts of the ISIC 2019 challenge and of HAM10000."""
 
 from __future__ import annotations
 
@@ -81,3 +81,31 @@ def isic2019(spec: str, root: Path) -> Dataset:
         lesion = extra.get("lesion_id")
         entries.append(Entry(name, Case(str(files[name]), name, label=classes[0], attributes=extra), patient=lesion))
     return Dataset(spec, entries, ["image", "label", *(["lesion_id"] if metadata else [])])
+
+
+_HAM10000 = {"akiec": "AK", "bcc": "BCC", "bkl": "BKL", "df": "DF", "mel": "MEL", "nv": "NV", "vasc": "VASC"}
+
+
+def ham10000(spec: str, root: Path) -> Dataset:
+    """``ham10000:PATH``: HAM10000 as it is unpacked, under the names of ISIC 2019's diagnoses.
+
+    ``PATH`` holds ``HAM10000_metadata.csv`` (the file may have no suffix) and the images in
+    ``HAM10000_images_part_1/`` and ``_part_2/``, or in any folder below. Images of one lesion stay together in splits;
+    ``akiec`` (actinic keratosis and Bowen's disease) becomes ``AK``.
+
+    Raises ``DataError`` for files that are missing or don't fit each other.
+    """
+    table = next((p for p in (root / "HAM10000_metadata.csv", root / "HAM10000_metadata") if p.is_file()), None)
+    if table is None:
+        raise DataError(f"data {spec!r}: there is no {root / 'HAM10000_metadata.csv'}; unpack HAM10000 there")
+    files = {path.stem: path for path in sorted(root.rglob("ISIC_*.jpg"))}
+    entries = []
+    for row in table_rows(table):
+        name, diagnosis, lesion = row.pop("image_id", ""), row.pop("dx", ""), row.get("lesion_id")
+        if diagnosis not in _HAM10000:
+            raise DataError(f"{table}: the row of {name!r} must have one of {', '.join(_HAM10000)} in the column dx")
+        if name not in files:
+            raise DataError(f"{table} names the image {name!r}, which is not below {root}; unpack both parts there")
+        case = Case(str(files[name]), name, label=_HAM10000[diagnosis], attributes=row)
+        entries.append(Entry(name, case, patient=lesion))
+    return Dataset(spec, entries, ["image", "label", "lesion_id"])
