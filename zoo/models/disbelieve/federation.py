@@ -246,7 +246,7 @@ class AuditedStrategy(Strategy):
             return updates, honest, None
         start = {name: torch.from_numpy(array.numpy().copy()) for name, array in self._arrays.items()}  # type: ignore[union-attr]
         for name in start.keys() - set(self.parameters):
-            start[name] = torch.from_numpy(_mean_buffer([states[row][name] for row in rows]))
+            start[name] = torch.from_numpy(_mean_buffer([states[row][name] for row in rows], start[name].shape))
         attacker.network.load_state_dict(start)
         rng = np.random.default_rng(derive_seed(self.seed, "attack", server_round))
         crafted = craft(
@@ -287,7 +287,7 @@ class AuditedStrategy(Strategy):
         for name, old in before.items():
             if name in self.parameters:
                 continue
-            out[name] = Array(_mean_buffer([state[name] for state in states]).astype(old.dtype))
+            out[name] = Array(_mean_buffer([state[name] for state in states], old.shape).astype(old.dtype))
         for name in self.parameters:
             old = before[name]
             out[name] = Array(total[start : start + old.size].numpy().reshape(old.shape).astype(old.dtype))
@@ -376,8 +376,8 @@ def _spread_of(updates: Tensor) -> tuple[float, float, float]:
     return float(pairs.min()), float(pairs.mean()), float(pairs.max())
 
 
-def _mean_buffer(arrays: Sequence[Array]) -> np.ndarray:
-    stacked = np.stack([array.numpy() for array in arrays])
+def _mean_buffer(arrays: Sequence[Array], shape: tuple[int, ...]) -> np.ndarray:
+    stacked = np.stack([array.numpy().reshape(shape) for array in arrays])
     return np.asarray(stacked.mean(0)).astype(stacked.dtype)
 
 
