@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from zoo.plugin import Plugin
 
 
+ENGINES = ("local", "simulation", "deployment")
+
+
 @dataclass(frozen=True)
 class Training:
     """How a plugin is trained: ``Plugin.training`` names an instance of this.
@@ -29,7 +32,8 @@ class Training:
     ``run``: the procedure, ``(recipe, data, run) -> model``. A recipe's field ``dtype`` (``float32`` or ``float16``),
     if it has one, is the precision the weights are stored in. ``fractions``: of train, validation and test.
     ``score``: ``(prediction, case) -> {name: number}``, how ``zoo evaluate`` measures one case; ``None`` for the
-    usual measures of segmentation and classification.
+    usual measures of segmentation and classification. ``federation``: of a federated training, the function
+    ``(recipe, data, seed) -> zoo.federated.Federation`` that ``run`` hands to ``zoo.federated.federate``.
     """
 
     recipe: type
@@ -37,6 +41,7 @@ class Training:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     fractions: tuple[float, float, float] = FRACTIONS
     score: Callable[[Any, Any], Mapping[str, float]] | None = None
+    federation: Callable[[Any, TrainData, int], Any] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
         """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""
@@ -61,12 +66,14 @@ def train(
     checkpoint_seconds: float = 300.0,
     mixed_precision: str | None = None,
     gradient_accumulation: int | None = None,
+    engine: str | None = None,
 ) -> Path:
     """Train ``model`` (a name or a plugin) on the data set ``data``; returns the folder ``out`` with its weights.
 
     ``out`` then holds ``config.json`` and ``model.safetensors`` (what ``zoo.load(..., weights=out)`` takes),
     ``run.json``, ``split.json`` and ``metrics/``. A run that was killed goes on with ``resume=True``; resuming a
-    finished one does nothing. See ``Run`` for the other arguments.
+    finished one does nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is where the clients of a
+    federated model run. See ``Run`` for the other arguments.
 
     Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
     ``PluginError`` for a model without training.
@@ -75,6 +82,11 @@ def train(
     from zoo.data.sets import load_dataset
 
     plugin, training = resolve(model, "training")
+    if engine is not None:
+        if training.federation is None:
+            raise OptionError(f"{plugin.name} isn't a federated model, so engine {engine} means nothing; leave it out")
+        if engine not in ENGINES:
+            raise OptionError(f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, not {engine!r}")
     recipe = training.configure(preset, overrides)
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
@@ -98,6 +110,14 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         mixed_precision=mixed_precision,
         gradient_accumulation=gradient_accumulation,
+        engine=engine or "local",
+        source={
+            "training": plugin.training,
+            "phantom": plugin.phantom,
+            "recipe": configs.to_dict(recipe),
+            "data": data,
+            "cases": identity["cases"],
+        },
     ) as run:
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
         if not record.get("finished"):
