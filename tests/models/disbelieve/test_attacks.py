@@ -110,9 +110,7 @@ def test_equal_clients_leave_no_room() -> None:
 # ---- Algorithm 2 ---------------------------------------------------------------------------------------------------
 
 
-@given(
-    length=st.floats(0.05, 5), cosine=st.floats(-1, -0.05), room=st.floats(1.05, 20)
-)
+@given(length=st.floats(0.05, 5), cosine=st.floats(-1, -0.05), room=st.floats(1.05, 20))
 def test_the_corrected_search_finds_the_closed_form_where_the_mean_is_feasible(
     length: float, cosine: float, room: float
 ) -> None:
@@ -142,7 +140,7 @@ def test_the_printed_search_ends_at_the_largest_scale(length: float, room: float
 
 
 def test_the_malicious_gradient_points_up_the_loss_and_keeps_within_the_smallest_distance() -> None:
-    updates, network, (x, y) = federation()
+    _, network, (x, y) = federation()
     parameters = list(network.parameters())
     loss = nn.functional.cross_entropy(network(x), y)
     descent = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double()

@@ -35,8 +35,11 @@ def image() -> np.ndarray:
     ("config", "parameters"),
     [
         (DisbelieveConfig(), 16 * 29 * 29 * 120 + 120 + 3 * 25 * 6 + 6 + 6 * 25 * 16 + 16 + 120 * 84 + 84 + 84 * 8 + 8),
-        (DisbelieveConfig(architecture="mlp", image_size=8, channels=1, mean=(0,), std=(1,)), 64 * 32 + 32 + 32 * 8 + 8),
-        (DisbelieveConfig(architecture="vgg11", image_size=32), 9_224_712),
+        (
+            DisbelieveConfig(architecture="mlp", image_size=8, channels=1, mean=(0,), std=(1,)),
+            64 * 32 + 32 + 32 * 8 + 8,
+        ),
+        (DisbelieveConfig(architecture="vgg11", image_size=32), 9_224_584),
         (DisbelieveConfig(architecture="resnet18", image_size=32), 11_180_616),
         (DisbelieveConfig(architecture="resnet18", image_size=32, channels=1, mean=(0,), std=(1,)), 11_180_616),
     ],
@@ -119,8 +122,9 @@ def test_names_of_poisoned_weights_come_apart_again() -> None:
     [
         {"labels": ("a",)},
         {"labels": ("a", "a")},
-        {"mean": (0.5,)},
-        {"std": (0.0, 1.0, 1.0)},
+        {"mean": (0.5,), "std": (0.5,)},
+        {"mean": (0.5, 0.5, 0.5)},
+        {"mean": (0.5, 0.5, 0.5), "std": (0.0, 1.0, 1.0)},
         {"image_size": 8},
         {"architecture": "vgg11", "image_size": 16},
     ],
@@ -136,7 +140,7 @@ def test_a_volume_is_refused(model: Disbelieve) -> None:
 
 
 def test_an_unknown_option_of_the_simulation_is_refused(model: Disbelieve) -> None:
-    with pytest.raises(OptionError, match="did you mean 'rounds'|no option 'samplse'"):
+    with pytest.raises(OptionError, match=r"simulate has no option 'samplse'; did you mean 'samples'\?"):
         model.simulate("phantom:skin-lesion?n=4&size=32", samplse=3)
     with pytest.raises(OptionError, match="craft has no option 'serach'"):
         model.craft(torch.zeros(2, 3), torch.nn.Linear(2, 1), (torch.zeros(1, 2), torch.zeros(1)), serach="x")

@@ -122,7 +122,7 @@ class Ascent:
 def disbelieve_parameters(
     updates: Float[Tensor, "f d"],
     network: nn.Module,
-    x: Float[Tensor, "m *shape"],
+    x: Float[Tensor, m * shape],
     y: Targets,
     ascent: Ascent,
     rng: np.random.Generator,
@@ -192,7 +192,7 @@ def spread(updates: Float[Tensor, "f d"], metric: Literal["max", "min", "mean"])
 def disbelieve_gradients(
     updates: Float[Tensor, "f d"],
     network: nn.Module,
-    x: Float[Tensor, "m *shape"],
+    x: Float[Tensor, m * shape],
     y: Targets,
     *,
     batch_size: int = 32,

@@ -25,7 +25,7 @@ from zoo.models.disbelieve.pictures import AGGREGATOR_NAMES, ATTACK_COLOURS, ATT
 if TYPE_CHECKING:
     from PIL import Image as PILImage
 
-    from zoo.federated import Outcome
+    from zoo.federated import Federation, Outcome
     from zoo.models.disbelieve.training import AggregatorName, DisbelieveRecipe
 
 LAST = 5  # rounds whose mean is the score of a federation; the paper doesn't say which round it reports
@@ -89,9 +89,20 @@ class Audit:
         return save_audits([self], Path(folder))
 
 
-def audit_of(recipe: DisbelieveRecipe, strategy: AuditedStrategy, outcome: Outcome, seed: int) -> Audit:
-    """Put together what the strategy kept and what was measured after each round."""
+def audit_of(recipe: DisbelieveRecipe, federation: Federation, outcome: Outcome, seed: int) -> Audit:
+    """Put together what the strategy kept and what was measured before training and after each round."""
+    from flwr.app import ArrayRecord
+
     from zoo.models.disbelieve.training import controlled_clients
+
+    strategy = federation.strategy
+    assert isinstance(strategy, AuditedStrategy)
+    assert federation.evaluate is not None
+    before = federation.evaluate(0, ArrayRecord(federation.model().state_dict()))  # type: ignore[arg-type]
+    assert before is not None
+    for record, row in zip(strategy.rounds, outcome.rows, strict=True):
+        record.auc, record.accuracy = row["global/auc"], row["global/accuracy"]
+        record.diverged = bool(row["global/diverged"])
 
     return Audit(
         aggregator=recipe.aggregator[0],
@@ -100,8 +111,8 @@ def audit_of(recipe: DisbelieveRecipe, strategy: AuditedStrategy, outcome: Outco
         clients=recipe.clients,
         controlled=controlled_clients(recipe, seed) if recipe.attack != "none" else (),
         rounds=strategy.rounds,
-        auc=[float(row["auc"]) for row in outcome.rounds],
-        accuracy=[float(row["accuracy"]) for row in outcome.rounds],
+        auc=[before["auc"], *(record.auc for record in strategy.rounds)],
+        accuracy=[before["accuracy"], *(record.accuracy for record in strategy.rounds)],
         projection=strategy.projection,
         state=outcome.state_dict(),
     )
@@ -138,8 +149,9 @@ def simulate(
     from zoo.training import Run
 
     known = {"batch_size": 32, "local_epochs": 1, **fields}
-    if unknown := [name for name in known if name not in DisbelieveRecipe.__dataclass_fields__]:
-        raise OptionError(f"simulate has no option {unknown[0]!r}; {configs.nearest(unknown[0], DisbelieveRecipe.__dataclass_fields__)}")  # noqa: E501
+    options = DisbelieveRecipe.__dataclass_fields__
+    if unknown := [name for name in known if name not in options]:
+        raise OptionError(f"simulate has no option {unknown[0]!r}; {configs.nearest(unknown[0], options)}")
     recipe = replace(
         DisbelieveRecipe(), network=replace(config, curves=()), attack=attack, aggregator=(aggregator,), share=share,
         clients=n_clients, attackers=n_attackers, rounds=rounds, **known,

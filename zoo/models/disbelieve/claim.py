@@ -38,9 +38,7 @@ PARAMETERS = DisbelieveRecipe(
     lr=0.1,
     samples=140,
 )
-GRADIENTS = replace(
-    PARAMETERS, share="grads", attackers=3, rounds=60, batch_size=32, server_lr=0.005, alpha=None
-)
+GRADIENTS = replace(PARAMETERS, share="grads", attackers=3, rounds=60, batch_size=32, server_lr=0.005, alpha=None)
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
@@ -109,7 +107,7 @@ def _beats_min_max(metric: str) -> Comparison:
 
 claim = Claim(
     statement=(
-        "Aggregators that screen clients by distance (Krum, DOS) fail against an attack that bounds its distance, which "
+        "Aggregators that screen clients by distance (Krum, DOS) fail against an attack that bounds its distance; it "
         "harms more than LIE and Min-Max do; under the trimmed mean it's about as harmful as Min-Max."
     ),
     data=(
@@ -155,8 +153,8 @@ claim = Claim(
         },
     },
     falsified_if=(
-        "the mean drop of AUC under Krum or DOS (parameters, unlike clients) is below 0.10, or Min-Max is stronger under "
-        "both"
+        "the mean drop of AUC under Krum or DOS (parameters, unlike clients) is below 0.10, or Min-Max is stronger "
+        "under both"
     ),
     seeds=tuple(range(10)),
 )  # fmt: skip

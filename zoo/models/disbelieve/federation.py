@@ -32,6 +32,7 @@ from zoo.models.disbelieve.attacks import AttackSettings, Crafted, Data, Share, 
 from zoo.models.disbelieve.screening import squared_distances
 from zoo.training.run import derive_seed
 
+
 @dataclass(frozen=True)
 class ClientSettings:
     """What every client does in a round."""
@@ -71,7 +72,7 @@ def client_app(
 
 
 def train_locally(
-    network: nn.Module, x: Float[Tensor, "n *shape"], y: Targets, settings: ClientSettings,
+    network: nn.Module, x: Float[Tensor, n *shape], y: Targets, settings: ClientSettings,
     rng: np.random.Generator,
 ) -> float:  # fmt: skip
     """Some epochs of SGD in place; returns the mean loss of the last one."""
@@ -90,7 +91,7 @@ def train_locally(
 
 
 def local_gradient(
-    network: nn.Module, x: Float[Tensor, "n *shape"], y: Targets, batch_size: int, rng: np.random.Generator
+    network: nn.Module, x: Float[Tensor, n * shape], y: Targets, batch_size: int, rng: np.random.Generator
 ) -> tuple[dict[str, Tensor], float]:
     """The gradient of one mini-batch at the global parameters, by name, and its loss."""
     network.train()
@@ -267,12 +268,10 @@ class AuditedStrategy(Strategy):
     ) -> tuple[Float[Tensor, " d"] | None, MetricRecord | None]:
         """What the aggregator makes of the vectors; it sees one flat array of each client."""
         shown = []
-        for reply, vector in zip(replies, sent, strict=True):
-            metrics = next(iter(reply.content.metric_records.values()))
-            content = RecordDict(
-                {"arrays": ArrayRecord({"update": Array(vector.numpy().copy())}), "metrics": metrics}
-            )
-            shown.append(Message(content=content, metadata=reply.metadata))
+        for answer, vector in zip(replies, sent, strict=True):
+            metrics = next(iter(answer.content.metric_records.values()))
+            content = RecordDict({"arrays": ArrayRecord({"update": Array(vector.numpy().copy())}), "metrics": metrics})
+            shown.append(Message(content=content, metadata=answer.metadata))
         arrays, aggregated = self.aggregator.aggregate_train(server_round, shown)
         return (None if arrays is None else torch.from_numpy(arrays["update"].numpy().copy())), aggregated
 
@@ -385,7 +384,7 @@ def _mean_buffer(arrays: Sequence[Array], shape: tuple[int, ...]) -> np.ndarray:
 
 
 @torch.no_grad()
-def measure(network: nn.Module, x: Float[Tensor, "n *shape"], y: Targets) -> tuple[float, float, bool]:
+def measure(network: nn.Module, x: Float[Tensor, n * shape], y: Targets) -> tuple[float, float, bool]:
     """AUC (macro, one against rest), accuracy, and whether any number isn't finite: that model counts as chance.
 
     Raises ``DataError`` when the cases are of one class.

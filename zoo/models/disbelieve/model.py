@@ -51,15 +51,16 @@ class DisbelieveConfig:
     image_size: int = field(default=128, metadata={"min": 4, "max": 1024})  # px; Sec. 3.1 for HAM10k
     channels: int = field(default=3, metadata={"choices": (1, 3)})
     hidden: int = field(default=32, metadata={"min": 1, "max": 65536})  # of the MLP
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of the training images, measured by training
-    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    mean: tuple[float, ...] = ()  # of the training images, in [0, 1]; measured by training where left empty
+    std: tuple[float, ...] = ()
     curves: tuple[Curve, ...] = ()  # what the audit found, the clean model's own curve first
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise ValueError("labels must be two or more, each once")
-        if len(self.mean) != self.channels or len(self.std) != self.channels or min(self.std) <= 0:
-            raise ValueError("mean and std must have one entry for each channel, std above 0")
+        stated = {len(self.mean), len(self.std)}
+        if stated not in ({0}, {self.channels}) or any(value <= 0 for value in self.std):
+            raise ValueError("mean and std must have one entry for each channel, std above 0, or none")
         if self.architecture == "lenet" and self.image_size < 16:
             raise ValueError("lenet needs images of at least 16 px")
         if self.architecture.startswith(("vgg11", "resnet18")) and self.image_size < 32:
@@ -105,9 +106,7 @@ class Disbelieve(Model):
         x = normalise(torch.from_numpy(views).to(self.device), self.config)
         clean = self._probabilities(self.network, x)
         curves = [curve for curve in self.config.curves if curve.stored] if compare else []
-        attacked = [
-            self._probabilities(cast(nn.Module, self.poisoned[curve.weights_name]), x) for curve in curves
-        ]
+        attacked = [self._probabilities(cast(nn.Module, self.poisoned[curve.weights_name]), x) for curve in curves]
 
         def named(row: np.ndarray) -> dict[str, float]:
             return {label: float(p) for label, p in zip(self.config.labels, row, strict=True)}
@@ -143,7 +142,7 @@ class Disbelieve(Model):
 
     @staticmethod
     def craft(updates: Any, model: nn.Module, data: Any, mode: Any = "params", **options: Any) -> Any:
-        """The vector that the controlled clients of a simulation send; see :func:`zoo.models.disbelieve.audit.craft`."""
+        """What the controlled clients of a simulation send; see :func:`zoo.models.disbelieve.audit.craft`."""
         from zoo.models.disbelieve.audit import craft
 
         return craft(updates, model, data, mode, **options)
@@ -218,6 +217,7 @@ def prepare(picture: media.Image, config: DisbelieveConfig) -> UInt8[np.ndarray,
 
 
 def normalise(views: UInt8[Tensor, "b s s c"], config: DisbelieveConfig) -> Float[Tensor, "b c s s"]:
-    """To [0, 1], then by the mean and standard deviation of the training images."""
+    """To [0, 1], then by the mean and standard deviation of the training images (by 0.5 and 0.25 before any)."""
     x = views.permute(0, 3, 1, 2).float() / 255
-    return (x - x.new_tensor(config.mean).view(-1, 1, 1)) / x.new_tensor(config.std).view(-1, 1, 1)
+    mean, std = (x.new_tensor(given or (default,)) for given, default in ((config.mean, 0.5), (config.std, 0.25)))
+    return (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)

@@ -65,7 +65,7 @@ class AuditedClassification(Classification):
     def _bars(self) -> PILImage.Image:
         models = {"clean": self.probabilities}
         for name, found in self.attacked.items():
-            attack, aggregator = split_name(name)
+            _, aggregator = split_name(name)
             models[f"{AGGREGATOR_NAMES[aggregator]}, poisoned"] = found
         return grouped_bars(models)
 

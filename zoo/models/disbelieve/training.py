@@ -19,8 +19,16 @@ from torch import Tensor, nn
 from zoo import media
 from zoo.errors import DataError, OptionError
 from zoo.models.disbelieve import plugin
-from zoo.models.disbelieve.attacks import Ascent, AttackName, AttackSettings, Data, Direction, Search, Share
-from zoo.models.disbelieve.attacks import refuse_federation
+from zoo.models.disbelieve.attacks import (
+    Ascent,
+    AttackName,
+    AttackSettings,
+    Data,
+    Direction,
+    Search,
+    Share,
+    refuse_federation,
+)
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network, normalise, prepare
 from zoo.training import Training
 from zoo.training.run import derive_seed
@@ -164,9 +172,7 @@ def draw_client(
     present = np.unique(classes)
     shares = rng.dirichlet(np.full(len(present), alpha)) if alpha is not None else np.full(len(present), 1.0)
     counts = rng.multinomial(count, shares / shares.sum())
-    return np.concatenate(
-        [rng.choice(np.flatnonzero(classes == c), k) for c, k in zip(present, counts, strict=True)]
-    )
+    return np.concatenate([rng.choice(np.flatnonzero(classes == c), k) for c, k in zip(present, counts, strict=True)])
 
 
 def controlled_clients(recipe: DisbelieveRecipe, seed: int) -> tuple[int, ...]:
@@ -193,8 +199,8 @@ def build(recipe: DisbelieveRecipe, data: TrainData, seed: int) -> Federation:
     )
 
     refuse_federation(recipe.clients, recipe.attackers, recipe.attack)
-    config = recipe.network
-    images = load_images(data.train, config)
+    images = load_images(data.train, recipe.network)
+    config = measured(recipe.network, images)
     partitions = divide(recipe, images.classes, seed)
     make_network = partial(initial_network, config, seed)
     attacker = None
@@ -256,8 +262,8 @@ def train(recipe: DisbelieveRecipe, data: TrainData, run: Run) -> Disbelieve:
     from zoo.models.disbelieve.audit import save_audits
 
     refuse_recipe(recipe)
-    recipe = replace(recipe, network=replace(measured(recipe.network, load_images(data.train, recipe.network)),
-                                             curves=()))  # fmt: skip
+    network = measured(recipe.network, load_images(data.train, recipe.network))
+    recipe = replace(recipe, network=replace(network, curves=()))
     audits: dict[tuple[str, str], Audit] = {}
     for name, attack in reversed(runs_of(recipe)):  # the clean model of the first aggregator comes last
         audits[name, attack] = federation_of(recipe, data, run, name, attack)
@@ -308,11 +314,13 @@ def federation_of(
         return built[-1]
 
     outcome = federate(build_once, one, data, run, stage=f"{aggregator}-{attack}")
-    return audit_of(one, built[0].strategy, outcome, run.seed)
+    return audit_of(one, built[0], outcome, run.seed)
 
 
 def measured(config: DisbelieveConfig, images: Images) -> DisbelieveConfig:
-    """The configuration with mean and standard deviation of the training images."""
+    """The configuration with mean and standard deviation of the training images, where it states none."""
+    if config.mean:
+        return config
     if not len(images.views):
         raise DataError("the training set is empty")
     values = images.views.float().flatten(0, 2) / 255
