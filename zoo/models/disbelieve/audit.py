@@ -233,9 +233,9 @@ def audit_figure(audits: Sequence[Audit]) -> PILImage.Image:
     by_rule: dict[str, list[Audit]] = {}
     for audit in audits:
         by_rule.setdefault(audit.aggregator, []).append(audit)
-    canvas = Figure(figsize=(16, 3.9 * len(by_rule) + 0.4), layout="constrained")
+    canvas = Figure(figsize=(18, 3.9 * len(by_rule) + 0.4), layout="constrained")
     FigureCanvasAgg(canvas)
-    axes = canvas.subplots(len(by_rule), 4, squeeze=False)
+    axes = canvas.subplots(len(by_rule), 4, squeeze=False, width_ratios=(1, 1, 1.25, 1))
     for row, (rule, group) in zip(axes, by_rule.items(), strict=True):
         shown = group[-1]
         _draw_curves(row[0], AGGREGATOR_NAMES[rule], group)
@@ -263,9 +263,10 @@ def _draw_curves(axis: Any, rule: str, group: Sequence[Audit]) -> None:
         width = 2.2 if audit.attack in ("none", "disbelieve") else 1.5
         axis.plot(audit.auc, color=_rgb(audit.attack), linestyle=styles[audit.attack], linewidth=width, label=label)
     axis.axhline(0.5, color="0.7", linewidth=0.8, zorder=0)
-    axis.set_ylim(min(0.3, *(min(audit.auc) for audit in group)) - 0.02, 1.02)
+    axis.set_ylim(0, 1.02)
     axis.set_title(f"{rule}: AUC of the global model", size=11)
     axis.set_xlabel("round")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=8, loc="lower right", title="mean of the last 5 rounds", title_fontsize=8)
     _plain(axis)
 
@@ -281,8 +282,11 @@ def _draw_distances(axis: Any, audit: Audit) -> None:
         axis.plot(rounds, threshold, color="black", linestyle=":", label="threshold")
         axis.plot(rounds, distance, color=_MALICIOUS, linewidth=1.6, label="malicious to the attackers' mean")
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(_round_number)
+    axis.yaxis.set_minor_formatter(_round_number)
     axis.set_title(f"distances, {ATTACK_NAMES[audit.attack]}", size=11)
     axis.set_xlabel("round")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     low, high = axis.get_ylim()
     axis.set_ylim(low, high * (high / low) ** 0.55)  # room for the names
     axis.legend(fontsize=8, loc="upper right")
@@ -304,21 +308,25 @@ def _draw_plane(axis: Any, audit: Audit) -> None:
         if math.isfinite(plane.radius):
             from matplotlib.patches import Circle
 
-            axis.add_patch(Circle((0, 0), plane.radius, fill=False, linestyle=":", color="black", label="threshold"))
-            axis.plot([], [], linestyle=":", color="black", label="threshold around the mean")
+            axis.add_patch(Circle((0, 0), plane.radius, fill=False, linestyle=":", color="black"))
+            axis.plot([], [], linestyle=":", color="black", label="threshold\naround the mean")
         if plane.honest:
             axis.scatter(*np.array(plane.honest).T, s=46, marker="s", color=_CONTROLLED, edgecolors="black",
-                         linewidths=0.6, label="controlled client, honest update")  # fmt: skip
+                         linewidths=0.6, label="controlled client,\nhonest update")  # fmt: skip
         axis.scatter(0, 0, s=70, marker="P", color=_MEAN, edgecolors="black", linewidths=0.8, label="their mean")
         axis.scatter(*malicious, s=130, marker="X", color=_MALICIOUS, edgecolors="black", linewidths=0.8,
-                     label="malicious vector, sent by all of them")  # fmt: skip
-    axis.set_aspect("equal", adjustable="datalim")
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.55 * (high - low))
+                     label="malicious vector,\nsent by all of them")  # fmt: skip
+    shown = [*sent, *np.array(plane.honest).reshape(-1, 2)]
+    if math.isfinite(plane.radius):
+        shown += [np.array([plane.radius, plane.radius]), np.array([-plane.radius, -plane.radius])]
+    low, high = np.min(shown, axis=0), np.max(shown, axis=0)
+    centre, half = (low + high) / 2, 0.55 * float(max(*(high - low), 1e-12))
+    axis.set_xlim(centre[0] - half, centre[0] + half)
+    axis.set_ylim(centre[1] - half, centre[1] + half)
+    axis.set_aspect("equal")
     handles, labels = axis.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    unique.pop("threshold", None)
-    axis.legend(unique.values(), unique.keys(), fontsize=8, loc="upper left")
+    named = dict(zip(labels, handles, strict=True))
+    axis.legend(named.values(), named.keys(), fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     axis.set_xlabel("first main direction")
     axis.set_ylabel("second")
     axis.spines[["top", "right"]].set_visible(False)
@@ -348,7 +356,12 @@ def _draw_shares(axis: Any, audit: Audit) -> None:
     for bar, client in zip(bars, range(audit.clients), strict=True):
         bar.set_hatch("//" if client in audit.controlled else "")
     picked = rounds[0].picked is not None
-    axis.set_title("how often Krum picked a client" if picked else "mean weight that DOS gave a client", size=11)
+    axis.set_title(
+        "how often Krum picked a client\n(equal updates: the first of them)"
+        if picked
+        else "mean weight that DOS gave a client",
+        size=11,
+    )
     axis.set_xticks(range(audit.clients))
     axis.set_xlabel("client")
     axis.set_ylim(0, max(counts) * 1.3)
@@ -359,6 +372,12 @@ def _draw_shares(axis: Any, audit: Audit) -> None:
     _plain(axis)
 
 
+def _round_number(value: float, _: int) -> str:
+    """1, 2 and 5 times powers of ten are named on a logarithmic axis, and nothing else."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+
+
 def _plain(axis: Any) -> None:
+    axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="0.93", zorder=0)
+    axis.grid(color="0.93")

@@ -156,5 +156,5 @@ claim = Claim(
         "the mean drop of AUC under Krum or DOS (parameters, unlike clients) is below 0.10, or Min-Max is stronger "
         "under both"
     ),
-    seeds=tuple(range(10)),
+    seeds=(0, 1, 2, 3, 4),
 )  # fmt: skip

@@ -351,7 +351,7 @@ training = Training(
         "demo": {
             "network": DisbelieveConfig(image_size=32),
             "baselines": ("lie", "min-max"), "aggregator": ("dos", "krum", "trimmed-mean"),
-            "rounds": 30, "local_epochs": 1, "batch_size": 16, "lr": 0.05, "samples": 120, "dtype": "float16",
+            "rounds": 30, "local_epochs": 1, "batch_size": 16, "lr": 0.1, "samples": 120, "dtype": "float16",
         },
     },
     run=train,
