@@ -102,13 +102,17 @@ class ZooClientApp(ClientApp):
         who = client_id(context)
         if message.metadata.message_type == WHO:
             return Message(RecordDict({"client": ConfigRecord({"id": who})}), reply_to=message)
-        context.run_config = {**context.run_config, "device": self.device, "seed": str(self.seed)}
         folder = None if self.states is None else self.states / f"client-{who:04d}"
         if folder is not None:
             context.state = _load_state(folder, _position(message))
         federation = self.build()
+        configured = context.run_config
+        context.run_config = {**configured, "device": self.device, "seed": str(self.seed)}
         checkpoint.seed_everything(_seed(self.seed, message, context))
-        answer = federation.client(message, context)
+        try:
+            answer = federation.client(message, context)
+        finally:
+            context.run_config = configured  # Flower wants it back as it was
         if folder is not None and context.state:
             _save_state(folder, _position(message), context.state)
             context.state = RecordDict()  # it lies on the disk: memory doesn't grow with the clients

@@ -96,7 +96,7 @@ def train(
         "model": plugin.name,
         "recipe": configs.to_dict(recipe),
         "data": data,
-        "cases": _digest(parts),
+        "cases": digest(parts),
         "precision": mixed_precision,
         "accumulation": gradient_accumulation,
     }
@@ -112,10 +112,9 @@ def train(
         gradient_accumulation=gradient_accumulation,
         engine=engine or "local",
         source={
-            "training": plugin.training,
-            "phantom": plugin.phantom,
-            "recipe": configs.to_dict(recipe),
             "data": data,
+            "phantom": plugin.phantom,
+            "fractions": training.fractions,
             "cases": identity["cases"],
         },
     ) as run:
@@ -169,6 +168,6 @@ def _save(network: Model, out: Path, recipe: Any, data: str) -> None:
     )
 
 
-def _digest(parts: TrainData) -> str:
+def digest(parts: TrainData) -> str:
     """A short name for which cases are in which part."""
     return hashlib.sha256(json.dumps(parts.to_dict()).encode()).hexdigest()[:16]

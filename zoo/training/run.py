@@ -184,6 +184,10 @@ class Run:
         self.step = 0
         self._seed_globally(name)
 
+    def finished(self, stage: str) -> bool:
+        """Whether this run, or the one it resumes, has a stage behind it."""
+        return self.out is not None and (self.checkpoints / f"{stage}-done").is_dir()
+
     def track(self, **objects: Any) -> Any:
         """Give modules and optimisers to Accelerate, and everything given to the checkpoints; returns them in order.
 
