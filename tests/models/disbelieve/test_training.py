@@ -29,7 +29,7 @@ from zoo.models.disbelieve.training import (
 
 TINY = {
     "rounds": "2", "samples": "12", "batch_size": "6", "network.image_size": "16", "clients": "5", "attackers": "2",
-    "network.labels": "a,b,c", "baselines": "", "aggregator": "dos,krum",
+    "network.labels": "a,b,c", "aggregator": "dos,krum",
 }  # fmt: skip
 
 
@@ -114,6 +114,16 @@ def test_a_stopped_audit_goes_on_to_the_same_weights(
                     overrides=TINY, resume=True)  # fmt: skip
     assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     assert (out / "audit.json").read_bytes() == (trained / "audit.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_flowers_simulation_engine_gives_the_same_audit(folder: Path, trained: Path, tmp_path: Path) -> None:
+    out = zoo.train("disbelieve", f"folder:{folder}", out=tmp_path / "out", preset="demo", device="cpu",
+                    overrides={**TINY, "aggregator": "krum", "attack": "none"}, engine="simulation")  # fmt: skip
+    (here,), there = json.loads((out / "audit.json").read_text()), json.loads((trained / "audit.json").read_text())
+    same = next(audit for audit in there if (audit["aggregator"], audit["attack"]) == ("krum", "none"))
+    assert [record["picked"] for record in here["rounds"]] == [record["picked"] for record in same["rounds"]]
+    np.testing.assert_allclose(here["auc"], same["auc"], atol=1e-6)
 
 
 @pytest.mark.parametrize(

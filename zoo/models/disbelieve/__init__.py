@@ -42,8 +42,8 @@ plugin = Plugin(
     kernels=("prototype_similarity",),
     extras=("imaging",),
     weights=WeightsInfo(
-        trained_on="phantom:skin-lesion?n=640&size=64 (448 procedural images, drawn from by 10 simulated clients)",
-        command='zoo train disbelieve --data "phantom:skin-lesion?n=640&size=64" --preset demo --out DIR',
+        trained_on="phantom:skin-lesion?n=400&size=64 (280 procedural images, drawn from by 10 simulated clients)",
+        command='zoo train disbelieve --data "phantom:skin-lesion?n=400&size=64" --preset demo --out DIR',
     ),
     phantom="phantom:skin-lesion",
     licence_notes=(

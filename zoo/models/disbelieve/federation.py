@@ -49,7 +49,11 @@ class ClientSettings:
 def client_app(
     make_network: Callable[[], nn.Module], shards: Callable[[int], Data], settings: ClientSettings
 ) -> ClientApp:
-    """A Flower app whose client i trains on ``shards(i)``, and sends its parameters or one gradient."""
+    """A Flower app whose client i trains on ``shards(i)``, and sends its parameters or one gradient.
+
+    A client whose own training diverges sends back what it got (or a gradient of 0), so that an audit of an attack
+    that breaks the global model still comes to its end.
+    """
     app = ClientApp()
     made: list[nn.Module] = []  # on first use; clients of one process take turns
 
@@ -59,16 +63,25 @@ def client_app(
         if not made:
             made.append(make_network().to(device))
         network = made[0]
-        network.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        start = message.content.array_records["arrays"].to_torch_state_dict()
+        network.load_state_dict(start)
         rng = client_generator(message, context)
         x, y = (part.to(device) for part in shards(client_id(context)))
         if settings.share == "params":
             loss = train_locally(network, x, y, settings, rng)
+            if not _all_finite(network.state_dict().values()):  # from a global model that an attack drove off
+                network.load_state_dict(start)
             return reply(message, network.state_dict(), num_examples=len(y), loss=loss)
         gradient, loss = local_gradient(network, x, y, settings.batch_size, rng)
+        if not _all_finite(gradient.values()):
+            gradient = {name: torch.zeros_like(part) for name, part in gradient.items()}
         return reply(message, {**network.state_dict(), **gradient}, num_examples=len(y), loss=loss)
 
     return app
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def train_locally(

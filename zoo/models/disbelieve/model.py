@@ -126,7 +126,9 @@ class Disbelieve(Model):
         ]
 
     def _probabilities(self, network: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[np.ndarray, "b k"]:
+        """Where an attack drove a model to numbers that aren't finite it says nothing: all classes are alike."""
         logits = network(x)
+        logits = torch.where(torch.isfinite(logits).all(1, keepdim=True), logits, torch.zeros_like(logits))
         return (logits.sigmoid() if self.config.multi_label else logits.softmax(1)).cpu().numpy()
 
     # ---- the audit ----------------------------------------------------------------------------------------------
