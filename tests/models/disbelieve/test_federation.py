@@ -11,15 +11,17 @@ import torch
 from torch import nn
 
 from zoo.errors import DataError, OptionError
-from zoo.federated import LocalGrid, client_id, reply
+from zoo.federated import Federation, LocalGrid, client_id, reply
+from zoo.federated.client import ZooClientApp
 
 # isort: split
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
 
 from zoo.models.disbelieve.aggregators import DOS, aggregator
 from zoo.models.disbelieve.attacks import Ascent, AttackSettings
-from zoo.models.disbelieve.federation import Adam, Attacker, AuditedStrategy, measure
+from zoo.models.disbelieve.federation import Adam, Attacker, AuditedStrategy, ClientSettings, client_app, measure
 
 
 def round_of(
@@ -163,6 +165,22 @@ def test_a_model_that_diverged_counts_as_chance() -> None:
     nn.init.constant_(model.w, math.nan)
     x, y = torch.randn(9, 2), torch.arange(9) % 3
     assert measure(model, x, y) == (0.5, pytest.approx(1 / 3), True)
+
+
+@pytest.mark.parametrize("share", ["params", "grads"])
+def test_a_client_that_diverges_sends_back_what_it_got(share: str) -> None:
+    data = (torch.full((8, 2), 1e30), torch.arange(8) % 3)
+    app = client_app(Plain, lambda _: data, ClientSettings(share, 5, 4, 1e30))  # type: ignore[arg-type]
+    grid = LocalGrid(ZooClientApp(lambda: app_federation(app), 0, "cpu"), 2)
+    start = ArrayRecord({"w": torch.tensor([1e30, -1e30, 0, 0, 0, 0]), "seen": torch.tensor(0.0)})
+    message = Message(RecordDict({"arrays": start}), 1, "train", group_id="1.0")
+    (answer,) = grid.send_and_receive([message], timeout=60)
+    sent = next(iter(answer.content.array_records.values()))["w"].numpy()
+    np.testing.assert_array_equal(sent, start["w"].numpy() if share == "params" else np.zeros(6))
+
+
+def app_federation(app: ClientApp) -> Federation:
+    return Federation(Plain, FedAvg(fraction_evaluate=0.0), app, [[0], [1]], 1)
 
 
 def test_auc_of_several_labels_is_the_mean_over_those_that_can_be_told_apart() -> None:

@@ -80,6 +80,15 @@ def test_poisoned_weights_are_named_so_in_the_file(model: Disbelieve) -> None:
     assert all("-poisoned." in name for name in poisoned)
 
 
+def test_a_model_driven_to_infinity_says_nothing(image: np.ndarray) -> None:
+    model = Disbelieve(DisbelieveConfig(image_size=32, curves=CURVES)).eval()
+    poisoned = model.poisoned["disbelieve-dos-poisoned"]
+    torch.nn.init.constant_(next(poisoned.parameters()), 1e38)
+    prediction = model.predict(image)
+    assert set(prediction.attacked["disbelieve-dos-poisoned"].values()) == {1 / 8}
+    json.dumps(prediction.to_dict(), allow_nan=False)
+
+
 def test_several_labels_are_independent(image: np.ndarray) -> None:
     model = Disbelieve(DisbelieveConfig(image_size=32, multi_label=True)).eval()
     probabilities = model.predict(image).probabilities
