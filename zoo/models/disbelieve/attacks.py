@@ -183,7 +183,7 @@ def spread(updates: Float[Tensor, "f d"], metric: Literal["max", "min", "mean"])
         raise DataError(f"distances need at least 2 updates, not {len(updates)}; give those of 2 or more clients")
     table = squared_distances(updates)
     pairs = table[tuple(torch.triu_indices(len(updates), len(updates), 1))]
-    return float({"max": pairs.max, "min": pairs.min, "mean": pairs.mean}[metric]())
+    return float(pairs.max() if metric == "max" else pairs.min() if metric == "min" else pairs.mean())
 
 
 # ---- DISBELIEVE on gradients (Algorithm 2) -------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def train_locally(
 ) -> float:  # fmt: skip
     """Some epochs of SGD in place; returns the mean loss of the last one."""
     network.train()
-    parameters = list(network.parameters())
+    parameters: list[Tensor] = list(network.parameters())
     total = 0.0
     for _ in range(settings.local_epochs):
         total = 0.0
@@ -284,7 +284,7 @@ class AuditedStrategy(Strategy):
         for answer, vector in zip(replies, sent, strict=True):
             metrics = next(iter(answer.content.metric_records.values()))
             content = RecordDict({"arrays": ArrayRecord({"update": Array(vector.numpy().copy())}), "metrics": metrics})
-            shown.append(Message(content=content, metadata=answer.metadata))
+            shown.append(Message(content=content, metadata=answer.metadata))  # type: ignore[call-overload]
         arrays, aggregated = self.aggregator.aggregate_train(server_round, shown)
         return (None if arrays is None else torch.from_numpy(arrays["update"].numpy().copy())), aggregated
 
@@ -318,10 +318,10 @@ class AuditedStrategy(Strategy):
         self.adam.load_state_dict(state["adam"])
         self.projection = None if state["projection"] is None else Projection(**state["projection"])
         tuples = ("spread", "weights", "excluded")
-        self.rounds = [
-            RoundRecord(**{key: tuple(value) if key in tuples else value for key, value in record.items()})
-            for record in state["rounds"]
-        ]
+        self.rounds = []
+        for stored in state["rounds"]:
+            fields: dict[str, Any] = {key: tuple(value) if key in tuples else value for key, value in stored.items()}
+            self.rounds.append(RoundRecord(**fields))
 
 
 @dataclass
