@@ -1,4 +1,4 @@
-"""What skin methods share: colour constancy, sites of the body, and the layouts of ISIC 2019 and SIIM-ISIC 2020."""
+"""What skin methods share: colour constancy, sites of the body, the layouts of ISIC 2019 and 2020 and of HAM10000."""
 
 from __future__ import annotations
 
@@ -141,3 +141,31 @@ def siim2020(spec: str, root: Path) -> Dataset:
         label = ("benign", "melanoma")[int(target)]
         entries.append(Entry(name, Case(str(files[name]), name, label=label, attributes=facts), patient=patient))
     return Dataset(spec, entries, ["image", "label", "patient"])
+
+
+_HAM10000 = {"akiec": "AK", "bcc": "BCC", "bkl": "BKL", "df": "DF", "mel": "MEL", "nv": "NV", "vasc": "VASC"}
+
+
+def ham10000(spec: str, root: Path) -> Dataset:
+    """``ham10000:PATH``: HAM10000 as it is unpacked, under the names of ISIC 2019's diagnoses.
+
+    ``PATH`` holds ``HAM10000_metadata.csv`` (the file may have no suffix) and the images in
+    ``HAM10000_images_part_1/`` and ``_part_2/``, or in any folder below. Images of one lesion stay together in splits;
+    ``akiec`` (actinic keratosis and Bowen's disease) becomes ``AK``.
+
+    Raises ``DataError`` for files that are missing or don't fit each other.
+    """
+    table = next((p for p in (root / "HAM10000_metadata.csv", root / "HAM10000_metadata") if p.is_file()), None)
+    if table is None:
+        raise DataError(f"data {spec!r}: there is no {root / 'HAM10000_metadata.csv'}; unpack HAM10000 there")
+    files = {path.stem: path for path in sorted(root.rglob("ISIC_*.jpg"))}
+    entries = []
+    for row in table_rows(table):
+        name, diagnosis, lesion = row.pop("image_id", ""), row.pop("dx", ""), row.get("lesion_id")
+        if diagnosis not in _HAM10000:
+            raise DataError(f"{table}: the row of {name!r} must have one of {', '.join(_HAM10000)} in the column dx")
+        if name not in files:
+            raise DataError(f"{table} names the image {name!r}, which is not below {root}; unpack both parts there")
+        case = Case(str(files[name]), name, label=_HAM10000[diagnosis], attributes=row)
+        entries.append(Entry(name, case, patient=lesion))
+    return Dataset(spec, entries, ["image", "label", "lesion_id"])
