@@ -81,7 +81,8 @@ def array_record(arrays: Mapping[str, Any]) -> ArrayRecord:
     """Tensors (of any device) or arrays by name, as Flower sends them."""
     return ArrayRecord(
         {
-            name: Array(np.ascontiguousarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value))
+            # in C order; np.ascontiguousarray would give a number the shape (1,)
+            name: Array(np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, order="C"))
             for name, value in arrays.items()
         }
     )
