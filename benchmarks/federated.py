@@ -91,16 +91,22 @@ def peak_memory(clients: int) -> float:
     return float(done.stdout.split()[-1])
 
 
+def seconds_per_round(rounds: int, engine: str = "local", steps: int = Recipe.steps) -> tuple[float, float]:
+    """Of a round, and to start: the difference of two lengths leaves out what an engine takes once."""
+    short, long = (seconds(Recipe(rounds=n, steps=steps), engine) for n in (1, 1 + rounds))
+    return (long - short) / rounds, short
+
+
 def measure(rounds: int) -> dict[str, Any]:
     seconds(Recipe(rounds=1))  # imports and first allocations
     result: dict[str, Any] = {"clients": 10}
     for engine in ("local", "simulation"):
-        # the difference of two lengths leaves out what an engine takes to start
-        short, long = (seconds(Recipe(rounds=n), engine) for n in (1, 1 + rounds))
-        result[f"rounds per second, {engine}"] = rounds / max(long - short, 1e-9)
-        result[f"seconds to start, {engine}"] = short
-    idle = seconds(Recipe(rounds=rounds, steps=0)) / rounds
-    result["overhead of a round without training, share"] = idle * result["rounds per second, local"]
+        one, start = seconds_per_round(rounds, engine)
+        result[f"rounds per second, {engine}"] = 1 / one
+        result[f"seconds to start, {engine}"] = start
+    idle, _ = seconds_per_round(rounds, steps=0)
+    result["seconds of a round without training, local"] = idle
+    result["share of a round that isn't training, local"] = idle * result["rounds per second, local"]
     for clients in (10, 100):
         result[f"peak memory with {clients} clients, MB"] = peak_memory(clients)
     return result
@@ -116,7 +122,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-    result = measure(1 if arguments.quick else 10)
+    result = measure(1 if arguments.quick else 20)
     lines = [f"{name}: {value:.4g}" for name, value in result.items()]
     print("\n".join(lines))
     if not arguments.quick:
