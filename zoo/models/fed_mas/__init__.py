@@ -13,7 +13,8 @@ plugin = Plugin(
         title="Federated Model Aggregation via Self-supervised Priors for Highly Imbalanced Medical Image "
         "Classification",
         authors=("Marawan Elbatel", "Hualiang Wang", "Robert Martí", "Huazhu Fu", "Xiaomeng Li"),
-        workshop="MICCAI 2023 Workshops",
+        workshop="MICCAI 2023 Workshops (LNCS 14393)",
+        doi="10.1007/978-3-031-47401-9_32",
         code="https://github.com/xmed-lab/Fed-MAS",
     ),
     task="classification",
