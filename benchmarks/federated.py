@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -119,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.memory:
         seconds(Recipe(clients=arguments.memory, rounds=2, steps=1))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(machine.peak_memory() / 1e6)
         return
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     result = measure(1 if arguments.quick else 20)
