@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+import zoo
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError, WeightsError
@@ -102,6 +103,15 @@ def test_bad_input_is_one_sentence(changes: dict, sentence: str, tiny: FedMASRec
     with pytest.raises((OptionError, DataError), match=sentence) as refused:
         fit(replace(tiny, **{"method": "fed-mas", "prior_steps": 1, **changes}), data)
     assert "\n" not in str(refused.value)
+
+
+def test_a_federation_that_can_not_be_is_refused_before_the_prior_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="at least two clients"):
+        zoo.train(
+            "fed-mas", "phantom:skin-lesion?n=12&size=32", out=tmp_path / "run", preset="demo",
+            overrides={"clients": "1"}, device="cpu",
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_public_prior_needs_its_weights(tiny: FedMASRecipe, data: TrainData) -> None:

@@ -325,9 +325,12 @@ def group_scores(
 def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
     """A small prior first if one is asked for, then the federation, then cRT; scores and figures into ``run.out``."""
     from zoo.federated import federate
+    from zoo.federated.engines import construct
+    from zoo.federated.federation import check
 
     config, data = recipe.form, in_memory(data)
     attribute_values(recipe.attribute, data.test)  # refuses an unfit file before the first round
+    check(construct(build, recipe, data, run.seed), data.train)  # and a federation that can't be, before the prior
     y = labels_of(data.train, config.labels)
     with ExitStack() as stack:
         scratch = run.out.resolve() if run.out else Path(stack.enter_context(tempfile.TemporaryDirectory()))
