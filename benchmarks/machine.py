@@ -83,6 +83,11 @@ def peak_extra_memory(fn: Callable[[], Any]) -> int:
     return max(0, _status("VmHWM") - before)
 
 
+def peak_memory() -> int:
+    """Bytes of this process's resident set at its largest (Linux). ``ru_maxrss`` would count the parent's too."""
+    return _status("VmHWM")
+
+
 def _status(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):

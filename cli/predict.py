@@ -45,6 +45,10 @@ def predict(
     assert plugin is not None
     chosen = options.parse(plugin, given or [])
     found, failed = _expand(inputs, together=plugin.primary_input.kind == "images")
+    if any(_is_table(one) for one in found):
+        from zoo import inference
+
+        found = inference.unfold(model, found)
     names = [_name(one) for one in found]
     stems = _stems(names)
     _check_out(out, stems, names)
@@ -56,7 +60,7 @@ def predict(
     with _progress(len(stems), visible=len(stems) > 1 and not json) as advance:
         outcomes = inference.predict_each(loaded, found, batch_size=batch_size, **chosen)
         for (one, outcome), stem in zip(outcomes, stems, strict=True):
-            source = one if isinstance(one, str) else f"{one[0]} and {len(one) - 1} more"
+            source = f"{one[0]} and {len(one) - 1} more" if isinstance(one, list) else str(one)
             if isinstance(outcome, ZooError):
                 failed += 1
                 if len(stems) == 1 and failed == 1:
@@ -103,9 +107,13 @@ def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], int]:
     return found, len(errors)
 
 
-def _name(one: str | list[str]) -> str:
+def _is_table(one: Any) -> bool:
+    return any(str(name).lower().endswith((".csv", ".tsv")) for name in (one if isinstance(one, list) else [one]))
+
+
+def _name(one: Any) -> str:
     """What stands for an input where one name is wanted: itself, or the first of several images."""
-    return one if isinstance(one, str) else one[0]
+    return one[0] if isinstance(one, list) else str(one)
 
 
 def _notes(prediction: Prediction) -> None:

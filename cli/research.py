@@ -45,6 +45,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights on the same machine.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Where a federated model's clients run: local (default), simulation or deployment."),
+    ] = None,
 ) -> None:
     """Train a model on your data by its paper's recipe."""
     from zoo.training import train as run_training
@@ -58,6 +62,7 @@ def train(
         resume=resume,
         seed=seed,
         device=device,
+        engine=engine,
     )
     if os.environ.get("RANK", "0") == "0":  # once, also under `accelerate launch`
         print(f"trained weights are in {folder}; try: zoo predict {model} INPUT --weights {folder}")

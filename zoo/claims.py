@@ -21,6 +21,7 @@ import io
 import json
 import math
 import platform
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -535,7 +536,8 @@ def _draw_comparison(axis: Any, item: Compared) -> None:
         axis.scatter([item.mean], [0.1], s=60, color=colour, marker=mark, edgecolors="black", linewidths=0.8, zorder=4)
     if limit := item.comparison.margin or -item.comparison.tolerance:
         axis.axvline(limit, color="black", linestyle=":")
-    axis.set_yticks([0], [f"{_title(item.comparison)}\n{item.verdict}"], size=9)
+    title = textwrap.fill(_title(item.comparison), 38)  # a long one would take the place of the numbers
+    axis.set_yticks([0], [f"{title}\n{item.verdict}"], size=9)
     axis.set_ylim(-0.5, 0.5)
     axis.margins(x=0.08)
     axis.locator_params(axis="x", nbins=5)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zoo.model import Model
     from zoo.plugin import Plugin
     from zoo.prediction import Prediction
+    from zoo.training import Training
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,14 @@ def evaluate(
     from zoo.training.progress import track
 
     network, plugin = _network(model, weights, device)
-    score, ask = _score_of(plugin), _ask_of(plugin)
+    score, training = _score_of(plugin), _training_of(plugin)
     dataset = load_dataset(data, plugin=plugin)
     part, notes = _part(dataset, split, weights, seed, network, plugin)
     if not len(part):
         raise DataError(f"the {split} part of {data} is empty")
     require(part, plugin) if plugin.task == "segmentation" else require(part)
+    if training is not None and training.group is not None:
+        part = training.group(part)
 
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -120,14 +123,16 @@ def evaluate(
             row["patient"] = entry.patient
         try:
             case = part[place]
-            row.update(score(network.predict(case.image, **{**ask(case), **(options or {})}), case))
+            told = training.ask(case) if training is not None and training.ask is not None else {}
+            scores = score(network.predict(case.image, **{**told, **(options or {})}), case)
         except ZooError as error:
             failures.append(f"{entry.id}: {error}")
             continue
-        rows.append(row)
+        rows += [{**row, **one} for one in (scores if isinstance(scores, list) else [scores])]
     if not rows:
         raise DataError(f"none of the {len(part)} cases of {data} could be evaluated; the first: {failures[0]}")
-    metrics = _over_rows(rows, plugin, seed)
+    own = None if training is None else training.measures
+    metrics = own(rows, seed) if own else _over_rows(rows, plugin, seed)
     provenance = network.provenance
     result = Evaluation(
         plugin.name, provenance.weights, provenance.disclaimer, data, split, seed,
@@ -239,28 +244,21 @@ def _part(
     return getattr(split(dataset, fractions, seed), name), notes
 
 
+def _training_of(plugin: Plugin) -> Training | None:
+    from zoo.training.recipe import resolve
+
+    return resolve(plugin, "training")[1] if plugin.training else None
+
+
 def _score_of(plugin: Plugin) -> Any:
     """How one prediction is compared with its case: the plugin's own way, or that of its task."""
-    if plugin.training:
-        from zoo.training.recipe import resolve
-
-        own = resolve(plugin, "training")[1].score
-        if own is not None:
-            return own
+    training = _training_of(plugin)
+    if training is not None and training.score is not None:
+        return training.score
     try:
         return {"segmentation": _segmentation, "classification": _classification}[plugin.task]
     except KeyError:
         raise OptionError(f"{plugin.name} can't be evaluated: its training states no score for {plugin.task}") from None
-
-
-def _ask_of(plugin: Plugin) -> Any:
-    """What a case tells the model beside its image."""
-    if plugin.training:
-        from zoo.training.recipe import resolve
-
-        if (ask := resolve(plugin, "training")[1].ask) is not None:
-            return ask
-    return lambda case: {}
 
 
 def _segmentation(prediction: Prediction, case: Case) -> dict[str, float]:

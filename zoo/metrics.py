@@ -116,6 +116,44 @@ def classification_scores(
     return result
 
 
+def roc(
+    scores: Float[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Cut-offs from high to low, with sensitivity and specificity of calling all scores from the cut-off on positive.
+
+    There is one for each different score, and infinity before them. Raises ``DataError`` unless both labels occur.
+    """
+    positives = int((truth == 1).sum())
+    if positives in (0, len(truth)):
+        raise DataError("sensitivity and specificity need cases of both labels")
+    order = np.argsort(-scores, kind="stable")
+    ordered, hits = scores[order], np.cumsum(truth[order] == 1)
+    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # of every run of equal scores
+    found, false = hits[last], last + 1 - hits[last]
+    sensitivity = np.concatenate([[0.0], found / positives])
+    specificity = np.concatenate([[1.0], 1 - false / (len(truth) - positives)])
+    return np.concatenate([[np.inf], ordered[last].astype(np.float64)]), sensitivity, specificity
+
+
+def youden(scores: Float[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]) -> tuple[float, float]:
+    """The cut-off of largest sensitivity + specificity - 1 (the highest such), and the balanced accuracy there.
+
+    The cut-off lies half-way to the next lower score, so that it doesn't hang on one case. It is the highest score plus
+    1 where calling nothing positive is best.
+    """
+    cuts, sensitivity, specificity = roc(scores, truth)
+    best = int(np.argmax(sensitivity + specificity))
+    lower = cuts[best + 1] if best + 1 < len(cuts) else cuts[best]
+    cut = lower + 1 if np.isinf(cuts[best]) else (cuts[best] + lower) / 2
+    return float(cut), float((sensitivity[best] + specificity[best]) / 2)
+
+
+def auroc(scores: Float[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]) -> float:
+    """Area under the curve of :func:`roc`, ties counted half."""
+    _, sensitivity, specificity = roc(scores, truth)
+    return float(np.sum(np.diff(1 - specificity) * (sensitivity[1:] + sensitivity[:-1]) / 2))
+
+
 def over_cases(rows: Sequence[Mapping[str, float]], seed: int = 0) -> list[Metric]:
     """The mean of each per-case score with its interval; NaN scores are left out and not counted."""
     names = dict.fromkeys(name for row in rows for name in row)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from zoo.data.dermoscopy import isic2019, shades_of_gray
+from zoo.data.dermoscopy import isic2019, shades_of_gray, site_of
 from zoo.data.sets import load_dataset
 from zoo.data.splits import split
 from zoo.errors import DataError
@@ -137,3 +137,84 @@ def test_missing_parts_are_named(root: Path, name: str):
     (root / name).rename(root / "elsewhere")
     with pytest.raises(DataError, match=f"there is no .*{name}"):
         load_dataset(f"isic2019:{root}")
+
+
+# ---- siim2020:PATH ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def siim(tmp_path: Path) -> Path:
+    """Ten images of five patients; some facts are missing, and one image is there twice."""
+    folder = tmp_path / "jpeg" / "train"
+    folder.mkdir(parents=True)
+    rows = ["image_name,patient_id,sex,age_approx,anatom_site_general_challenge,diagnosis,benign_malignant,target"]
+    for i in range(10):
+        name, target = f"ISIC_{i:07d}", int(i == 4)
+        Image.new("RGB", (8, 6), (i, 0, 0)).save(folder / f"{name}.jpg")
+        site = ("torso", "", "lower extremity")[i % 3]
+        rows.append(f"{name},IP_{i // 2},{'male' if i else ''},{30.0 + i},{site},unknown,benign,{target}")
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_lesions_patients_and_facts_are_read(siim: Path):
+    dataset = load_dataset(f"siim2020:{siim}")
+    assert len(dataset) == 10
+    assert [case.label for case in dataset].count("melanoma") == 1
+    assert dataset[0].attributes == {"patient": "IP_0", "age": "30.0", "site": "torso"}
+    assert dataset[4].label == "melanoma"
+    assert dataset[4].attributes == {"patient": "IP_2", "age": "34.0", "sex": "male"}
+    assert [entry.patient for entry in dataset.entries[:3]] == ["IP_0", "IP_0", "IP_1"]
+
+
+def test_dicom_files_and_flat_folders_are_found(siim: Path):
+    (siim / "train").mkdir()
+    for path in (siim / "jpeg" / "train").iterdir():
+        path.rename(siim / "train" / f"{path.stem}.dcm")
+    assert str(load_dataset(f"siim2020:{siim}")[0].image).endswith("train/ISIC_0000000.dcm")
+    for path in (siim / "train").iterdir():
+        path.rename(siim / "jpeg" / f"{path.stem}.jpg")
+    assert str(load_dataset(f"siim2020:{siim}")[0].image).endswith("jpeg/ISIC_0000000.jpg")
+
+
+def test_listed_duplicates_are_left_out(siim: Path):
+    twins = "image_name_1,image_name_2\nISIC_0000000,ISIC_0000001\n"
+    (siim / "ISIC_2020_Training_Duplicates.csv").write_text(twins)
+    dataset = load_dataset(f"siim2020:{siim}")
+    assert len(dataset) == 9
+    assert "ISIC_0000001" not in dataset.ids
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("ISIC_0000000,IP_0,male,30,torso,x,benign,2", "a target of 0 or 1"), ("ISIC_0000000,,male,30,torso,x,benign,0",
+     "must state"), ("ISIC_9999999,IP_0,male,30,torso,x,benign,0", "which is not in")],
+)  # fmt: skip
+def test_rows_of_siim_that_do_not_fit_are_refused(siim: Path, line: str, message: str):
+    header = (siim / "train.csv").read_text().splitlines()[0]
+    (siim / "train.csv").write_text(f"{header}\n{line}\n")
+    with pytest.raises(DataError, match=message):
+        load_dataset(f"siim2020:{siim}")
+
+
+def test_missing_parts_of_siim_are_named(siim: Path):
+    (siim / "jpeg").rename(siim / "elsewhere")
+    with pytest.raises(DataError, match="there are no images in"):
+        load_dataset(f"siim2020:{siim}")
+    (siim / "train.csv").unlink()
+    with pytest.raises(DataError, match=r"there is no .*train.csv"):
+        load_dataset(f"siim2020:{siim}")
+
+
+@pytest.mark.parametrize(
+    ("text", "site"),
+    [("torso", "torso"), ("Posterior torso", "torso"), ("head-neck", "head/neck"), ("palms/soles", "palms/soles"),
+     ("lower_extremity", "lower extremity"), ("unknown", None), ("", None)],
+)  # fmt: skip
+def test_sites_are_recognised(text: str, site: str | None):
+    assert site_of(text) == site
+
+
+def test_other_places_are_no_sites():
+    with pytest.raises(ValueError, match="'elbow' is no site; choose one of head/neck"):
+        site_of("elbow")

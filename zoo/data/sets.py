@@ -116,15 +116,35 @@ class Layout:
 
 
 LAYOUTS: dict[str, Layout] = {
+    "breakhis": Layout(
+        "BreaKHis histology at 400x (benign/ and malignant/ with SOB_*-400-*.png in any folders below)",
+        "zoo.data.sets:_breakhis",
+        licence="CC BY 4.0",
+    ),
     "busi": Layout(
         "BUSI: Breast Ultrasound Images (benign/, malignant/, normal/, masks beside the images)",
         "zoo.data.ultrasound:busi",
         licence="CC BY 4.0",
     ),
+    "chexpert": Layout(
+        "CheXpert-v1.0-small, frontal views (train.csv, valid.csv and the folders that they name)",
+        "zoo.data.sets:_chexpert",
+        licence="Stanford University dataset research use agreement",
+    ),
     "drive": Layout(
         "DRIVE: Digital Retinal Images for Vessel Extraction (training/ and test/, 1st_manual/, mask/)",
         "zoo.data.sets:_drive",
         licence="research use, registration with its authors",
+    ),
+    "ham10000": Layout(
+        "HAM10000 (HAM10000_metadata.csv and the images of both parts)",
+        "zoo.data.dermoscopy:ham10000",
+        licence="CC BY-NC 4.0",
+    ),
+    "hyperkvasir": Layout(
+        "HyperKvasir, labelled images (labeled-images/TRACT/CATEGORY/FINDING/*.jpg)",
+        "zoo.data.endoscopy:hyperkvasir",
+        licence="CC BY 4.0",
     ),
     "isic2019": Layout(
         "ISIC 2019 challenge, training part (ISIC_2019_Training_Input/ and ISIC_2019_Training_GroundTruth.csv)",
@@ -140,6 +160,11 @@ LAYOUTS: dict[str, Layout] = {
         "Paediatric pneumonia radiographs, Kermany et al. 2018 (train/ and test/, each NORMAL/ and PNEUMONIA/)",
         "zoo.data.sets:_pneumonia",
         licence="CC BY 4.0",
+    ),
+    "siim2020": Layout(
+        "SIIM-ISIC 2020 melanoma classification, training part (train.csv, and jpeg/train/ or train/ with DICOM files)",
+        "zoo.data.dermoscopy:siim2020",
+        licence="CC BY-NC 4.0",
     ),
 }
 
@@ -389,6 +414,44 @@ def _pneumonia(spec: str, root: Path) -> Dataset:
                     )
                 case = Case(str(path), path.relative_to(root).as_posix(), label=label)
                 entries.append(Entry(case.id, case, f"{split} {label} {person}", split))
+    return Dataset(spec, entries, ["image", "label", "patient", "split"])
+
+
+def _breakhis(spec: str, root: Path) -> Dataset:
+    """Diagnosis, patient and magnification are in the names: ``SOB_M_DC-14-2523-400-001.png``. 400x alone is read."""
+    entries: list[Entry] = []
+    for path in _images(root, recursive=True):
+        match = re.match(r"SOB_([BM])_[A-Z]+-(\d+-[0-9A-Z]+)-400-", path.name)
+        if match is None:
+            continue
+        label = {"B": "benign", "M": "malignant"}[match[1]]
+        entries.append(Entry(path.stem, Case(str(path), path.stem, label=label), f"{match[1]} {match[2]}"))
+    if not entries:
+        raise DataError(f"data {spec!r}: there is no image SOB_*-400-*.png below {root}; unpack BreaKHis there")
+    return Dataset(spec, entries, ["image", "label", "patient"])
+
+
+def _chexpert(spec: str, root: Path) -> Dataset:
+    """Labels joined by ``|``; uncertain ones (-1) count as absent, and lateral views are left out.
+
+    The column ``Path`` begins with the archive's own folder, whatever it's called here.
+    """
+    entries: list[Entry] = []
+    for name, split in (("train.csv", "train"), ("valid.csv", "test")):
+        table = root / name
+        if not table.is_file():
+            raise DataError(f"data {spec!r}: there is no {table}; give the folder of CheXpert-v1.0-small")
+        for row in table_rows(table):
+            stated = str(row.get("Path", ""))
+            if "frontal" not in stated:
+                continue
+            path = inside(root, stated.partition("/")[2], table)
+            patient = re.search(r"patient\d+", stated)
+            about = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding")
+            found = [key for key, value in row.items() if key not in about and value in ("1.0", "1")]
+            label = "|".join(found) or "No Finding"
+            case = Case(str(path), path.relative_to(root).with_suffix("").as_posix(), label=label)
+            entries.append(Entry(case.id, case, None if patient is None else patient[0], split))
     return Dataset(spec, entries, ["image", "label", "patient", "split"])
 
 

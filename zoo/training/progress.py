@@ -31,8 +31,16 @@ class Bar:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+            class WithAbove(Progress):
+                above: Any = None
+
+                def get_renderables(self) -> Any:
+                    if self.above is not None:
+                        yield self.above
+                    yield from super().get_renderables()
+
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, TextColumn("{task.fields[numbers]}"), console=Console(stderr=True))
+            self._progress = WithAbove(*columns, TextColumn("{task.fields[numbers]}"), console=Console(stderr=True))
             self._task = self._progress.add_task(description, total=total, completed=done, numbers="")
 
     def update(self, done: int) -> None:
@@ -43,6 +51,12 @@ class Bar:
         if self._progress is not None:
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             self._progress.update(self._task, numbers=numbers)
+
+    def above(self, renderable: Any) -> None:
+        """Show something of rich's above the bar."""
+        if self._progress is not None:
+            self._progress.above = renderable
+            self._progress.refresh()
 
     def __enter__(self) -> Bar:
         if self._progress is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +17,13 @@ from zoo.training.run import Run
 from zoo.training.storage import remove_folder, write_file
 
 if TYPE_CHECKING:
+    from zoo.data.sets import Dataset
+    from zoo.metrics import Metric
     from zoo.model import Model
     from zoo.plugin import Plugin
+
+
+ENGINES = ("local", "simulation", "deployment")
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,28 @@ class Training:
     ``run``: the procedure, ``(recipe, data, run) -> model``. A recipe's field ``dtype`` (``float32`` or ``float16``),
     if it has one, is the precision the weights are stored in. ``fractions``: of train, validation and test.
     ``score``: ``(prediction, case) -> {name: number}``, how ``zoo evaluate`` measures one case; ``None`` for the
-    usual measures of segmentation and classification. ``ask``: ``case -> {name: value}``, the optional inputs that
-    ``zoo evaluate`` gives to ``predict`` with a case, such as the box around its mask.
+    usual measures of segmentation and classification. It may return a list of them, one for each thing predicted.
+
+    Three more for models that look at several cases together or have a protocol of their own: ``group`` makes one case
+    of those that ``predict`` takes at once, such as all images of a patient; ``divide`` is ``(recipe, dataset, seed) ->
+    TrainData`` in place of ``fractions``; ``measures`` is ``(rows, seed) -> metrics`` over all that ``score`` returned.
+
+    ``federation``: of a federated training, the function ``(recipe, data, seed) -> zoo.federated.Federation`` that
+    ``run`` hands to ``zoo.federated.federate``.
+
+    ``ask``: ``case -> {name: value}``, the optional inputs that ``zoo evaluate`` gives to ``predict`` with a case, such as
+    the box around its mask.
     """
 
     recipe: type
     run: Callable[[Any, TrainData, Run], Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     fractions: tuple[float, float, float] = FRACTIONS
-    score: Callable[[Any, Any], Mapping[str, float]] | None = None
+    score: Callable[[Any, Any], Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
+    group: Callable[[Dataset], Dataset] | None = None
+    divide: Callable[[Any, Dataset, int], TrainData] | None = None
+    measures: Callable[[list[dict[str, Any]], int], list[Metric]] | None = None
+    federation: Callable[[Any, TrainData, int], Any] | None = None
     ask: Callable[[Any], Mapping[str, Any]] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
@@ -63,12 +81,14 @@ def train(
     checkpoint_seconds: float = 300.0,
     mixed_precision: str | None = None,
     gradient_accumulation: int | None = None,
+    engine: str | None = None,
 ) -> Path:
     """Train ``model`` (a name or a plugin) on the data set ``data``; returns the folder ``out`` with its weights.
 
     ``out`` then holds ``config.json`` and ``model.safetensors`` (what ``zoo.load(..., weights=out)`` takes),
     ``run.json``, ``split.json`` and ``metrics/``. A run that was killed goes on with ``resume=True``; resuming a
-    finished one does nothing. See ``Run`` for the other arguments.
+    finished one does nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is where the clients of a
+    federated model run. See ``Run`` for the other arguments.
 
     Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
     ``PluginError`` for a model without training.
@@ -77,16 +97,22 @@ def train(
     from zoo.data.sets import load_dataset
 
     plugin, training = resolve(model, "training")
+    if engine is not None:
+        if training.federation is None:
+            raise OptionError(f"{plugin.name} isn't a federated model, so engine {engine} means nothing; leave it out")
+        if engine not in ENGINES:
+            raise OptionError(f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, not {engine!r}")
     recipe = training.configure(preset, overrides)
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
-    parts = split(dataset, training.fractions, seed)
+    divide = training.divide
+    parts = divide(recipe, dataset, seed) if divide else split(dataset, training.fractions, seed)
     out = Path(out)
     identity = {
         "model": plugin.name,
         "recipe": configs.to_dict(recipe),
         "data": data,
-        "cases": _digest(parts),
+        "cases": digest(parts),
         "precision": mixed_precision,
         "accumulation": gradient_accumulation,
     }
@@ -100,6 +126,13 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         mixed_precision=mixed_precision,
         gradient_accumulation=gradient_accumulation,
+        engine=engine or "local",
+        source={
+            "data": data,
+            "phantom": plugin.phantom,
+            "fractions": training.fractions,
+            "cases": identity["cases"],
+        },
     ) as run:
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
         if not record.get("finished"):
@@ -151,6 +184,6 @@ def _save(network: Model, out: Path, recipe: Any, data: str) -> None:
     )
 
 
-def _digest(parts: TrainData) -> str:
+def digest(parts: TrainData) -> str:
     """A short name for which cases are in which part."""
     return hashlib.sha256(json.dumps(parts.to_dict()).encode()).hexdigest()[:16]

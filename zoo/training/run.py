@@ -57,6 +57,8 @@ class Run:
     ``device``: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``mixed_precision`` (``no|fp16|bf16``) and
     ``gradient_accumulation`` are Accelerate's; ``None`` leaves them to ``accelerate launch``.
     A checkpoint is written every ``checkpoint_every`` steps if given, else every ``checkpoint_seconds``.
+    ``engine`` says where a federated training runs its clients, and ``source`` holds the plain facts from which another
+    process comes to the same recipe and data.
 
     Raises ``OptionError`` when ``out`` holds another run, or one to resume that isn't this one.
     """
@@ -74,8 +76,12 @@ class Run:
         mixed_precision: str | None = None,
         gradient_accumulation: int | None = None,
         progress: bool = True,
+        engine: str = "local",
+        source: Mapping[str, Any] | None = None,
     ) -> None:
         self.seed = int(seed)
+        self.engine = engine
+        self.source = source
         self.out = None if out is None else Path(out)
         self.checkpoint_every = checkpoint_every
         self.checkpoint_seconds = checkpoint_seconds
@@ -177,6 +183,10 @@ class Run:
         self._tracked = {}
         self.step = 0
         self._seed_globally(name)
+
+    def finished(self, stage: str) -> bool:
+        """Whether this run, or the one it resumes, has a stage behind it."""
+        return self.out is not None and (self.checkpoints / f"{stage}-done").is_dir()
 
     def track(self, **objects: Any) -> Any:
         """Give modules and optimisers to Accelerate, and everything given to the checkpoints; returns them in order.
@@ -298,6 +308,11 @@ class Run:
         values = {name: _number(value) for name, value in scalars.items()}
         self._log.write(self.step, values)
         self._bar.show(values)
+
+    def show(self, renderable: Any) -> None:
+        """Put something of rich's, such as a table, above the progress bar in place of what was there."""
+        if self.is_main and self._log is not None:
+            self._bar.above(renderable)
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
@@ -477,9 +492,10 @@ class EarlyStopping:
 class MetricLog:
     """Rows of numbers per step in ``<folder>/<stage>.csv``; columns may join later. Without a folder, nothing."""
 
-    def __init__(self, folder: Path | None, stage: str) -> None:
+    def __init__(self, folder: Path | None, stage: str, *, tensorboard: bool = True) -> None:
         self.folder = folder
         self.stage = stage
+        self._with_tensorboard = tensorboard
         self._columns = ["step"]
         self._file: io.TextIOBase | None = None
         self._tensorboard: Any = None
@@ -501,9 +517,18 @@ class MetricLog:
                 # a kill may have cut the last row short; it lies beyond the checkpoint
                 rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) < step]
         self._rewrite(rows)
-        self._start_tensorboard(step)
+        if self._with_tensorboard:
+            self._start_tensorboard(step)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def read(self) -> list[dict[str, str]]:
+        """The rows as text; columns that a row lacks are empty."""
+        if self.folder is None or not self.path.is_file():
+            return []
+        self.flush()
+        with open(self.path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         if self.folder is None:
             return
         if new := [name for name in values if name not in self._columns]:

@@ -62,6 +62,11 @@ PHANTOMS: dict[str, Phantom] = {
             "zoo.data.phantoms.he_tile:he_tile",
         ),
         Phantom(
+            "patients",
+            "all lesions of one patient: naevi that look alike, melanomas that stand out by themselves or among them",
+            "zoo.data.phantoms.patients:patients",
+        ),
+        Phantom(
             "serial-sections",
             "stack of stained tissue sections with tumour, each moved on its slide; folds and tears as options",
             "zoo.data.phantoms.serial_sections:serial_sections",

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import gaussian_filter
 
 from zoo.data.case import Case
+from zoo.data.phantoms.texture import edge
 from zoo.errors import DataError
 
 FINDINGS = ("normal", "bacterial", "viral")
@@ -77,21 +78,16 @@ def _pose(x: Grid, y: Grid, rng: np.random.Generator) -> tuple[Grid, Grid]:
     return math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
 
 
-def _edge(distance: Grid, width: float = 0.02) -> Grid:
-    """1 where ``distance`` is positive, 0 where negative, soft in between."""
-    return 1 / (1 + np.exp(-np.clip(distance / width, -30, 30)))
-
-
 def _body(x: Grid, y: Grid, rng: np.random.Generator) -> Grid:
     """Trunk, shoulders, neck and upper arms; the spine and mediastinum as a denser band."""
-    half = 0.80 + 0.05 * np.sin(2.5 * y) + 0.12 * _edge(-0.45 - y, 0.08)
+    half = 0.80 + 0.05 * np.sin(2.5 * y) + 0.12 * edge(-0.45 - y, 0.08)
     shoulder = -0.80 + 0.55 * np.clip(np.abs(x) - 0.15, 0, None) ** 1.6
-    inside = _edge(half - np.abs(x), 0.015) * _edge(y - shoulder, 0.02)
-    neck = _edge(0.20 - np.abs(x), 0.02) * _edge(-0.7 - y, 0.02)
+    inside = edge(half - np.abs(x), 0.015) * edge(y - shoulder, 0.02)
+    neck = edge(0.20 - np.abs(x), 0.02) * edge(-0.7 - y, 0.02)
     middle = np.exp(-((x / 0.17) ** 2))
     vertebrae = 0.03 * np.cos(2 * np.pi * y / 0.135 + rng.uniform(0, 6)) * np.exp(-((x / 0.09) ** 2))
-    trachea = 0.10 * np.exp(-(((x - 0.01) / 0.045) ** 2)) * _edge(-0.30 - y, 0.05)
-    below = 0.10 * _edge(y - 0.55, 0.1)
+    trachea = 0.10 * np.exp(-(((x - 0.01) / 0.045) ** 2)) * edge(-0.30 - y, 0.05)
+    below = 0.10 * edge(y - 0.55, 0.1)
     return np.maximum(inside, neck) * (0.60 + 0.22 * middle + vertebrae - trachea + below)
 
 
@@ -104,7 +100,7 @@ def _lung(x: Grid, y: Grid, side: int, inflation: float, rng: np.random.Generato
     height = np.clip((y - top) / (dome - top), 0, 1)
     outer = (0.24 + 0.47 * np.sqrt(np.clip(height, 0, 1)) - 0.05 * height**3) * (0.5 + 0.5 * inflation)
     inner = 0.115 + (0.05 if side > 0 else 0.02) * height + rng.normal(0, 0.006)
-    return _edge(outer - u, 0.012) * _edge(u - inner, 0.014) * _edge(y - top, 0.02) * _edge(bottom - y, 0.010)
+    return edge(outer - u, 0.012) * edge(u - inner, 0.014) * edge(y - top, 0.02) * edge(bottom - y, 0.010)
 
 
 def _heart(x: Grid, y: Grid, rng: np.random.Generator) -> Grid:
@@ -114,14 +110,14 @@ def _heart(x: Grid, y: Grid, rng: np.random.Generator) -> Grid:
     along, across = u * math.cos(tilt) + v * math.sin(tilt), v * math.cos(tilt) - u * math.sin(tilt)
     ventricles = 1 - (along / width) ** 2 - (across / 0.26) ** 2
     vessels = 1 - ((x - 0.02) / 0.16) ** 2 - ((y + 0.08) / 0.30) ** 2
-    return np.maximum(_edge(ventricles, 0.06), 0.8 * _edge(vessels, 0.10))
+    return np.maximum(edge(ventricles, 0.06), 0.8 * edge(vessels, 0.10))
 
 
 def _bones(x: Grid, y: Grid, size: int, rng: np.random.Generator) -> Grid:
     """Posterior ribs fall outwards, fainter anterior ones inwards; clavicles above."""
     u = np.abs(x)
     spacing, phase, width = rng.uniform(0.135, 0.15), rng.uniform(0, 0.13), 0.021
-    cage = _edge(0.73 - u, 0.02) * _edge(u - 0.10, 0.02) * _edge(0.62 - y, 0.05) * _edge(y + 0.80, 0.03)
+    cage = edge(0.73 - u, 0.02) * edge(u - 0.10, 0.02) * edge(0.62 - y, 0.05) * edge(y + 0.80, 0.03)
     total = np.zeros_like(x)
     for slope, strength in ((0.42, 0.085), (-0.55, 0.045)):
         course = y - slope * u + (0.35 * u**2 if slope > 0 else -0.25 * u**2) - phase
@@ -129,7 +125,7 @@ def _bones(x: Grid, y: Grid, size: int, rng: np.random.Generator) -> Grid:
         total += strength * np.exp(-((off * spacing / width) ** 2)) * cage
         phase += spacing / 2
     clavicle = y + 0.60 - 0.14 * np.sin(np.clip((u - 0.08) / 0.62, 0, 1) * math.pi) * -1
-    total += 0.15 * np.exp(-((clavicle / 0.026) ** 2)) * _edge(u - 0.08, 0.02) * _edge(0.70 - u, 0.03)
+    total += 0.15 * np.exp(-((clavicle / 0.026) ** 2)) * edge(u - 0.08, 0.02) * edge(0.70 - u, 0.03)
     return total
 
 
@@ -149,8 +145,8 @@ def _consolidation(x: Grid, y: Grid, lung: Grid, rng: np.random.Generator) -> Gr
     cx, cy = x[rows[place], columns[place]], y[rows[place], columns[place]]
     radius = rng.uniform(0.20, 0.38)
     wobble = 1 + 0.35 * _noise(x.shape, 0.10, rng)
-    blob = _edge(radius * wobble - np.hypot(x - cx, (y - cy) / 0.9), 0.035)
-    fissure = _edge(rng.choice([-1.0, 1.0]) * (y - cy + 0.25 * (x - cx)) + 0.6 * radius, 0.012)
+    blob = edge(radius * wobble - np.hypot(x - cx, (y - cy) / 0.9), 0.035)
+    fissure = edge(rng.choice([-1.0, 1.0]) * (y - cy + 0.25 * (x - cx)) + 0.6 * radius, 0.012)
     bronchi = 0.30 * np.clip(_ridges(x.shape, 0.022, rng), 0, 1)
     return rng.uniform(0.13, 0.30) * lung * blob * fissure * (1 - bronchi)
 

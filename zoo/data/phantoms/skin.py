@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
 from zoo.data.case import Case
@@ -105,17 +105,13 @@ def skin_lesion(
     """
     chosen_artifacts = _check(size, diagnosis, prevalence, device, artifacts, tone)
     rng = np.random.default_rng([0x5C14, seed])
-    person = _Person(seed if patient is None else patient)
+    person = Person(seed if patient is None else patient)
     shares = np.array(ISIC2019_COUNTS if prevalence == "isic2019" else [1] * len(DIAGNOSES), float)
     drawn = str(rng.choice(DIAGNOSES, p=shares / shares.sum())), str(rng.choice(list(DEVICES)))
     diagnosis, device = diagnosis or drawn[0], device or drawn[1]
     site = str(rng.choice(SITES))
 
-    scene = _Scene(rng, size, person, person.tone if tone is None else tone)
-    if diagnosis != "none":
-        scene.outline(*_OUTLINES[diagnosis])
-        _LESIONS[diagnosis](scene)
-    image, artifact = _photograph(scene, DEVICES[device], chosen_artifacts)
+    image, artifact, scene = draw_lesion(rng, person, diagnosis, device, size, tone=tone, artifacts=chosen_artifacts)
     attributes: dict[str, Any] = {
         "patient": f"phantom-{seed if patient is None else patient}",
         "age": person.age,
@@ -129,6 +125,28 @@ def skin_lesion(
     }
     masks: dict[str, np.ndarray | str] = {"mask": scene.mask.astype(np.uint8), "artifact": artifact}
     return Case(image, f"skin-lesion-{seed}", masks, diagnosis, attributes)
+
+
+def draw_lesion(
+    rng: np.random.Generator,
+    person: Person,
+    diagnosis: str,
+    device: str,
+    size: int,
+    *,
+    tone: float | None = None,
+    artifacts: tuple[str, ...] | None = None,
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], _Scene]:
+    """A lesion on a person's skin, photographed: the picture, its artifacts, and the scene with the lesion's mask.
+
+    ``tone``: the person's own when not given; ``artifacts``: by the device's habits.
+    """
+    scene = _Scene(rng, size, person, person.tone if tone is None else tone)
+    if diagnosis != "none":
+        scene.outline(*_OUTLINES[diagnosis])
+        _LESIONS[diagnosis](scene)
+    image, artifact = _photograph(scene, DEVICES[device], artifacts)
+    return image, artifact, scene
 
 
 def _check(
@@ -152,7 +170,7 @@ def _check(
     return names
 
 
-class _Person:
+class Person:
     """What all pictures of one patient share; naevi of one person resemble each other."""
 
     def __init__(self, number: int) -> None:
@@ -168,7 +186,7 @@ class _Person:
 class _Scene:
     """The skin while it's being made: one map for each absorber or scatterer, float [h w]."""
 
-    def __init__(self, rng: np.random.Generator, size: int, person: _Person, tone: float) -> None:
+    def __init__(self, rng: np.random.Generator, size: int, person: Person, tone: float) -> None:
         self.rng, self.size, self.person, self.tone = rng, size, person, tone
         ticks = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
         self.x, self.y = np.meshgrid(ticks, ticks)

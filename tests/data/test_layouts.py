@@ -1,0 +1,83 @@
+"""Public sets as they are unpacked: HAM10000, BreaKHis at 400x, CheXpert-small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.data.sets import load_dataset
+from zoo.data.splits import split
+from zoo.errors import DataError
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(path)
+
+
+@pytest.fixture
+def ham(tmp_path: Path) -> Path:
+    rows = ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
+    for i, (lesion, dx) in enumerate([("L0", "nv"), ("L0", "nv"), ("L1", "akiec"), ("L2", "mel"), ("L3", "vasc")]):
+        picture(tmp_path / f"HAM10000_images_part_{1 + i % 2}" / f"ISIC_{i}.jpg")
+        rows.append(f"{lesion},ISIC_{i},{dx},histo,50,male,back")
+    (tmp_path / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_ham10000_reads_both_parts_under_the_names_of_isic2019(ham: Path) -> None:
+    dataset = load_dataset(f"ham10000:{ham}")
+    assert [case.label for case in dataset] == ["NV", "NV", "AK", "MEL", "VASC"]
+    assert dataset[1].attributes["localization"] == "back"
+    parts = split(dataset, (0.6, 0.2, 0.2))
+    assert sum({"ISIC_0", "ISIC_1"} <= set(ids) for ids in parts.to_dict().values()) == 1  # a lesion stays together
+
+
+def test_ham10000_refuses_what_does_not_fit(ham: Path, tmp_path: Path) -> None:
+    (ham / "HAM10000_images_part_1" / "ISIC_0.jpg").unlink()
+    with pytest.raises(DataError, match="names the image 'ISIC_0', which is not below"):
+        load_dataset(f"ham10000:{ham}")
+    (ham / "HAM10000_metadata.csv").write_text("lesion_id,image_id,dx\nL,ISIC_1,odd\n")
+    with pytest.raises(DataError, match="must have one of akiec"):
+        load_dataset(f"ham10000:{ham}")
+    (ham / "HAM10000_metadata.csv").unlink()
+    with pytest.raises(DataError, match=r"there is no .*HAM10000_metadata\.csv"):
+        load_dataset(f"ham10000:{ham}")
+
+
+def test_breakhis_reads_400x_alone_and_knows_patients(tmp_path: Path) -> None:
+    folder = tmp_path / "BreaKHis_v1/histology_slides/breast"
+    picture(folder / "benign/SOB/adenosis/SOB_B_A_14-22549AB/400X/SOB_B_A-14-22549AB-400-001.png")
+    picture(folder / "benign/SOB/adenosis/SOB_B_A_14-22549AB/100X/SOB_B_A-14-22549AB-100-001.png")
+    picture(folder / "malignant/SOB/ductal/SOB_M_DC_14-2523/400X/SOB_M_DC-14-2523-400-001.png")
+    dataset = load_dataset(f"breakhis:{tmp_path}")
+    assert {entry.patient: case.label for entry, case in zip(dataset.entries, dataset, strict=True)} == {
+        "B 14-22549AB": "benign",
+        "M 14-2523": "malignant",
+    }
+    with pytest.raises(DataError, match="no image SOB_"):
+        load_dataset(f"breakhis:{folder / 'benign/SOB/adenosis/SOB_B_A_14-22549AB/100X'}")
+
+
+def test_chexpert_reads_frontal_views_with_several_labels(tmp_path: Path) -> None:
+    for part, rows in {
+        "train": ["patient1/study1/view1_frontal,1.0,,-1.0,1.0", "patient1/study1/view2_lateral,,1.0,,",
+                  "patient2/study1/view1_frontal,,,,"],
+        "valid": ["patient9/study1/view1_frontal,0.0,1.0,0.0,0.0"],
+    }.items():  # fmt: skip
+        lines = ["Path,Edema,Fracture,Pneumonia,Support Devices"]
+        for row in rows:
+            name, _, values = row.partition(",")
+            picture(tmp_path / part / f"{name}.jpg")
+            lines.append(f"CheXpert-v1.0-small/{part}/{name}.jpg,{values}")
+        (tmp_path / f"{part}.csv").write_text("\n".join(lines) + "\n")
+    dataset = load_dataset(f"chexpert:{tmp_path}")
+    assert [case.label for case in dataset] == ["Edema|Support Devices", "No Finding", "Fracture"]
+    assert [entry.split for entry in dataset.entries] == ["train", "train", "test"]
+    assert dataset.entries[0].patient == "patient1"
+    (tmp_path / "valid.csv").unlink()
+    with pytest.raises(DataError, match=r"there is no .*valid\.csv"):
+        load_dataset(f"chexpert:{tmp_path}")

@@ -1,0 +1,239 @@
+"""Audits end to end: training, resuming, the second entry point, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import zoo
+from zoo.data.case import Case
+from zoo.errors import DataError, OptionError
+from zoo.models.disbelieve import claim as claims
+from zoo.models.disbelieve.model import DisbelieveConfig
+from zoo.models.disbelieve.training import (
+    DisbelieveRecipe,
+    controlled_clients,
+    divide,
+    draw_client,
+    initial_network,
+    load_images,
+    measured,
+    target_of,
+)
+
+TINY = {
+    "rounds": "2", "samples": "12", "batch_size": "6", "network.image_size": "16", "clients": "5", "attackers": "2",
+    "network.labels": "a,b,c", "aggregator": "dos,krum",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(36):
+        label = "abc"[i % 3]
+        (root / label).mkdir(exist_ok=True)
+        pixels = rng.integers(0, 90, (16, 16, 3)) + 80 * (np.arange(3) == i % 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{i}.png")
+    return root
+
+
+def train(folder: Path, out: Path, **fields: str) -> Path:
+    return zoo.train(
+        "disbelieve", f"folder:{folder}", out=out, preset="demo", device="cpu", overrides={**TINY, **fields}
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(folder, tmp_path_factory.mktemp("run") / "out")
+
+
+def test_training_leaves_a_clean_model_with_poisoned_copies_beside_it(trained: Path, folder: Path) -> None:
+    model = zoo.load("disbelieve", weights=str(trained), device="cpu")
+    assert [(c.aggregator, c.attack, c.stored) for c in model.config.curves] == [
+        ("dos", "none", False), ("dos", "disbelieve", True), ("krum", "none", False), ("krum", "disbelieve", True),
+    ]  # fmt: skip
+    assert all(len(curve.auc) == 3 for curve in model.config.curves)  # before training, and after each round
+    prediction = model.predict(str(next(folder.rglob("*.png"))))
+    assert set(prediction.attacked) == {"disbelieve-dos-poisoned", "disbelieve-krum-poisoned"}
+
+
+def test_training_writes_the_audit(trained: Path) -> None:
+    audits = json.loads((trained / "audit.json").read_text())
+    assert [(a["aggregator"], a["attack"]) for a in audits] == [
+        ("dos", "none"), ("dos", "disbelieve"), ("krum", "none"), ("krum", "disbelieve"),
+    ]  # fmt: skip
+    dos, krum = audits[1], audits[3]
+    assert len(dos["controlled"]) == 2
+    for record in dos["rounds"]:
+        assert sum(record["weights"]) == pytest.approx(1)
+        assert record["distance"] <= record["threshold"] * (1 + 1e-6)
+    assert all(record["picked"] in range(5) for record in krum["rounds"])
+    assert Image.open(trained / "audit.png").width > 1000
+
+
+def test_without_an_attack_there_is_nothing_poisoned(folder: Path, tmp_path: Path) -> None:
+    out = train(folder, tmp_path / "out", attack="none", aggregator="fedavg")
+    model = zoo.load("disbelieve", weights=str(out), device="cpu")
+    assert len(model.config.curves) == 1
+    assert not model.poisoned
+
+
+def test_gradients_can_be_shared(folder: Path, tmp_path: Path) -> None:
+    out = train(folder, tmp_path / "out", share="grads", aggregator="krum", server_lr="0.01")
+    record = json.loads((out / "audit.json").read_text())[1]["rounds"][0]
+    assert record["threshold"] <= record["spread"][2]  # the smallest distance of two controlled clients
+
+
+def test_a_stopped_audit_goes_on_to_the_same_weights(
+    folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoo.models.disbelieve import training
+
+    whole, calls = training.federation_of, []
+
+    def stops(*arguments):
+        calls.append(arguments[3:])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(training, "federation_of", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / "out")
+    monkeypatch.setattr(training, "federation_of", whole)
+    out = zoo.train("disbelieve", f"folder:{folder}", out=tmp_path / "out", preset="demo", device="cpu",
+                    overrides=TINY, resume=True)  # fmt: skip
+    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert (out / "audit.json").read_bytes() == (trained / "audit.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_flowers_simulation_engine_gives_the_same_audit(folder: Path, trained: Path, tmp_path: Path) -> None:
+    out = zoo.train("disbelieve", f"folder:{folder}", out=tmp_path / "out", preset="demo", device="cpu",
+                    overrides={**TINY, "aggregator": "krum", "attack": "none"}, engine="simulation")  # fmt: skip
+    (here,), there = json.loads((out / "audit.json").read_text()), json.loads((trained / "audit.json").read_text())
+    same = next(audit for audit in there if (audit["aggregator"], audit["attack"]) == ("krum", "none"))
+    assert [record["picked"] for record in here["rounds"]] == [record["picked"] for record in same["rounds"]]
+    np.testing.assert_allclose(here["auc"], same["auc"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"attackers": "3"}, OptionError, "3 attackers of 5 clients are a majority or half"),
+        ({"attackers": "1"}, OptionError, "at least 2 attackers, not 1"),
+        ({"clients": "1", "attackers": "0", "attack": "none"}, OptionError, "at least 2 clients, not 1"),
+        ({"samples": "none", "clients": "60"}, DataError, "can't be divided among 60 clients"),
+        ({"network.labels": "a,b"}, DataError, "has the label 'c', which is none of a, b"),
+        ({"aggregator": "dos,dos"}, OptionError, "each once"),
+    ],
+)
+def test_what_can_not_be_audited_is_refused_in_one_sentence(
+    folder: Path, tmp_path: Path, fields: dict[str, str], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        train(folder, tmp_path / "out", **fields)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_simulate_audits_a_data_set_of_the_user(folder: Path) -> None:
+    model = zoo.load("disbelieve", weights="none", device="cpu")
+    config = DisbelieveConfig(labels=("a", "b", "c"), image_size=16)
+    model.config = config
+    audit = model.simulate(f"folder:{folder}", 5, 2, attack="min-max", aggregator="krum", rounds=2, samples=10)
+    assert audit.attack == "min-max"
+    assert len(audit.auc) == 3
+    assert audit.figure().width > 1000
+    with pytest.raises(OptionError, match="majority or half"):
+        model.simulate(f"folder:{folder}", 4, 2)
+
+
+def test_craft_keeps_to_the_bound_of_each_mode() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Linear(4, 3)
+    updates = torch.randn(3, 15)
+    data = (torch.randn(20, 4), torch.randint(0, 3, (20,)))
+    model = zoo.load("disbelieve", weights="none", device="cpu")
+    squares = torch.pdist(updates).square()
+    for mode, bound in (("params", squares.max()), ("grads", squares.min())):
+        vector = model.craft(updates, network, data, mode)
+        assert vector.shape == (15,)
+        if mode == "params" or float(updates.mean(0).square().sum()) <= bound:
+            assert float((vector - updates.mean(0)).square().sum()) <= bound * (1 + 1e-4)
+
+
+# ---- parts ---------------------------------------------------------------------------------------------------------
+
+
+def test_clients_draw_with_replacement_from_a_mix_of_classes() -> None:
+    classes = np.arange(100) % 10
+    rng = np.random.default_rng(0)
+    alike = np.bincount(classes[draw_client(classes, 1000, None, rng)], minlength=10)
+    unlike = np.bincount(classes[draw_client(classes, 1000, 0.1, rng)], minlength=10)
+    assert alike.sum() == unlike.sum() == 1000
+    assert alike.max() < 150 < unlike.max()
+
+
+@pytest.mark.parametrize("alpha", [None, 0.5])
+def test_dividing_gives_every_case_once(alpha: float | None) -> None:
+    parts = divide(DisbelieveRecipe(clients=4, alpha=alpha), np.arange(80) % 3, 0)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(80))
+    assert all(len(part) for part in parts)
+
+
+def test_the_attackers_are_the_same_in_every_run_of_a_seed() -> None:
+    recipe = DisbelieveRecipe()
+    assert controlled_clients(recipe, 3) == controlled_clients(recipe, 3)
+    assert len(set(controlled_clients(recipe, 3))) == 4
+    assert len({controlled_clients(recipe, seed) for seed in range(10)}) > 5
+
+
+def test_the_initial_network_depends_on_the_seed_alone() -> None:
+    config = DisbelieveConfig(image_size=16)
+    before = torch.random.get_rng_state()
+    first, again = initial_network(config, 1), initial_network(config, 1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(initial_network(config, 2).parameters()))
+
+
+def test_labels_are_read_as_names_numbers_or_several() -> None:
+    config = DisbelieveConfig(labels=("a", "b", "c"))
+    assert [target_of(Case("", "x", label=label), config) for label in ("b", 2, "0")] == [1, 2, 0]
+    several = DisbelieveConfig(labels=("a", "b", "c"), multi_label=True)
+    assert target_of(Case("", "x", label="a|c"), several) == [1, 0, 1]
+    assert target_of(Case("", "x", label="No Finding"), several) == [0, 0, 0]
+    for wrong in (None, "d", "a|d"):
+        with pytest.raises(DataError, match="name the labels"):
+            target_of(Case("", "x", label=wrong), several)
+
+
+def test_mean_and_deviation_are_those_of_the_training_images() -> None:
+    data = claims.digits(0)
+    images = load_images(data.train, claims.PARAMETERS.network)
+    config = measured(replace(claims.PARAMETERS.network, mean=(), std=()), images)
+    assert config.mean[0] == pytest.approx(float(images.views.float().mean() / 255), abs=1e-3)
+    assert len(data.train) == 1400
+    assert len(data.test) == 397
+    assert not set(data.train.ids) & set(data.test.ids)
+
+
+def test_the_attack_breaks_krum_in_a_short_run_on_digits() -> None:
+    from zoo.training import Run
+
+    recipe, data = replace(claims.PARAMETERS, rounds=8), claims.digits(50)
+    scores = {}
+    for attack in ("none", "disbelieve"):
+        with Run(None, seed=50, device="cpu", progress=False) as run:
+            scores[attack] = claims.federation_of(recipe, data, run, "krum", attack).score
+    assert scores["disbelieve"] < scores["none"] - 0.1

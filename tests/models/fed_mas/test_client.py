@@ -1,0 +1,150 @@
+"""A client's round."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zoo.models.fed_mas.client import Shard, Site, batches, class_distances, make_optimizer, update
+from zoo.models.fed_mas.creff import CReFF, class_gradients, match_features, retrain
+from zoo.models.fed_mas.distance import prior_distance
+from zoo.models.fed_mas.model import Network
+from zoo.models.fed_mas.training import FedMASRecipe
+
+RECIPE = FedMASRecipe(local_epochs=2, batch_size=4, rounds=3, lr=0.05, weight_decay=0.0)
+
+
+def network(projector: bool = True, balanced: bool = False) -> Network:
+    torch.manual_seed(0)
+    mlp = nn.Linear(6, 4) if projector else None
+    second = nn.Linear(6, 3) if balanced else None
+    return Network(nn.Sequential(nn.Linear(5, 6), nn.ReLU()), nn.Linear(6, 3), mlp, second)
+
+
+def shard(n: int = 10, classes: int = 2) -> Shard:
+    rng = torch.Generator().manual_seed(n)
+    return Shard(torch.randn(n, 5, generator=rng), torch.arange(n) % classes, torch.randn(n, 4, generator=rng))
+
+
+def site(recipe: FedMASRecipe) -> Site:
+    return Site(recipe, recipe.plan, network, lambda _: shard(), 3, prepare=lambda x: x)
+
+
+def test_global_observation_is_the_class_mean_of_the_distance() -> None:
+    net, own = network(), shard()
+    w = class_distances(net, own, site(RECIPE))
+    with torch.no_grad():
+        every = prior_distance(net(own.x).y, own.prior)
+    assert w.tolist() == pytest.approx([float(every[own.y == 0].mean()), float(every[own.y == 1].mean()), 0.0])
+
+
+def test_rescue_factor_multiplies_both_observations() -> None:
+    frozen = replace(RECIPE, lr=0.0, local_epochs=3)  # then training sees what the received model sees
+    net, own = network(), shard()
+    w = class_distances(net, own, site(frozen))
+    metrics = update(net, own, site(frozen), 1, np.random.default_rng(0))
+    assert metrics["rescue_factor"] == pytest.approx(float((w * 3 * w).sum()), rel=1e-5)
+
+
+def test_batch_size_does_not_change_the_rescue_factor_of_a_frozen_model() -> None:
+    found = [
+        update(network(), shard(), site(replace(RECIPE, lr=0.0, batch_size=size)), 1, np.random.default_rng(0))
+        for size in (2, 5, 10)
+    ]
+    assert found[1]["rescue_factor"] == pytest.approx(found[0]["rescue_factor"], rel=1e-5)
+    assert found[2]["rescue_factor"] == pytest.approx(found[0]["rescue_factor"], rel=1e-5)
+
+
+def test_distillation_brings_the_projection_towards_the_prior() -> None:
+    recipe, own, net = replace(RECIPE, local_epochs=20), shard(), network()
+    before = float(class_distances(net, own, site(recipe)).sum())
+    update(net, own, site(recipe), 1, np.random.default_rng(0))
+    assert float(class_distances(net, own, site(recipe)).sum()) < 0.7 * before
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "moon", "ldam", "bsm", "fedlc", "kd", "fed-mas"])
+def test_every_method_learns(method: str) -> None:
+    recipe = replace(RECIPE, method=method, local_epochs=15)  # type: ignore[arg-type]
+    net, own = network(projector=recipe.plan.distil), shard()
+    before = nn.functional.cross_entropy(net(own.x).logits[:, :2], own.y).item()
+    update(net, own, site(recipe), 1, np.random.default_rng(0))
+    assert nn.functional.cross_entropy(net(own.x).logits[:, :2], own.y).item() < before
+
+
+def test_a_strong_proximal_term_holds_the_model_back() -> None:
+    moved = []
+    for mu in (0.0, 5.0):
+        recipe, net = replace(RECIPE, method="fedprox", mu=mu, lr=0.02, momentum=0.0), network(False)
+        start = [p.detach().clone() for p in net.parameters()]
+        update(net, shard(), site(recipe), 1, np.random.default_rng(0))
+        moved.append(sum(float((a - b).norm()) for a, b in zip(net.parameters(), start, strict=True)))
+    assert moved[1] < moved[0]
+
+
+def test_classifier_retraining_leaves_the_encoder_alone() -> None:
+    net = network()
+    encoder = {name: value.clone() for name, value in net.encoder.state_dict().items()}
+    classifier = net.classifier.weight.detach().clone()
+    update(net, shard(), replace(site(RECIPE), classifier_only=True), 1, np.random.default_rng(0))
+    assert all(torch.equal(value, encoder[name]) for name, value in net.encoder.state_dict().items())
+    assert not torch.equal(net.classifier.weight, classifier)
+
+
+def test_rate_follows_a_cosine_over_the_rounds() -> None:
+    rates = [make_optimizer(RECIPE, [nn.Parameter(torch.zeros(1))], r).param_groups[0]["lr"] for r in (1, 2, 3)]
+    assert rates == pytest.approx([0.05 * 0.5 * (1 + math.cos(math.pi * r / 3)) for r in range(3)])
+
+
+def test_an_epoch_has_every_image_once_and_no_batch_of_one() -> None:
+    parts = batches(torch.arange(9) % 2, 4, np.random.default_rng(0))
+    assert sorted(torch.cat(parts).tolist()) == list(range(9))
+    assert [len(part) for part in parts] == [4, 5]
+
+
+def test_balanced_epochs_draw_classes_equally() -> None:
+    y = torch.tensor([0] * 900 + [1] * 100)
+    drawn = torch.cat(batches(y, 100, np.random.default_rng(0), balanced=True))
+    assert 0.4 < float((y[drawn] == 1).float().mean()) < 0.6
+
+
+def test_class_gradients_are_those_of_autograd() -> None:
+    net, own = network(False, balanced=True).eval(), shard()
+    found = class_gradients(net, own, 3, lambda x: x)
+    assert net.balanced is not None
+    mine = own.y == 1
+    loss = nn.functional.cross_entropy(net.balanced(net.encoder(own.x[mine])), own.y[mine])
+    weight, bias = torch.autograd.grad(loss, [net.balanced.weight, net.balanced.bias])
+    expected = torch.cat([weight, bias[:, None]], 1)
+    torch.testing.assert_close(torch.from_numpy(found["class_gradients"][1]), expected, atol=1e-5, rtol=1e-4)
+    assert found["class_present"].tolist() == [1, 1, 0]
+
+
+def test_matched_features_lower_the_distance_of_gradients_and_retraining_fits_them() -> None:
+    net, own = network(False, balanced=True).eval(), shard()
+    assert net.balanced is not None
+    target = torch.from_numpy(class_gradients(net, own, 3, lambda x: x)["class_gradients"])
+    start = {name: value.detach() for name, value in net.balanced.state_dict().items()}
+    strategy = CReFF(3, 6, features_per_class=5)
+    features = torch.from_numpy(strategy.features)
+    present = np.array([0, 1])
+    matched = match_features(features, start, target, present, 200, 0.1)
+    assert torch.equal(matched[2], features[2])  # nobody holds that class
+
+    def gap(z: torch.Tensor) -> float:
+        error = nn.functional.linear(z, start["weight"], start["bias"]).softmax(-1) - torch.eye(3)[:, None]
+        gradient = torch.einsum("cmk,cmd->ckd", error, nn.functional.pad(z, (0, 1), value=1.0)) / z.shape[1]
+        return float((1 - torch.cosine_similarity(gradient[:2], target[:2], dim=-1)).sum())
+
+    assert gap(matched) < gap(features)
+    layer = dict(retrain(matched, start, present, 300, 0.1))
+
+    def error(weight: torch.Tensor, bias: torch.Tensor) -> float:
+        logits = nn.functional.linear(matched[:2], weight, bias).flatten(0, 1)
+        return float(nn.functional.cross_entropy(logits, torch.tensor([0, 1]).repeat_interleave(5)))
+
+    assert error(layer["weight"], layer["bias"]) < error(start["weight"], start["bias"])

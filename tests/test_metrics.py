@@ -1,0 +1,55 @@
+"""Sensitivity and specificity over all cut-offs, by counting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo.errors import DataError
+from zoo.metrics import auroc, roc, youden
+
+labelled = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40).filter(
+    lambda rows: len({label for _, label in rows}) == 2
+)
+
+
+def arrays(rows: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([score for score, _ in rows], float), np.array([label for _, label in rows], int)
+
+
+@given(rows=labelled)
+def test_every_cut_off_gives_what_counting_gives(rows: list[tuple[int, bool]]):
+    scores, truth = arrays(rows)
+    cuts, sensitivity, specificity = roc(scores, truth)
+    assert len(cuts) == len(set(scores)) + 1
+    for cut, sn, sp in zip(cuts, sensitivity, specificity, strict=True):
+        assert sn == pytest.approx((scores[truth == 1] >= cut).mean())
+        assert sp == pytest.approx((scores[truth == 0] < cut).mean())
+
+
+@given(rows=labelled)
+def test_the_area_is_the_share_of_pairs_in_order(rows: list[tuple[int, bool]]):
+    scores, truth = arrays(rows)
+    gaps = scores[truth == 1][:, None] - scores[truth == 0]
+    assert auroc(scores, truth) == pytest.approx(((gaps > 0) + 0.5 * (gaps == 0)).mean())
+
+
+@given(rows=labelled)
+def test_no_cut_off_beats_youdens_and_it_keeps_its_promise(rows: list[tuple[int, bool]]):
+    scores, truth = arrays(rows)
+    cut, balanced = youden(scores, truth)
+    assert balanced == pytest.approx(((scores[truth == 1] >= cut).mean() + (scores[truth == 0] < cut).mean()) / 2)
+    for other in (*scores, np.inf):
+        found = ((scores[truth == 1] >= other).mean() + (scores[truth == 0] < other).mean()) / 2
+        assert found <= balanced + 1e-12
+
+
+def test_the_cut_off_lies_between_the_classes():
+    assert youden(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1])) == (0.5, 1.0)
+
+
+def test_one_label_has_no_curve():
+    with pytest.raises(DataError, match="cases of both labels"):
+        roc(np.array([0.1, 0.2]), np.array([1, 1]))

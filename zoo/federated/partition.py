@@ -1,0 +1,135 @@
+"""Who holds which cases: iid, Dirichlet by label, by a column such as the site, or as a file says; and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.data.sets import Dataset, table_rows
+from zoo.errors import DataError, OptionError
+from zoo.training.run import derive_seed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+# Okabe and Ito: told apart by colour-blind readers; hatches tell apart labels beyond the seventh
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+_HATCHES = ("", "///", "...", "xxx")
+
+
+def iid(n: int, clients: int, seed: int) -> list[np.ndarray]:
+    """``n`` cases in random order to ``clients`` clients, in parts whose sizes differ by one at most."""
+    _require(n, clients)
+    order = np.random.default_rng(derive_seed(seed, "iid")).permutation(n)
+    return [np.sort(part) for part in np.array_split(order, clients)]
+
+
+def dirichlet(
+    labels: Sequence[Any], clients: int, alpha: float, seed: int, *, min_cases: int = 1, attempts: int = 1000
+) -> list[np.ndarray]:
+    """Each label's cases are shared out by proportions from a symmetric Dirichlet distribution.
+
+    A small ``alpha`` gives clients of few labels, a large one iid clients. Drawn again until every client has
+    ``min_cases`` cases. Raises ``DataError`` when that never happens.
+    """
+    _require(len(labels), clients)
+    if alpha <= 0:
+        raise OptionError(f"alpha of the Dirichlet split must be above 0, not {alpha}")
+    rng = np.random.default_rng(derive_seed(seed, "dirichlet"))
+    kinds = sorted(set(labels), key=str)
+    for _ in range(attempts):
+        parts: list[list[int]] = [[] for _ in range(clients)]
+        for kind in kinds:
+            places = rng.permutation([i for i, label in enumerate(labels) if label == kind])
+            cuts = np.round(np.cumsum(rng.dirichlet([alpha] * clients))[:-1] * len(places)).astype(int)
+            for part, share in zip(parts, np.split(places, cuts), strict=True):
+                part.extend(int(place) for place in share)
+        if min(map(len, parts)) >= min_cases:
+            return [np.array(sorted(part)) for part in parts]
+    raise DataError(
+        f"no Dirichlet split of {len(labels)} cases with alpha={alpha:g} gives each of {clients} clients "
+        f"{min_cases} cases; use fewer clients or a larger alpha"
+    )
+
+
+def by_attribute(cases: Dataset, column: str = "site") -> list[np.ndarray]:
+    """One client per value of a column, in the order of the values. Raises ``DataError`` if a case lacks it."""
+    values = []
+    for case in cases:
+        value = case.label if column == "label" else case.attributes.get(column)
+        if value is None:
+            raise DataError(f"case {case.id} states no {column}, by which the clients are told apart")
+        values.append(str(value))
+    return _by_value(values)
+
+
+def by_file(cases: Dataset, table: str | Path) -> list[np.ndarray]:
+    """One client per value of the column ``client`` in a table whose column ``id`` names the cases.
+
+    Raises ``DataError`` for a case that the table doesn't mention.
+    """
+    path = Path(table)
+    if not path.is_file():
+        raise DataError(f"there is no file {path} that says which client holds which case")
+    rows = table_rows(path)
+    if not rows or not {"id", "client"} <= rows[0].keys():
+        raise DataError(f"{path} needs the columns id and client")
+    client_of = {str(row.get("id")): row.get("client") for row in rows}
+    lost = [name for name in cases.ids if client_of.get(name) is None]
+    if lost:
+        raise DataError(f"{path} doesn't say which client holds case {lost[0]!r}")
+    return _by_value([str(client_of[name]) for name in cases.ids])
+
+
+def labels_of(cases: Dataset) -> list[str | int]:
+    """The label of every case. Raises ``DataError`` if one has none."""
+    labels = []
+    for case in cases:
+        if case.label is None:
+            raise DataError(f"case {case.id} has no label, and the clients are told apart by label")
+        labels.append(case.label)
+    return labels
+
+
+def split_figure(labels: Sequence[Any], partitions: Sequence[Sequence[int] | np.ndarray], path: str | Path) -> Figure:
+    """A bar per client, stacked by label, with the number of cases; also written to ``path`` as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from zoo.federated.federation import holdings
+
+    kinds = sorted(set(labels), key=str)
+    held = holdings(labels, partitions)
+    figure = Figure(figsize=(8, 1.6 + 0.34 * len(held)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    left = np.zeros(len(held))
+    for k, kind in enumerate(kinds):
+        counts = np.array([counter[kind] for counter in held])
+        colour, hatch = _COLOURS[k % len(_COLOURS)], _HATCHES[k // len(_COLOURS) % len(_HATCHES)]
+        axes.barh(range(len(held)), counts, left=left, color=colour, hatch=hatch, edgecolor="white", label=str(kind))
+        left += counts
+    for client, total in enumerate(left):
+        axes.annotate(f"{int(total)}", (total, client), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set(yticks=range(len(held)), yticklabels=[f"client {i}" for i in range(len(held))], xlabel="cases")
+    axes.set_xlim(0, max(left.max(), 1) * 1.08)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(title="label", loc="outside right upper", frameon=False)
+    figure.savefig(path, dpi=120, format="png")
+    return figure
+
+
+def _require(n: int, clients: int) -> None:
+    if clients < 1:
+        raise OptionError(f"a federation needs at least two clients, not {clients}; set clients=2 or more")
+    if n < clients:
+        raise DataError(f"{n} cases are too few for {clients} clients; use fewer clients")
+
+
+def _by_value(values: Sequence[str]) -> list[np.ndarray]:
+    return [np.array([i for i, v in enumerate(values) if v == value]) for value in sorted(set(values))]

@@ -1,0 +1,53 @@
+"""A robustness audit of federated aggregators: how much worse does a simulated attack make the global model?"""
+
+from __future__ import annotations
+
+from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+
+plugin = Plugin(
+    name="disbelieve",
+    title="DISBELIEVE: a robustness audit of federated aggregators",
+    summary=(
+        "Trains a classifier in a simulated federation, unattacked and under model poisoning, and shows what each "
+        "aggregation rule lets through. For designers and auditors of federations: it acts on simulations only."
+    ),
+    paper=Paper(
+        title=(
+            "DISBELIEVE: Distance Between Client Models Is Very Essential for Effective Local Model Poisoning Attacks"
+        ),
+        authors=("Indu Joshi", "Priyank Upadhya", "Gaurav Kumar Nayak", "Peter Schüffler", "Nassir Navab"),
+        workshop="MICCAI 2023 Workshops (LNCS 14393)",
+        doi="10.1007/978-3-031-47401-9_29",
+    ),
+    task="classification",
+    modality="skin: dermoscopy; chest X-ray, histology and other single images",
+    inputs=(
+        Input("image", "image", "grey or colour image of the kind the weights were trained on", required=True),
+        Input(
+            "compare",
+            "flag",
+            "also show what global models trained under attack would say; they never decide",
+            default=True,
+        ),
+    ),
+    outputs=(
+        Output("probabilities", "of the clean global model; they add up to 1 unless the labels are independent"),
+        Output("attacked", "for each aggregator audited: the probabilities of its poisoned global model"),
+        Output("flipped", "whether any poisoned model names another class than the clean one"),
+    ),
+    model="zoo.models.disbelieve.model:Disbelieve",
+    labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+    training="zoo.models.disbelieve.training:training",
+    claim="zoo.models.disbelieve.claim:claim",
+    kernels=("prototype_similarity",),
+    extras=("imaging",),
+    weights=WeightsInfo(
+        trained_on="phantom:skin-lesion?n=400&size=64 (280 procedural images, drawn from by 10 simulated clients)",
+        command='zoo train disbelieve --data "phantom:skin-lesion?n=400&size=64" --preset demo --out DIR',
+    ),
+    phantom="phantom:skin-lesion",
+    licence_notes=(
+        "The weights in the package were trained on procedural images only and are Apache-2.0. Their poisoned copies "
+        "exist to be compared with, carry names that end in -poisoned, and decide nothing."
+    ),
+)

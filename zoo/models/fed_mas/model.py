@@ -1,0 +1,245 @@
+"""The network that travels (encoder, classifier, projector), the frozen prior that doesn't, and ``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image as PILImage
+from torch import Tensor, nn
+
+from zoo import media
+from zoo.errors import MissingExtraError, OptionError
+from zoo.model import Model
+from zoo.models.fed_mas import plugin
+from zoo.models.fed_mas.distance import prior_distance
+from zoo.models.fed_mas.prior import PriorConfig, build_prior, load_prior, small_encoder
+from zoo.models.fed_mas.result import LongTailClassification
+from zoo.nn.long_tail import frequency_groups
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+@dataclass(frozen=True)
+class FedMASConfig:
+    """The global network, what an image looks like when it enters, and what is known of the training data."""
+
+    labels: tuple[str, ...] = plugin.labels
+    encoder: Literal["resnet18", "small"] = "resnet18"
+    """``resnet18`` from timm (Sec. 3), or ``small``, a few convolutions for the demo weights."""
+    small_channels: tuple[int, ...] = (24, 32, 48, 64)
+    cosine_classifier: bool = False  # scale times cosine, which the margins of LDAM are made for
+    cosine_scale: float = field(default=30.0, metadata={"min": 1e-3})
+    projector_width: int = field(default=2048, metadata={"min": 1, "max": 8192})  # the paper says "MLP"
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
+    class_counts: tuple[int, ...] = ()  # training images of each class, all clients together; () is unknown
+    head_above: int = field(default=700, metadata={"min": 0})  # Sec. 3: head has more training images than this
+    tail_below: int = field(default=70, metadata={"min": 0})  # Sec. 3: tail has fewer
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise ValueError("labels must be two or more, each once")
+        if self.class_counts and len(self.class_counts) != len(self.labels):
+            raise ValueError("class_counts must have one number for each label")
+        if self.tail_below > self.head_above:
+            raise ValueError("tail_below must not exceed head_above")
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """``head``, ``medium`` or ``tail`` for each label; empty if the counts aren't known."""
+        if not self.class_counts:
+            return {}
+        masks = frequency_groups(self.class_counts, self.head_above, self.tail_below)
+        return {
+            label: next(name for name, mask in zip(("head", "medium", "tail"), masks, strict=True) if mask[k])
+            for k, label in enumerate(self.labels)
+        }
+
+
+class Seen(NamedTuple):
+    """What the network makes of a batch."""
+
+    logits: Float[Tensor, "b k"]
+    z: Float[Tensor, "b w"]  # g(x), the pooled features
+    y: Float[Tensor, "b d"]  # MLP(g(x)), not yet of unit length; empty without a projector
+
+
+class Network(nn.Module):
+    """theta: encoder g, classifier and projector, all of it trained, sent and averaged.
+
+    ``projector`` is there only where a prior is. ``balanced`` is CReFF's second classifier: the server trains it, and
+    it decides once training is over.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, classifier: nn.Linear, projector: nn.Module | None, balanced: nn.Linear | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder, self.classifier, self.projector, self.balanced = encoder, classifier, projector, balanced
+
+    def forward(self, x: Float[Tensor, "b ..."]) -> Seen:
+        z = self.encoder(x)
+        decide = self.classifier if self.balanced is None or self.training else self.balanced
+        return Seen(decide(z), z, z[:, :0] if self.projector is None else self.projector(z))
+
+
+class CosineClassifier(nn.Linear):
+    """``scale`` times the cosine between features and class vectors."""
+
+    def __init__(self, width: int, classes: int, scale: float) -> None:
+        super().__init__(width, classes, bias=False)
+        self.scale = scale
+
+    def forward(self, z: Float[Tensor, "b w"]) -> Float[Tensor, "b k"]:
+        return self.scale * F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
+
+
+class ResNet18(nn.Module):
+    """timm's, up to the global average pooling."""
+
+    width = 512
+
+    def __init__(self, pretrained: bool = False) -> None:
+        super().__init__()
+        if pretrained:
+            from zoo.hub import timm_backbone
+
+            self.net = timm_backbone("resnet18.tv_in1k", needed_by=plugin.name, num_classes=0)
+            return
+        try:
+            import timm
+        except ImportError:
+            raise MissingExtraError(plugin.name, "timm", "sam") from None
+        self.net = timm.create_model("resnet18", pretrained=False, num_classes=0)
+
+    def features(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
+        return self.net.forward_features(x)  # type: ignore[operator]
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        return self.features(x).mean((2, 3))
+
+
+def build_network(config: FedMASConfig, *, pretrained: bool = False) -> Network:
+    """theta with random weights, or with ImageNet's in the encoder (``resnet18`` only)."""
+    encoder = ResNet18(pretrained) if config.encoder == "resnet18" else small_encoder(config.small_channels)
+    width, classes = int(encoder.width), len(config.labels)  # type: ignore[arg-type]
+    classifier = (
+        CosineClassifier(width, classes, config.cosine_scale) if config.cosine_classifier else nn.Linear(width, classes)
+    )
+    if config.prior.kind == "none":
+        return Network(encoder, classifier, None)
+    # Two layers without batch norm; the paper says only "MLP".
+    projector = nn.Sequential(
+        nn.Linear(width, config.projector_width), nn.ReLU(), nn.Linear(config.projector_width, config.prior.width)
+    )
+    return Network(encoder, classifier, projector)
+
+
+class FedMAS(Model):
+    """Class probabilities of the aggregated global network; the prior only serves ``ssl_distance``."""
+
+    plugin: ClassVar = plugin
+    config_class: ClassVar[type] = FedMASConfig
+
+    def __init__(self, config: FedMASConfig | None = None) -> None:
+        super().__init__(config)
+        self.network = build_network(self.config)
+        # A small prior travels with the weights; a public one is large, has its own licence, and is given by path.
+        self.prior = build_prior(self.config.prior).requires_grad_(False) if self.config.prior.kind == "small" else None
+        self._prior_from: tuple[str, nn.Module] | None = None
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Seen:
+        return self.network(x)
+
+    def predict(
+        self, image: Any, *, ssl_distance: bool = False, saliency: bool = False, prior: Any = None
+    ) -> LongTailClassification:
+        """Classify one colour photograph.
+
+        Args:
+            image: dermoscopic or endoscopic picture; short side scaled, largest centred square used.
+            ssl_distance: also say how far the network's view of the image is from the frozen prior's: 0 (alike) to 4.
+            saliency: also show where the evidence for the predicted class lies (Grad-CAM of the last feature map).
+            prior: file or folder of the prior that the weights were trained with, unless they contain it.
+
+        Raises:
+            MediaError: the image is a volume, or neither grey nor RGB.
+            OptionError: ``ssl_distance`` is asked for and the prior isn't at hand.
+            WeightsError: ``prior`` can't be used.
+        """
+        return self.predict_batch([image], ssl_distance=ssl_distance, saliency=saliency, prior=prior)[0]
+
+    @torch.inference_mode()
+    def predict_batch(
+        self, images: Sequence[Any], *, ssl_distance: bool = False, saliency: bool = False, prior: Any = None
+    ) -> list[LongTailClassification]:
+        """As :meth:`predict`; the images go through the network together."""
+        pictures = [media.read(image).require_2d(plugin.name) for image in images]
+        views = np.stack([view(picture, self.config.image_size) for picture in pictures])
+        x = to_network(torch.from_numpy(views).permute(0, 3, 1, 2).to(self.device))
+        seen = self.network(x)
+        probabilities = seen.logits.softmax(1).cpu().numpy()
+        distances = None
+        if ssl_distance:
+            frozen = self._frozen(prior)
+            distances = prior_distance(seen.y, frozen(x)).cpu().numpy()
+        maps = self._cam(x, seen.logits.argmax(1)).cpu().numpy() if saliency else None
+        options = {"ssl_distance": ssl_distance, "saliency": saliency, "prior": None if prior is None else str(prior)}
+        return [
+            LongTailClassification(
+                source=picture.source,
+                provenance=self.provenance,
+                options=options,
+                measurements={} if distances is None else {"ssl_distance": float(distances[i])},
+                image=picture,
+                probabilities={name: float(p) for name, p in zip(self.config.labels, probabilities[i], strict=True)},
+                groups=self.config.groups,
+                view=views[i],
+                saliency=None if maps is None else maps[i],
+            )
+            for i, picture in enumerate(pictures)
+        ]
+
+    def _cam(self, x: Float[Tensor, "b 3 h w"], chosen: Tensor) -> Float[Tensor, "b h2 w2"]:
+        """Grad-CAM in [0, 1]: with a linear head on pooled features the gradients are the head's own weights."""
+        features = self.network.encoder.features(x)  # type: ignore[operator]
+        weight = self.network.classifier.weight[chosen]  # type: ignore[index]
+        cam = torch.einsum("bc,bchw->bhw", weight, features).relu()
+        return cam / cam.amax((1, 2), keepdim=True).clamp(min=1e-12)
+
+    def _frozen(self, prior: Any) -> nn.Module:
+        if self.prior is not None:
+            return self.prior
+        if self.config.prior.kind == "none":
+            raise OptionError("these weights were trained without a prior, so there is no ssl_distance; leave it out")
+        if prior is None:
+            raise OptionError(
+                f"ssl_distance needs the prior ({self.config.prior.kind}) that these weights were trained with; "
+                "give its file or folder as prior=PATH"
+            )
+        if self._prior_from is None or self._prior_from[0] != str(prior):
+            self._prior_from = (str(prior), load_prior(replace(self.config.prior, path=str(prior))).to(self.device))
+        return self._prior_from[1]
+
+
+def view(picture: media.Image, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """What the network sees: the largest centred square after the short side became 256/224 of ``size``."""
+    rgb = PILImage.fromarray(np.round(picture.rgb() * 255).astype(np.uint8))
+    scale = round(size * 256 / 224) / min(rgb.size)
+    rgb = rgb.resize(
+        (max(size, round(rgb.width * scale)), max(size, round(rgb.height * scale))), PILImage.Resampling.BICUBIC
+    )
+    left, top = (rgb.width - size) // 2, (rgb.height - size) // 2
+    return np.asarray(rgb.crop((left, top, left + size, top + size)))
+
+
+def to_network(views: UInt8[Tensor, "b 3 s s"] | Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+    """Normalised by ImageNet's mean and standard deviation; bytes count in 255ths."""
+    x = views.float() / 255 if views.dtype == torch.uint8 else views
+    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)

@@ -1,0 +1,275 @@
+"""The frozen prior f: a network trained without labels, the same on every client, evaluated once per image."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from zoo.errors import MissingExtraError, WeightsError
+from zoo.models.fed_mas import plugin
+from zoo.models.fed_mas.augment import Augmentation, augmented
+
+if TYPE_CHECKING:
+    from zoo.training import Run
+
+CLIP_REPOSITORY = "openai/clip-vit-base-patch32"
+WIDTHS = {"moco": 2048, "clip": 512}
+VIEWS = Augmentation(crop=(0.4, 1.0), jitter=0.3, tint=0.2)  # of one image, for the small prior
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Which frozen network, and where its weights are."""
+
+    kind: Literal["moco", "clip", "small", "none"] = "moco"
+    """``moco``: a ResNet-50 by MoCo v2 (Sec. 3), features before its contrastive head. ``clip``: CLIP's image encoder
+    (Table 5). ``small``: a few convolutions that are trained here without labels. ``none``: no distillation."""
+    path: str = ""  # moco: a .safetensors file; clip: a folder (default: from the Hub); small: a folder of ``save``
+    channels: tuple[int, ...] = (24, 32, 48, 64)  # of ``small``
+
+    @property
+    def width(self) -> int:
+        """d, of a feature."""
+        return WIDTHS.get(self.kind, self.channels[-1])
+
+
+class SmallEncoder(nn.Sequential):
+    """3 x 3 convolutions with batch norm, all but the last of stride 2."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        layers: list[nn.Module] = []
+        before = 3
+        for place, count in enumerate(channels):
+            stride = 1 if place == len(channels) - 1 else 2
+            layers += [nn.Conv2d(before, count, 3, stride, 1, bias=False), nn.BatchNorm2d(count), nn.ReLU()]
+            before = count
+        super().__init__(*layers)
+        self.width = before
+
+    def features(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
+        return super().forward(x)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        return self.features(x).mean((2, 3))
+
+
+def small_encoder(channels: tuple[int, ...]) -> SmallEncoder:
+    return SmallEncoder(channels)
+
+
+class ClipImages(nn.Module):
+    """CLIP's image embedding, for images that were normalised by ImageNet's statistics."""
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 512"]:
+        from zoo.models.fed_mas.model import MEAN, STD
+
+        column = (1, 3, 1, 1)
+        rgb = x * x.new_tensor(STD).view(column) + x.new_tensor(MEAN).view(column)
+        rgb = F.interpolate(rgb, size=(224, 224), mode="bicubic", align_corners=False)
+        mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP
+        rgb = (rgb - x.new_tensor(mean).view(column)) / x.new_tensor(std).view(column)
+        return self.clip(pixel_values=rgb).image_embeds
+
+
+def build_prior(config: PriorConfig) -> nn.Module:
+    """The prior's network with random weights, in evaluation mode. Raises ``MissingExtraError``."""
+    if config.kind == "small":
+        return small_encoder(config.channels).eval()
+    if config.kind == "moco":
+        try:
+            import timm
+        except ImportError:
+            raise MissingExtraError(f"{plugin.name} with a MoCo prior", "timm", "sam") from None
+        return timm.create_model("resnet50", pretrained=False, num_classes=0).eval()
+    raise ValueError(f"there is no network to build for the prior {config.kind!r}")
+
+
+def load_prior(config: PriorConfig) -> nn.Module:
+    """The frozen prior with its weights. Raises ``WeightsError`` when they're missing or of another network."""
+    if config.kind == "clip":
+        return _clip(config).eval().requires_grad_(False)
+    if not config.path:
+        raise WeightsError(
+            f"the prior {config.kind} needs its weights; give the file with --set network.prior.path=PATH, or choose "
+            "--set network.prior.kind=clip, which comes from the Hub"
+        )
+    path = Path(config.path).expanduser()
+    path = path / "prior.safetensors" if path.is_dir() else path
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f"the prior {path} is not a .safetensors file; convert a checkpoint once with "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['state_dict'], OUT)"
+        )
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"the prior {path} can't be read: {error}") from error
+    prior = build_prior(config)
+    try:
+        prior.load_state_dict(encoder_tensors(tensors))
+    except RuntimeError as error:
+        network = "a ResNet-50" if config.kind == "moco" else f"the small prior with channels {config.channels}"
+        raise WeightsError(f"{path} doesn't hold the weights of {network}") from error
+    return prior.requires_grad_(False)
+
+
+def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The query encoder of a MoCo checkpoint without its contrastive head; other state dicts stay as they are."""
+    prefix = "module.encoder_q."
+    if any(name.startswith(prefix) for name in tensors):
+        tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    return {name: t for name, t in tensors.items() if not name.startswith("fc.")}
+
+
+def _clip(config: PriorConfig) -> ClipImages:
+    try:
+        from transformers import CLIPVisionModelWithProjection
+    except ImportError:
+        raise MissingExtraError(f"{plugin.name} with a CLIP prior", "transformers", "text") from None
+    if not config.path:
+        from zoo.hub import transformers_backbone
+
+        return ClipImages(transformers_backbone(CLIPVisionModelWithProjection, CLIP_REPOSITORY, needed_by=plugin.name))
+    try:
+        net = CLIPVisionModelWithProjection.from_pretrained(config.path, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"the prior {config.path} is no folder of CLIP weights: {reason}") from None
+    return ClipImages(net)
+
+
+# ---- features, once per image ----------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def prior_features(
+    prior: nn.Module,
+    views: UInt8[Tensor, "n 3 s s"],
+    prepare: Callable[[Tensor], Tensor],
+    folder: Path | None = None,
+    batch_size: int = 64,
+) -> Float[Tensor, "n d"]:
+    """Unit features of images without augmentation, in half precision (Sec. 2: they can be pre-computed).
+
+    ``folder``: where they're kept between runs, one file per image, named by the image's and the prior's digest.
+    """
+    names = [f"{digest(prior)}-{_digest(image.numpy())}" for image in views] if folder else [""] * len(views)
+    known = {name: _stored(folder / f"{name}.npy") for name in set(names)} if folder else {}
+    missing = [place for place, name in enumerate(names) if known.get(name) is None]
+    found: dict[int, np.ndarray] = {}
+    device = next(prior.parameters()).device
+    for start in range(0, len(missing), batch_size):
+        places = missing[start : start + batch_size]
+        features = F.normalize(prior(prepare(views[places].to(device))), dim=1).cpu().half().numpy()
+        found |= dict(zip(places, features, strict=True))
+    if folder and missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in missing:
+            _store(folder / f"{names[place]}.npy", found[place])
+    rows = [found[i] if i in found else known[name] for i, name in enumerate(names)]
+    return torch.from_numpy(np.stack(rows)).float()  # type: ignore[arg-type]
+
+
+def digest(prior: nn.Module) -> str:
+    """A short name for the prior's weights."""
+    total = hashlib.sha256()
+    for name, tensor in prior.state_dict().items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def _digest(image: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:24]
+
+
+def _stored(path: Path) -> np.ndarray | None:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # not there, or cut off
+        return None
+
+
+def _store(path: Path, feature: np.ndarray) -> None:
+    import io
+
+    from zoo.training.storage import write_file
+
+    file = io.BytesIO()
+    np.save(file, feature, allow_pickle=False)
+    write_file(path, file.getvalue())
+
+
+# ---- the small prior -----------------------------------------------------------------------------------------------
+
+
+def save_prior(prior: nn.Module, folder: Path) -> Path:
+    """Write ``prior.safetensors`` to ``folder``."""
+    from safetensors.torch import save
+
+    from zoo.training.storage import write_file
+
+    return write_file(
+        folder / "prior.safetensors", save({k: v.cpu().contiguous() for k, v in prior.state_dict().items()})
+    )
+
+
+def pretrain(
+    config: PriorConfig,
+    views: UInt8[Tensor, "n 3 s s"],
+    prepare: Callable[[Tensor], Tensor],
+    steps: int,
+    run: Run,
+    *,
+    batch_size: int = 96,
+    temperature: float = 0.2,
+) -> nn.Module:
+    """Train the small prior without labels: two views of an image should look alike, those of others should not.
+
+    Source: T. Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020.
+    """
+    run.stage("prior")
+    encoder = small_encoder(config.channels)
+    head = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.ReLU(), nn.Linear(encoder.width, 48))
+    net = nn.Sequential(encoder, head)
+    adam = torch.optim.Adam(net.parameters(), lr=2e-3, weight_decay=1e-5)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    net, adam, schedule = run.track(net=net, adam=adam, schedule=schedule)
+    for step in run.steps(steps, description="prior"):
+        net.train()
+        places = torch.from_numpy(run.indices(len(views), min(batch_size, len(views)), step, key="prior"))
+        rng = run.generator("prior views", step)
+        images = views[places].to(run.device).float() / 255
+        z = net(prepare(torch.cat([augmented(images, rng, VIEWS), augmented(images, rng, VIEWS)])))
+        loss = contrastive_loss(z, temperature)
+        adam.zero_grad()
+        run.backward(loss)
+        adam.step()
+        schedule.step()
+        run.log(loss=loss)
+    return encoder.eval().requires_grad_(False)
+
+
+def contrastive_loss(z: Float[Tensor, "2n d"], temperature: float) -> Float[Tensor, ""]:
+    """NT-Xent: row i and row i + n are two views of one image."""
+    n = len(z) // 2
+    z = F.normalize(z, dim=1)
+    similarity = (z @ z.T / temperature).masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), -math.inf)
+    return F.cross_entropy(similarity, torch.arange(2 * n, device=z.device).roll(n))

@@ -1,0 +1,367 @@
+"""From photographs to features, once per image, and from a patient's features to probabilities."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image as PILImage
+from torch import Tensor, nn
+
+from zoo import media
+from zoo.errors import MediaError, MissingExtraError, OptionError, ZooError
+from zoo.model import Model
+from zoo.models.meldd import plugin
+from zoo.models.meldd.network import (
+    VARIANTS,
+    WITH_PERSON,
+    WITH_SITE,
+    ContextConfig,
+    Sets,
+    Variant,
+    VariantName,
+    repeated,
+)
+from zoo.models.meldd.patient import SEXES, Patient, is_table, patient_from, patients_in, site_number
+from zoo.models.meldd.result import MAPPED, SHOWN, PatientLesions
+
+RESNET = "resnet101.tv_in1k"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+BATCH = 32  # images in memory at a time
+CACHED = 4096  # feature vectors that a model remembers
+
+
+@dataclass(frozen=True)
+class MelddConfig:
+    """Features, encoder, and the variants that there are weights for."""
+
+    variants: tuple[VariantName, ...] = VARIANTS
+    context: ContextConfig = field(default_factory=ContextConfig)
+    backbone: Literal["resnet101", "small"] = "resnet101"
+    """ResNet-101 from timm; or ``small``, a few convolutions for the demo weights and the claim."""
+    image_size: int = field(default=256, metadata={"min": 16, "max": 1024})  # px
+    small_channels: tuple[int, ...] = (16, 32, 48, 64)
+    fixed_count: int = field(default=0, metadata={"min": 0, "max": 1024})
+    """Lesions that the encoder takes at a time: 0 for all of a patient; any other number is UDTR-Adapted."""
+    tta: bool = False  # average over the image and its mirror images
+
+    def __post_init__(self) -> None:
+        if not self.variants or len(set(self.variants)) != len(self.variants):
+            raise ValueError("variants must be one or more of V0 to V4, each once")
+
+    @property
+    def features(self) -> int:
+        return self.small_channels[-1] if self.backbone == "small" else 2048
+
+
+class MelDD(Model):
+    """Probability of melanoma for all lesions of a patient."""
+
+    plugin: ClassVar = plugin
+    config_class: ClassVar[type] = MelddConfig
+
+    def __init__(self, config: MelddConfig | None = None) -> None:
+        super().__init__(config)
+        self.backbone = build_backbone(self.config)
+        self.variants = nn.ModuleDict(
+            {name: Variant(name, self.config.features, self.config.context) for name in self.config.variants}
+        )
+        # Operating points, as logits so that half precision keeps them apart near 0 and 1.
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.zeros(len(self.config.variants)))
+        self._features: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def variant(self, name: str) -> Variant:
+        return cast(Variant, self.variants[name])
+
+    def operating_point(self, name: str) -> float:
+        """The probability from which ``name`` calls a lesion malignant: Youden's cut-off on validation patients."""
+        return float(self.threshold[self.config.variants.index(name)].double().sigmoid())
+
+    def forward(self, sets: Sets, name: str) -> Float[Tensor, " t"]:
+        """Logits of all lesions of a batch of patients, by one variant."""
+        return self.variant(name)(sets)[0]
+
+    @torch.no_grad()
+    def logits(self, sets: Sets, name: str) -> Float[Tensor, " t"]:
+        """As ``forward``; a model of a fixed count scores every lesion once, in pieces of that many."""
+        if not self.config.fixed_count or name == "V0":
+            return self(sets, name)
+        rows, owner, real = repeated(sets.lengths.cpu(), self.config.fixed_count)
+        rows, owner = rows.to(sets.features.device), owner.to(sets.features.device)
+        counts = torch.full_like(owner, self.config.fixed_count)
+        pieces = Sets(sets.features[rows], sets.site[rows], counts, sets.age[owner], sets.sex[owner])
+        found = self(pieces, name).view(-1, self.config.fixed_count)
+        return torch.cat([piece[:n] for piece, n in zip(found, real.tolist(), strict=True)])
+
+    # ---- prediction ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def unfold(cls, item: Any) -> list[Any]:
+        """A table stands for its patients; images beside it are another one."""
+        if is_table(item):
+            return list(patients_in(item))
+        if isinstance(item, (list, tuple)) and any(is_table(one) for one in item):
+            rest = [one for one in item if not is_table(one)]
+            found: list[Any] = [patient for one in item if is_table(one) for patient in patients_in(one)]
+            return [*found, rest] if rest else found
+        return [item]
+
+    def predict(
+        self,
+        image: Any,
+        *,
+        site: Sequence[str] | str | None = None,
+        age: float | None = None,
+        sex: str | None = None,
+        variant: str = "auto",
+    ) -> PatientLesions:
+        """Judge all lesions of one patient.
+
+        Args:
+            image: the patient's lesions: a list of images, a folder, a stack ``[n h w 3]``, a table with one patient,
+                or a :class:`Patient`. Images that can't be read are left out, with a note.
+            site: where each lesion lies, in the order of the images, or one for all.
+            age: of the patient, 0 to 120 years.
+            sex: female or male.
+            variant: V0 to V4, or ``auto``: V4, V3, V2 or V1 by what is known of site and of age or sex.
+
+        A lesion's score depends on the patient's other lesions, so it changes when some are added or left out.
+
+        Raises:
+            MediaError: no image of the patient can be read.
+            OptionError: an option is out of its range, or the weights lack the variant.
+        """
+        if variant not in ("auto", *VARIANTS):
+            raise OptionError(f"variant must be auto or one of {', '.join(VARIANTS)}, not {variant!r}")
+        if variant != "auto" and variant not in self.config.variants:
+            raise OptionError(f"these weights have no {variant}; choose auto or {', '.join(self.config.variants)}")
+        patient = patient_from(image).told(site, age, sex)
+        features, kept, refusals = self._read(patient)
+        notes = _notes_on_files(refusals, len(patient.images))
+        sites = tuple(patient.sites[i] for i in kept)
+        views = [self._sets(one, sites, patient) for one in features]
+        known = {"site": any(sites), "person": patient.age is not None or patient.sex is not None}
+        name = self._choose(variant, known)
+        notes += _notes_on_evidence(name, sites, patient, known)
+        logits = {
+            one: torch.stack([self.logits(view, one).double() for view in views]).sigmoid().mean(0)
+            for one in self.config.variants
+            if one == name or _has_evidence(one, known)
+        }
+        evidence = {one: p.float().cpu().numpy() for one, p in logits.items()}
+        probability, point = evidence[name], self.operating_point(name)
+        rank = np.argsort(-probability, kind="stable")
+        with torch.no_grad():
+            network = self.variant(name)
+            received = network.received(views[0]).numpy()
+            small = len(kept) <= MAPPED
+            attention = network.attention_maps(views[0]).cpu().numpy() if small else None
+        shown = sorted(rank[:SHOWN].tolist())
+        pictures = {i: PILImage.fromarray(_square(media.read(patient.images[kept[i]]))) for i in shown}
+        return PatientLesions(
+            source=patient.name,
+            provenance=self.provenance,
+            options={
+                "site": [one or "unknown" for one in sites], "age": patient.age, "sex": patient.sex, "variant": name,
+            },
+            notes=tuple(notes),
+            names=tuple(patient.names[i] if patient.names else f"lesion {i + 1}" for i in kept),
+            numbers=tuple(i + 1 for i in kept),
+            sites=sites,
+            age=patient.age,
+            sex=patient.sex,
+            variant=name,
+            operating_point=point,
+            probability=probability,
+            malignant=probability >= point,
+            received=received,
+            attention=attention,
+            evidence=evidence,
+            operating_points={one: self.operating_point(one) for one in evidence},
+            pictures={i: picture.resize((160, 160), PILImage.Resampling.LANCZOS) for i, picture in pictures.items()},
+        )  # fmt: skip
+
+    def _choose(self, wanted: str, known: Mapping[str, bool]) -> str:
+        if wanted != "auto":
+            return wanted
+        best = {(True, True): "V4", (True, False): "V2", (False, True): "V3", (False, False): "V1"}
+        chosen = best[known["site"], known["person"]]
+        if chosen in self.config.variants:
+            return chosen
+        fitting = [name for name in self.config.variants if _has_evidence(name, known)]
+        return (fitting or list(self.config.variants))[-1]
+
+    def _sets(self, features: Float[Tensor, "n f"], sites: Sequence[str | None], patient: Patient) -> Sets:
+        return Sets(
+            features,
+            torch.tensor([site_number(site) for site in sites]),
+            torch.tensor([len(sites)]),
+            torch.tensor([float("nan") if patient.age is None else patient.age]),
+            torch.tensor([-1 if patient.sex is None else SEXES.index(patient.sex)]),
+        ).to(self.device)
+
+    def _read(self, patient: Patient) -> tuple[list[Float[Tensor, "n f"]], list[int], list[str]]:
+        """Features of the images that can be read (one entry, or one per mirror image), which these are, and why not.
+
+        A batch of images is in memory at a time.
+        """
+        kept: list[int] = []
+        refusals: list[str] = []
+
+        def views() -> Iterator[UInt8[np.ndarray, "s s 3"]]:
+            for i, one in enumerate(patient.images):
+                try:
+                    view = view_of(one, self.config.image_size)
+                except MediaError as error:
+                    refusals.append(str(error))
+                    continue
+                kept.append(i)
+                yield view
+
+        features = self.features(views())
+        if not kept:
+            what = f": {refusals[0]}" if refusals else "; give at least one"
+            raise MediaError(f"no image of {patient.name} can be read{what}")
+        return list(features.unbind(1)), kept, refusals
+
+    @torch.no_grad()
+    def features(self, views: Iterable[UInt8[np.ndarray, "s s 3"]]) -> Float[Tensor, "n m f"]:
+        """Of every image, m = 1, or 4 with its mirror images. An image that was seen before isn't computed again."""
+        flips: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3)) if self.config.tta else ((),)
+        found = []
+        stream = iter(views)
+        while batch := list(islice(stream, BATCH)):
+            keys = [hashlib.sha256(view.tobytes()).digest() for view in batch]
+            new = {key: view for key, view in zip(keys, batch, strict=True) if key not in self._features}
+            if new:
+                x = to_network(np.stack(list(new.values())), self.device)
+                rows = torch.stack([self.backbone(x.flip(axes) if axes else x) for axes in flips], 1)
+                self._features.update(zip(new, rows.cpu(), strict=True))
+            found += [self._features[key] for key in keys]
+            for key in keys:
+                self._features.move_to_end(key)
+            while len(self._features) > CACHED:
+                self._features.popitem(last=False)
+        width = self.config.features
+        return torch.stack(found).to(self.device) if found else torch.zeros(0, len(flips), width, device=self.device)
+
+    def train(self, mode: bool = True) -> MelDD:
+        """Features of a network that is going to change are forgotten."""
+        self._features.clear()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MelDD:
+        self._features.clear()
+        return super()._apply(fn, recurse)
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        self._features.clear()
+        return super().load_state_dict(*args, **options)
+
+
+def _has_evidence(name: str, known: Mapping[str, bool]) -> bool:
+    """Whether what a variant asks for beside the images is there."""
+    return (known["site"] or name not in WITH_SITE) and (known["person"] or name not in WITH_PERSON)
+
+
+def _notes_on_files(refusals: Sequence[str], total: int) -> list[str]:
+    if not refusals:
+        return []
+    are = "is" if len(refusals) == 1 else "are"
+    return [f"{len(refusals)} of {total} images {are} left out, the first because: {refusals[0]}"]
+
+
+def _notes_on_evidence(
+    name: str, sites: Sequence[str | None], patient: Patient, known: Mapping[str, bool]
+) -> list[str]:
+    notes = []
+    missing = [what for what, there in (("site", known["site"]), ("age", patient.age is not None),
+                                        ("sex", patient.sex is not None)) if not there]  # fmt: skip
+    if missing:
+        notes.append(f"not given: {', '.join(missing)}; predicted without")
+    if known["site"] and None in sites:
+        count = sum(site is None for site in sites)
+        notes.append(f"the site of {count} of {len(sites)} lesions is unknown")
+    ignored = [what for what, there, users in (("site", known["site"], WITH_SITE),
+                                               ("age and sex", known["person"], WITH_PERSON))
+               if there and name not in users]  # fmt: skip
+    if ignored:
+        notes.append(f"{name} makes no use of {' and '.join(ignored)}")
+    if len(sites) == 1 and name != "V0":
+        notes.append("one lesion alone: there are no others to compare it with")
+    return notes
+
+
+# ---- backbones -----------------------------------------------------------------------------------------------------
+
+
+class SmallBackbone(nn.Sequential):
+    """3 x 3 convolutions that halve the image each, and the mean over positions."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *channels), channels, strict=False):
+            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def build_backbone(config: MelddConfig) -> nn.Module:
+    """Randomly initialised, image to feature vector. Raises ``MissingExtraError`` when timm is needed and missing."""
+    if config.backbone == "small":
+        return SmallBackbone(config.small_channels)
+    try:
+        import timm
+    except ImportError:
+        raise MissingExtraError("the backbone resnet101", "timm", "sam") from None
+    return timm.create_model(RESNET, pretrained=False, num_classes=0)
+
+
+def pretrained_backbone(config: MelddConfig) -> nn.Module:
+    """With ImageNet weights from the Hub. Raises ``WeightsError`` when they can't be had."""
+    from zoo.hub import timm_backbone
+
+    net = timm_backbone(RESNET, needed_by=plugin.name)
+    cast(Any, net).reset_classifier(0)
+    return net
+
+
+# ---- from a picture to the network ---------------------------------------------------------------------------------
+
+
+def _square(picture: media.Image) -> UInt8[np.ndarray, "s s 3"]:
+    """The largest centred square."""
+    rgb = picture.require_2d(plugin.name).rgb()
+    h, w = rgb.shape[:2]
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    return np.round(rgb[top : top + side, left : left + side] * 255).astype(np.uint8)
+
+
+def view_of(image: Any, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """What the network sees of an image: its largest centred square, scaled. Raises ``MediaError``."""
+    try:
+        square = PILImage.fromarray(_square(media.read(image)))
+    except MediaError:
+        raise
+    except ZooError as error:
+        raise MediaError(str(error)) from error
+    return np.asarray(square.resize((size, size), PILImage.Resampling.BICUBIC))
+
+
+def to_network(views: UInt8[np.ndarray, "b s s 3"], device: torch.device | str) -> Float[Tensor, "b 3 s s"]:
+    """Views as a batch, normalised by ImageNet's mean and standard deviation."""
+    x = torch.from_numpy(views).to(device).permute(0, 3, 1, 2).float() / 255
+    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
+
+
+def udtr_adapted(config: MelddConfig, count: int = 16) -> MelddConfig:
+    """The baseline that takes ``count`` lesions at a time (16 is about the mean of SIIM-ISIC 2020) and no evidence."""
+    return replace(config, variants=("V1",), fixed_count=count)

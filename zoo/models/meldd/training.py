@@ -1,0 +1,420 @@
+"""How MelDD is trained: a backbone on single lesions, its features once per image, then each variant on sets.
+
+The paper fixes optimiser, rate, batch, loss and the number of epochs of the set models. It doesn't say how the
+backbone was tuned; here that happens on the training patients alone, so that no test lesion leaves a trace in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from zoo.data.case import Case
+from zoo.data.splits import TrainData, split
+from zoo.errors import DataError, MissingExtraError, OptionError
+from zoo.metrics import Metric, auroc, bootstrap, roc, youden
+from zoo.models.meldd.model import MelDD, MelddConfig, pretrained_backbone, to_network, udtr_adapted, view_of
+from zoo.models.meldd.network import ContextConfig, Sets, supervised_contrastive
+from zoo.models.meldd.patient import SEXES, Patient, grouped, patients_of, site_number
+from zoo.training import Training
+from zoo.training.run import EarlyStopping
+
+if TYPE_CHECKING:
+    from zoo.data.sets import Dataset
+    from zoo.models.meldd.result import PatientLesions
+    from zoo.training import Run
+
+IN_MEMORY = 2 << 30  # bytes of images; more are read when they are needed
+
+
+@dataclass(frozen=True)
+class MelddRecipe:
+    """The paper's training. Comments name the section, or say that the paper leaves a value open."""
+
+    network: MelddConfig = field(default_factory=MelddConfig)
+    pretrained: bool = True  # on ImageNet, open; ``small`` starts at random
+    backbone_epochs: int = field(default=15, metadata={"min": 0})  # at most; open, as all of the backbone's
+    backbone_patience: int = field(default=5, metadata={"min": 1})
+    backbone_batch: int = field(default=64, metadata={"min": 1})  # images
+    backbone_lr: float = field(default=1e-4, metadata={"min": 0.0})
+    epochs: int = field(default=200, metadata={"min": 1})  # at most
+    patience: int = field(default=20, metadata={"min": 1})  # epochs without a better balanced accuracy; open
+    batch_size: int = field(default=32, metadata={"min": 1})  # patients
+    lr: float = field(default=8e-5, metadata={"min": 0.0})
+    contrastive: float = field(default=0.0, metadata={"min": 0.0})
+    """Weight of a supervised contrastive loss between the lesions of a batch; the paper has none, UDTR-Full does."""
+    fold: int = field(default=0, metadata={"min": 0, "max": 99})  # which fold is tested
+    folds: int = field(default=5, metadata={"min": 2, "max": 100})
+    dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
+
+
+class Lesions:
+    """Images of lesions with their labels, read at once where they fit into memory."""
+
+    def __init__(self, patients: Sequence[Patient], size: int) -> None:
+        self.images = [image for patient in patients for image in patient.images]
+        labels = [label for patient in patients for label in patient.labels or ()]
+        if len(labels) != len(self.images):
+            raise DataError("every lesion needs a label, benign or melanoma, to train on")
+        self.y = torch.tensor(labels, dtype=torch.float32)
+        self.size = size
+        self.views: UInt8[np.ndarray, "n s s 3"] | None = None
+        if 0 < len(self) * size * size * 3 <= IN_MEMORY:
+            self.views = self._read(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, index: Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "b s s 3"]:
+        return self._read(index) if self.views is None else self.views[np.asarray(index)]
+
+    def _read(self, index: Any) -> UInt8[np.ndarray, "b s s 3"]:
+        view = partial(view_of, size=self.size)
+        with ThreadPoolExecutor(8) as pool:  # decoding lets go of the interpreter's lock
+            return np.stack(list(pool.map(view, [self.images[int(i)] for i in index])))
+
+
+def train(recipe: MelddRecipe, data: TrainData, run: Run) -> MelDD:
+    """Backbone, features, and all variants of the recipe."""
+    return fit(recipe, patients_of(data.train), patients_of(data.validation), run)
+
+
+def fit(recipe: MelddRecipe, patients: Sequence[Patient], validation: Sequence[Patient], run: Run) -> MelDD:
+    """As ``train``, on patients. Without melanomas in ``validation`` nothing stops early."""
+    config = recipe.network
+    lesions, unseen = Lesions(patients, config.image_size), Lesions(validation, config.image_size)
+    run.stage("backbone")
+    model = MelDD(config).to(run.device)
+    if recipe.pretrained and config.backbone != "small":
+        model.backbone = pretrained_backbone(config).to(run.device)
+    if recipe.backbone_epochs:
+        train_backbone(model, recipe, lesions, unseen, run)
+    model.eval()
+    train_sets, validation_sets = (
+        as_sets(members, features)
+        for members, features in zip((patients, validation), extract(model, (lesions, unseen), run), strict=True)
+    )
+    for name in config.variants:
+        fit_variant(model, name, recipe, train_sets, lesions.y, validation_sets, unseen.y, run)
+    return model.eval()
+
+
+# ---- the backbone --------------------------------------------------------------------------------------------------
+
+
+def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: Lesions, run: Run) -> None:
+    """A classifier of single lesions, whose head is thrown away; the best epoch by balanced accuracy stays."""
+    classifier = nn.Sequential(model.backbone, nn.Linear(model.config.features, 1)).to(run.device)
+    stopping = EarlyStopping(recipe.backbone_patience, module=classifier)
+    adam = torch.optim.Adam(classifier.parameters(), lr=recipe.backbone_lr)
+    net, adam = run.track(classifier=classifier, adam=adam)
+    run.keep(stopping=stopping)
+    weights = class_weights(lesions.y).to(run.device)
+    steps_per_epoch = math.ceil(len(lesions) / recipe.backbone_batch)
+    for step in run.steps(recipe.backbone_epochs * steps_per_epoch, description="backbone"):
+        net.train()
+        index = run.indices(len(lesions), recipe.backbone_batch, step)
+        rng = run.generator("augment", step, run.accelerator.process_index)
+        x = to_network(augmented(lesions.batch(index), rng), run.device)
+        loss = weighted_bce(net(x)[:, 0], lesions.y[torch.from_numpy(index)].to(run.device), weights)
+        adam.zero_grad()
+        run.backward(loss)
+        adam.step()
+        run.log(loss=loss)
+        if (step + 1) % steps_per_epoch == 0 and _both(unseen.y):
+            net.eval()
+            with torch.no_grad():
+                parts = [net(to_network(unseen.batch(part), run.device))[:, 0].cpu() for part in _parts(len(unseen))]
+            score = youden(torch.cat(parts).double().numpy(), unseen.y.long().numpy())[1]
+            run.log(validation_bacc=score)
+            if stopping.update(score):
+                run.stop()
+    stopping.restore()
+
+
+def extract(model: MelDD, sets: Sequence[Lesions], run: Run) -> list[Float[Tensor, "n f"]]:
+    """Features of every image, computed once: a run that is resumed finds them beside its checkpoints."""
+    from safetensors.torch import load_file, save_file
+
+    stored = None if run.out is None else run.checkpoints / "features.safetensors"
+    if stored is not None and stored.is_file():
+        kept = load_file(stored)
+        return [kept[str(i)] for i in range(len(sets))]
+    found = []
+    for lesions in sets:
+        parts = [model.features(lesions.batch(part))[:, 0].cpu() for part in _parts(len(lesions))]
+        found.append(torch.cat(parts) if parts else torch.zeros(0, model.config.features))
+    if stored is not None and run.is_main:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        draft = stored.with_suffix(".part")
+        save_file({str(i): features.contiguous() for i, features in enumerate(found)}, draft)
+        draft.replace(stored)
+    return found
+
+
+def augmented(views: UInt8[np.ndarray, "b s s 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "b s s 3"]:
+    """Each image flipped, turned by quarters, and changed a little in brightness and colour."""
+    out = views.copy()
+    turned = rng.random(len(out)) < 0.5
+    out[turned] = out[turned].swapaxes(1, 2)
+    for axis in (1, 2):
+        flipped = rng.random(len(out)) < 0.5
+        out[flipped] = np.flip(out[flipped], axis)
+    gain = rng.uniform(0.95, 1.05, (len(out), 1, 1, 1)) * rng.uniform(0.97, 1.03, (len(out), 1, 1, 3))
+    return np.clip(np.round(out * gain), 0, 255).astype(np.uint8)
+
+
+def _parts(n: int, size: int = 64) -> list[range]:
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+# ---- the variants --------------------------------------------------------------------------------------------------
+
+
+def as_sets(patients: Sequence[Patient], features: Float[Tensor, "n f"]) -> Sets:
+    """Patients as tensors."""
+    sites = [site_number(site) for patient in patients for site in patient.sites]
+    return Sets(
+        features,
+        torch.tensor(sites, dtype=torch.int64),
+        torch.tensor([len(patient.images) for patient in patients], dtype=torch.int64),
+        torch.tensor([float("nan") if patient.age is None else patient.age for patient in patients]),
+        torch.tensor([-1 if patient.sex is None else SEXES.index(patient.sex) for patient in patients]).long(),
+    )
+
+
+def fit_variant(
+    model: MelDD,
+    name: str,
+    recipe: MelddRecipe,
+    sets: Sets,
+    y: Float[Tensor, " t"],
+    validation: Sets,
+    y_validation: Float[Tensor, " v"],
+    run: Run,
+) -> None:
+    """Train one variant on fixed features and set its operating point: Youden's cut-off on the validation patients."""
+    run.stage(f"context-{name}")
+    variant = model.variant(name)
+    stopping = EarlyStopping(recipe.patience, module=variant)
+    adam = torch.optim.Adam(variant.parameters(), lr=recipe.lr)
+    net, adam = run.track(network=variant, adam=adam)
+    run.keep(stopping=stopping)
+    weights = class_weights(y).to(run.device)
+    fixed = 0 if name == "V0" else recipe.network.fixed_count
+    batch = min(recipe.batch_size, len(sets))
+    steps_per_epoch = math.ceil(len(sets) / batch)
+    for step in run.steps(recipe.epochs * steps_per_epoch, description=name):
+        net.train()
+        index = torch.from_numpy(run.indices(len(sets), batch, step))
+        some, rows = sets.take(index), sets.rows_of(index)
+        if fixed:
+            chosen = draw_fixed(some.lengths, fixed, run.generator("lesions", step, run.accelerator.process_index))
+            some, rows = some.lesions(chosen, torch.full_like(some.lengths, fixed)), rows[chosen]
+        labels = y[rows].to(run.device)
+        logits, tokens = net(some.to(run.device))
+        loss = weighted_bce(logits, labels, weights)
+        if recipe.contrastive:
+            contrast = supervised_contrastive(tokens, labels)
+            run.log(contrast=contrast)
+            loss = loss + recipe.contrastive * contrast
+        adam.zero_grad()
+        run.backward(loss)
+        adam.step()
+        run.log(loss=loss)
+        if (step + 1) % steps_per_epoch == 0 and _both(y_validation):
+            score = youden(scores_of(model, name, validation, run), y_validation.long().numpy())[1]
+            run.log(validation_bacc=score)
+            if stopping.update(score):
+                run.stop()
+    stopping.restore()
+    known, truth = (validation, y_validation) if _both(y_validation) else (sets, y)
+    if _both(truth):
+        cut = youden(scores_of(model, name, known, run), truth.long().numpy())[0]
+        model.threshold[model.config.variants.index(name)] = cut  # type: ignore[call-overload]
+
+
+def scores_of(model: MelDD, name: str, sets: Sets, run: Run) -> Float[np.ndarray, " t"]:
+    """Logits of all lesions, without dropout."""
+    training = model.variant(name).training
+    model.variant(name).eval()
+    parts = [
+        model.logits(sets.take(torch.tensor(part)).to(run.device), name).double().cpu()
+        for part in _parts(len(sets), 32)
+    ]
+    model.variant(name).train(training)
+    return torch.cat(parts).numpy() if parts else np.zeros(0)
+
+
+def draw_fixed(lengths: Int[Tensor, " b"], count: int, rng: np.random.Generator) -> Int[Tensor, " s"]:
+    """Rows of ``count`` lesions of every patient: a random subset, or all of them and some again."""
+    rows, start = [], 0
+    for n in lengths.tolist():
+        if n >= count:
+            chosen = rng.permutation(n)[:count]
+        else:
+            chosen = np.concatenate([np.arange(n), rng.integers(0, n, count - n)])
+        rows.append(start + chosen)
+        start += n
+    return torch.from_numpy(np.concatenate(rows))
+
+
+def class_weights(y: Float[Tensor, " n"]) -> Float[Tensor, " 2"]:
+    """n / (2 n_class) of benign and melanoma; 1 where a label doesn't occur."""
+    counts = torch.stack([(y == 0).sum(), (y == 1).sum()]).float()
+    return torch.where(counts > 0, len(y) / (2 * counts.clamp(min=1)), 1.0)
+
+
+def weighted_bce(
+    logits: Float[Tensor, " t"], y: Float[Tensor, " t"], weights: Float[Tensor, " 2"]
+) -> Float[Tensor, ""]:
+    """Mean over the lesions of w_y times their cross-entropy."""
+    return F.binary_cross_entropy_with_logits(logits, y, torch.where(y == 1, weights[1], weights[0]))
+
+
+def _both(y: Tensor) -> bool:
+    return bool((y == 1).any() and (y == 0).any())
+
+
+# ---- folds and measures --------------------------------------------------------------------------------------------
+
+
+def divide(recipe: MelddRecipe, dataset: Dataset, seed: int) -> TrainData:
+    """One fold for the test and the rest in five parts, one of them for validation.
+
+    Folds keep a patient's lesions together and share out melanomas evenly. Splits that a set states are kept. Phantoms
+    aren't drawn to know their labels.
+
+    Raises ``OptionError`` for a fold that doesn't exist, ``DataError`` for fewer patients than folds.
+    """
+    if recipe.fold >= recipe.folds:
+        raise OptionError(f"fold must be below folds, {recipe.folds}, not {recipe.fold}; the first fold is 0")
+    if any(entry.split for entry in dataset.entries):
+        return split(dataset, training.fractions, seed)
+    try:
+        from sklearn.model_selection import StratifiedGroupKFold
+    except ImportError as error:
+        raise MissingExtraError("folds by patient", "scikit-learn", "train") from error
+    cases = [entry.case for entry in dataset.entries]
+    labels = np.array([str(case.label) if isinstance(case, Case) else "" for case in cases])
+    patients = np.array([entry.patient or f"case {entry.id}" for entry in dataset.entries])
+    if len(set(patients)) < 2 * recipe.folds:
+        raise DataError(f"{dataset.spec} has {len(set(patients))} patients, too few for {recipe.folds} folds")
+
+    def parts(places: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
+        cut = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+        chosen = list(cut.split(places, labels[places], patients[places]))
+        return [places[held_out] for _, held_out in chosen]
+
+    everything = np.arange(len(cases))
+    test = parts(everything, recipe.folds, seed)[recipe.fold]
+    rest = np.setdiff1d(everything, test)
+    validation = parts(rest, 5, seed)[0]
+    chosen = np.setdiff1d(rest, validation)
+    return TrainData(dataset.subset(chosen), dataset.subset(validation), dataset.subset(test))
+
+
+def score(prediction: PatientLesions, case: Case) -> list[dict[str, Any]]:
+    """A row for each lesion."""
+    patient: Any = case.image
+    if patient.labels is None:
+        raise DataError(f"patient {patient.name} has no labels")
+    return [
+        {
+            "lesion": prediction.names[i],
+            "patient": patient.name,
+            "truth": ("benign", "melanoma")[patient.labels[number - 1]],
+            "predicted": ("benign", "melanoma")[int(prediction.malignant[i])],
+            "p_benign": 1 - float(prediction.probability[i]),
+            "p_melanoma": float(prediction.probability[i]),
+        }
+        for i, number in enumerate(prediction.numbers)
+    ]
+
+
+def measures(rows: list[dict[str, Any]], seed: int) -> list[Metric]:
+    """AUC; balanced accuracy, sensitivity and specificity at the operating point, and at Youden's cut-off on the very
+    cases measured (an upper bound, for comparison with the paper); 95 % intervals by resampling patients.
+
+    Raises ``DataError`` when only one label occurs.
+    """
+    p = np.array([row["p_melanoma"] for row in rows])
+    y = np.array([row["truth"] == "melanoma" for row in rows]).astype(int)
+    called = np.array([row["predicted"] == "melanoma" for row in rows])
+    names = [str(row["patient"]) for row in rows]
+    places = [np.array([i for i, name in enumerate(names) if name == one]) for one in dict.fromkeys(names)]
+
+    def value(which: str, index: np.ndarray) -> float:
+        chosen = np.concatenate([places[i] for i in index])
+        if y[chosen].min() == y[chosen].max():
+            return math.nan
+        return _measure(which, p[chosen], y[chosen], called[chosen])
+
+    everyone = np.arange(len(places))
+    if y.min() == y.max():
+        raise DataError(f"all evaluated lesions are {rows[0]['truth']}; both labels are needed")
+    return [
+        Metric(which, value(which, everyone), *bootstrap(partial(value, which), len(places), seed), len(rows))
+        for which in MEASURES
+    ]
+
+
+MEASURES = (
+    "auroc", "balanced_accuracy", "sensitivity", "specificity", "balanced_accuracy_test_optimal",
+    "sensitivity_test_optimal", "specificity_test_optimal",
+)  # fmt: skip
+
+
+def _measure(which: str, p: np.ndarray, y: np.ndarray, called: np.ndarray) -> float:
+    if which == "auroc":
+        return auroc(p, y)
+    if which.endswith("test_optimal"):
+        _, sensitivity, specificity = roc(p, y)
+        best = int(np.argmax(sensitivity + specificity))
+        sn, sp = sensitivity[best], specificity[best]
+    else:
+        sn, sp = called[y == 1].mean(), 1 - called[y == 0].mean()
+    return float({"balanced": (sn + sp) / 2, "sensitivity": sn, "specificity": sp}[which.partition("_")[0]])
+
+
+UDTR = udtr_adapted(MelddConfig())
+
+training = Training(
+    recipe=MelddRecipe,
+    presets={
+        "paper": {},
+        # A fixed count of lesions in place of all, no evidence: the baseline that the paper reran.
+        "udtr-adapted": {"network": UDTR},
+        # With contrastive learning and averaging over mirror images; no reproduction of UDTR, whose code differs.
+        "udtr-full": {"network": replace(UDTR, tta=True), "contrastive": 0.1},
+        # A small network from scratch, with higher rates: minutes on two CPU cores.
+        "demo": {
+            "network": MelddConfig(
+                backbone="small", image_size=48, context=ContextConfig(width=32, ffn=128),
+                small_channels=(16, 32, 48, 64),
+            ),
+            "pretrained": False,
+            "backbone_epochs": 12,
+            "backbone_lr": 2e-3,
+            "epochs": 100,
+            "lr": 1e-3,
+            "dtype": "float16",
+        },
+    },
+    run=train,
+    fractions=(0.64, 0.16, 0.20),  # a fold of five for the test, and a fifth of the rest for early stopping
+    score=score,
+    group=grouped,
+    divide=divide,
+    measures=measures,
+)  # fmt: skip
