@@ -43,8 +43,8 @@ class Training:
     ``federation``: of a federated training, the function ``(recipe, data, seed) -> zoo.federated.Federation`` that
     ``run`` hands to ``zoo.federated.federate``.
 
-    ``ask``: ``case -> {name: value}``, the optional inputs that ``zoo evaluate`` gives to ``predict`` with a case, such as
-    the box around its mask.
+    ``ask``: ``case -> {name: value}``, the optional inputs that ``zoo evaluate`` gives to ``predict`` with a case, such
+    as the box around its mask.
     """
 
     recipe: type
