@@ -16,6 +16,7 @@ _EXPORTS = {
     "LocalGrid": "grid",
     "federate": "engines",
     "client_id": "client",
+    "client_of": "client",
     "client_device": "client",
     "client_generator": "client",
     "reply": "client",

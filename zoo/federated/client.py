@@ -48,6 +48,11 @@ def client_device(context: Context) -> torch.device:
     return torch.device(str(context.run_config["device"]))
 
 
+def client_of(reply: Message) -> int:
+    """Which client a reply that a strategy sees comes from, from 0."""
+    return reply.metadata.src_node_id - 1
+
+
 def server_round(message: Message) -> int:
     """The round a message belongs to, from 1."""
     return int(message.metadata.group_id.partition(".")[0])

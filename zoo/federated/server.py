@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run as FlowerRun
 
 from zoo.errors import DataError
-from zoo.federated.client import WHO, array_record
+from zoo.federated.client import WHO, array_record, client_of
 from zoo.federated.federation import Federation, Outcome, check_shapes, weigh
 from zoo.federated.history import History
 from zoo.training import checkpoint
@@ -98,9 +98,9 @@ def _round(
     if replies:
         _require_enough(federation, number, replies, usable)
         if federation.same_shapes:
-            check_shapes(_shapes(server.arrays), {_client(m): _shapes(_arrays(m)) for m in usable})
+            check_shapes(_shapes(server.arrays), {client_of(m): _shapes(_arrays(m)) for m in usable})
         weights = _weigh(federation, strategy, usable, train=True)
-    returned = {_client(m): _numpy(_arrays(m)) for m in usable} if history and history.policy.clients else {}
+    returned = {client_of(m): _numpy(_arrays(m)) for m in usable} if history and history.policy.clients else {}
     tables[0].write(number, [_client_row(message, "train", weights) for message in replies])
     aggregated, metrics = strategy.aggregate_train(number, replies)
     if aggregated is not None:
@@ -166,8 +166,8 @@ class Cohort(Grid):
             Message(m.content, self._node_of[m.metadata.dst_node_id - 1], m.metadata.message_type, group_id=group)
             for m in asked
         ]
-        client_of = {node: client for client, node in self._node_of.items()}
-        answers = {client_of[a.metadata.src_node_id]: a for a in self._exchange_all(outgoing, limit)}
+        clients = {node: client for client, node in self._node_of.items()}
+        answers = {clients[a.metadata.src_node_id]: a for a in self._exchange_all(outgoing, limit)}
         replies = []
         for message in asked:
             client = message.metadata.dst_node_id - 1
@@ -295,11 +295,6 @@ def _restored(value: Any) -> Any:
 # ---- replies -----------------------------------------------------------------------------------------------------
 
 
-def _client(message: Message) -> int:
-    """Of a reply in a cohort."""
-    return message.metadata.src_node_id - 1
-
-
 def _arrays(message: Message) -> ArrayRecord:
     """All arrays of a reply."""
     return ArrayRecord({k: v for record in message.content.array_records.values() for k, v in record.items()})
@@ -351,7 +346,7 @@ def _require_enough(federation: Federation, number: int, replies: list[Message],
     first = next(message for message in replies if message.has_error())
     raise DataError(
         f"round {number}: {len(usable)} of {len(replies)} clients returned usable weights and "
-        f"{federation.min_clients} are needed; client {_client(first)}: {_reason(first)}"
+        f"{federation.min_clients} are needed; client {client_of(first)}: {_reason(first)}"
     )
 
 
@@ -363,11 +358,9 @@ def _reason(message: Message) -> str:
 
 def _weigh(federation: Federation, strategy: Strategy, usable: list[Message], *, train: bool) -> dict[int, float]:
     """Write each client's aggregation weight where Flower's strategies look for it; evaluations count by cases."""
-    if not usable:
+    if not usable or not hasattr(strategy, "weighted_by_key"):
         return {}
-    if not hasattr(strategy, "weighted_by_key"):
-        return {}
-    clients, metrics = [_client(m) for m in usable], [_metrics(m) for m in usable]
+    clients, metrics = [client_of(m) for m in usable], [_metrics(m) for m in usable]
     weights = weigh(federation.weights if train else "samples", clients, metrics)
     strategy.weighted_by_key = WEIGHT
     for message, weight in zip(usable, weights, strict=True):
@@ -377,12 +370,12 @@ def _weigh(federation: Federation, strategy: Strategy, usable: list[Message], *,
 
 
 def _client_row(message: Message, phase: str, weights: Mapping[int, float]) -> dict[str, Any]:
-    row: dict[str, Any] = {"client": _client(message), "phase": phase, "status": "ok"}
+    row: dict[str, Any] = {"client": client_of(message), "phase": phase, "status": "ok"}
     if message.has_error():
         return {**row, "status": _reason(message)}
     numbers = {name: value for name, value in _metrics(message).items() if name != WEIGHT}
-    if _client(message) in weights:
-        row[WEIGHT] = weights[_client(message)] / sum(weights.values())
+    if client_of(message) in weights:
+        row[WEIGHT] = weights[client_of(message)] / sum(weights.values())
     return {**row, **numbers}
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import gaussian_filter
 
 from zoo.data.case import Case
-from zoo.data.phantoms.texture import edge
+from zoo.data.phantoms.texture import check_size, edge
 from zoo.errors import DataError
 
 FINDINGS = ("normal", "bacterial", "viral")
@@ -39,8 +39,7 @@ def chest_xray(seed: int, *, size: int = 256, finding: str | None = None) -> Cas
     Raises:
         DataError: an option is out of its range.
     """
-    if not 32 <= size <= 1024:
-        raise DataError(f"the chest-xray phantom draws 32 to 1024 px, not {size}; choose size within that range")
+    check_size("chest-xray", size)
     if finding not in (None, *FINDINGS):
         raise DataError(f"the chest-xray phantom has no finding {finding!r}; choose one of {', '.join(FINDINGS)}")
     label = finding or FINDINGS[seed % len(FINDINGS)]

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 
 from zoo.data.case import Case
-from zoo.data.phantoms.texture import Map, as_bytes, as_mask, blob, edge, grid, noise
-from zoo.errors import DataError
+from zoo.data.phantoms.texture import Map, as_bytes, as_mask, blob, check_size, edge, grid, noise
 
 ORGANS = ("liver", "spleen", "left kidney", "right kidney", "aorta", "stomach")
 """Values 1 to 6 of the mask."""
@@ -35,8 +34,7 @@ def ct_slice(seed: int, *, size: int = 256, lesions: bool = True) -> Case:
     Raises:
         DataError: ``size`` is out of its range.
     """
-    if not 32 <= size <= 1024:
-        raise DataError(f"the ct-slice phantom draws 32 to 1024 px, not {size}; choose size within that range")
+    check_size("ct-slice", size)
     rng = np.random.default_rng([0xC7511CE, seed])
     x, y = grid(size)
     scale = rng.uniform(1.02, 1.2)

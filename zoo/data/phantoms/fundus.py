@@ -17,6 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from zoo.data.case import Case
+from zoo.data.phantoms.texture import check_size
 from zoo.data.phantoms.vessels import FOVEA, Drawing, draw, grow_tree
 from zoo.errors import DataError
 
@@ -63,8 +64,7 @@ def fundus(seed: int, *, size: int = 576, style: str | None = None, disease: str
     Raises:
         DataError: an option is out of its range.
     """
-    if not 128 <= size <= 2048:
-        raise DataError(f"the fundus phantom draws 128 to 2048 px, not {size}; choose size within that range")
+    check_size("fundus", size, 128, 2048)
     for name, value, known in (("style", style, tuple(STYLES)), ("disease", disease, DISEASES)):
         if value is not None and value not in known:
             raise DataError(f"the fundus phantom has no {name} {value!r}; choose one of {', '.join(known)}")

@@ -12,8 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from zoo.data.case import Case
-from zoo.data.phantoms.texture import as_bytes, as_mask, grid, noise
-from zoo.errors import DataError
+from zoo.data.phantoms.texture import as_bytes, as_mask, check_size, grid, noise
 
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.07, 0.99, 0.11])
@@ -33,8 +32,7 @@ def he_tile(seed: int, *, size: int = 256) -> Case:
     Raises:
         DataError: ``size`` is out of its range.
     """
-    if not 32 <= size <= 1024:
-        raise DataError(f"the he-tile phantom draws 32 to 1024 px, not {size}; choose size within that range")
+    check_size("he-tile", size)
     rng = np.random.default_rng([0x4E711E, seed])
     x, y = grid(size)
     nest = noise(size, rng.uniform(0.18, 0.32), rng)

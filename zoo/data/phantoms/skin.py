@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
 from zoo.data.case import Case
+from zoo.data.phantoms.texture import check_size
 from zoo.errors import DataError
 
 DIAGNOSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
@@ -153,8 +154,7 @@ def _check(
     size: int, diagnosis: str | None, prevalence: str, device: str | None, artifacts: str | None, tone: float | None
 ) -> tuple[str, ...] | None:
     """The artifacts asked for, or ``None``. Raises ``DataError`` for what can't be drawn."""
-    if not 32 <= size <= 1024:
-        raise DataError(f"the skin-lesion phantom draws 32 to 1024 px, not {size}; choose size within that range")
+    check_size("skin-lesion", size)
     if tone is not None and not 0 <= tone <= 1:
         raise DataError(f"the skin-lesion phantom has tones from 0 to 1, not {tone:g}; choose tone within that range")
     names = None if artifacts is None else tuple(n for n in artifacts.split(",") if n and n != "none")

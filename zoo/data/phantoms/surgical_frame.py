@@ -12,8 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from zoo.data.case import Case
-from zoo.data.phantoms.texture import Map, as_bytes, edge, grid, noise
-from zoo.errors import DataError
+from zoo.data.phantoms.texture import Map, as_bytes, check_size, edge, grid, noise
 
 INSTRUMENTS = ("grasper", "scissors", "hook")
 """Values 1 to 3 of the mask. A grasper has two blunt jaws, scissors two long blades, a hook one bent wire."""
@@ -34,8 +33,7 @@ def surgical_frame(seed: int, *, size: int = 256) -> Case:
     Raises:
         DataError: ``size`` is out of its range.
     """
-    if not 32 <= size <= 1024:
-        raise DataError(f"the surgical-frame phantom draws 32 to 1024 px, not {size}; choose size within that range")
+    check_size("surgical-frame", size)
     rng = np.random.default_rng([0x5126, seed])
     x, y = grid(size)
     light = _tissue(x, y, rng)

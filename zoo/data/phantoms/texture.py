@@ -8,7 +8,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.ndimage import gaussian_filter
 
+from zoo.errors import DataError
+
 Map = Float[np.ndarray, "h w"]
+
+
+def check_size(phantom: str, size: int, least: int = 32, most: int = 1024) -> None:
+    """Raise ``DataError`` for a side that the phantom doesn't draw."""
+    if not least <= size <= most:
+        raise DataError(f"the {phantom} phantom draws {least} to {most} px, not {size}; choose size within that range")
 
 
 def grid(size: int) -> tuple[Map, Map]:

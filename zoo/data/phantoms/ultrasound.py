@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from zoo.data.case import Case
-from zoo.data.phantoms.texture import Map, as_bytes, as_mask, blob, edge, grid, noise
+from zoo.data.phantoms.texture import Map, as_bytes, as_mask, blob, check_size, edge, grid, noise
 from zoo.errors import DataError
 
 GROUPS = ("benign", "malignant", "normal")
@@ -37,8 +37,7 @@ def ultrasound(seed: int, *, size: int = 256, group: str | None = None) -> Case:
     Raises:
         DataError: an option is out of its range.
     """
-    if not 32 <= size <= 1024:
-        raise DataError(f"the ultrasound phantom draws 32 to 1024 px, not {size}; choose size within that range")
+    check_size("ultrasound", size)
     if group not in (None, *GROUPS):
         raise DataError(f"the ultrasound phantom has no group {group!r}; choose one of {', '.join(GROUPS)}")
     label = group or GROUPS[seed % len(GROUPS)]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zoo.errors import DataError, OptionError
-from zoo.models.disbelieve.screening import squared_distances
+from zoo.models.disbelieve.screening import pair_distances, squared_distances
 
 Targets = Int[Tensor, " n"] | Float[Tensor, "n c"]  # a class, or 0 and 1 for each of several labels
 Data = tuple[Float[Tensor, "n *shape"], Targets]
@@ -181,8 +181,7 @@ def spread(updates: Float[Tensor, "f d"], metric: Literal["max", "min", "mean"])
     """The largest (P_dist), smallest (G_dist) or mean squared distance of two different updates."""
     if len(updates) < 2:
         raise DataError(f"distances need at least 2 updates, not {len(updates)}; give those of 2 or more clients")
-    table = squared_distances(updates)
-    pairs = table[tuple(torch.triu_indices(len(updates), len(updates), 1))]
+    pairs = pair_distances(updates)
     return float(pairs.max() if metric == "max" else pairs.min() if metric == "min" else pairs.mean())
 
 

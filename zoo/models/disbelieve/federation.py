@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.federated import client_device, client_generator, client_id, reply
+from zoo.federated import client_device, client_generator, client_id, client_of, reply
 
 # isort: split
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -29,7 +29,7 @@ from zoo.errors import DataError
 from zoo.metrics import classification_scores
 from zoo.models.disbelieve.aggregators import DOS
 from zoo.models.disbelieve.attacks import AttackSettings, Crafted, Data, Share, Targets, class_loss, craft
-from zoo.models.disbelieve.screening import squared_distances
+from zoo.models.disbelieve.screening import pair_distances
 from zoo.training.run import derive_seed
 
 
@@ -366,11 +366,6 @@ def project(
     )  # fmt: skip
 
 
-def client_of(reply: Message) -> int:
-    """Which client a reply comes from, counted from 0; nodes count from 1."""
-    return reply.metadata.src_node_id - 1
-
-
 def _arrays_of(reply: Message) -> ArrayRecord:
     return next(iter(reply.content.array_records.values()))
 
@@ -383,8 +378,7 @@ def _mean_loss(replies: Sequence[Message]) -> float:
 def _spread_of(updates: Tensor) -> tuple[float, float, float]:
     if len(updates) < 2:
         return (math.nan,) * 3
-    table = squared_distances(updates)
-    pairs = table[tuple(torch.triu_indices(len(updates), len(updates), 1))]
+    pairs = pair_distances(updates)
     return float(pairs.min()), float(pairs.mean()), float(pairs.max())
 
 

@@ -27,6 +27,11 @@ def squared_distances(updates: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     return total
 
 
+def pair_distances(updates: Float[Tensor, "n d"]) -> Float[Tensor, " pairs"]:
+    """Squared distance of every two different updates, each pair once."""
+    return squared_distances(updates)[tuple(torch.triu_indices(len(updates), len(updates), 1))]
+
+
 def distance_tables(updates: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
     """Euclidean and cosine distances of every two updates, from one pass over them.
 

@@ -327,6 +327,7 @@ def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
     from zoo.federated import federate
     from zoo.federated.engines import construct
     from zoo.federated.federation import check
+    from zoo.training.storage import remove_folder
 
     config, data = recipe.form, in_memory(data)
     attribute_values(recipe.attribute, data.test)  # refuses an unfit file before the first round
@@ -351,7 +352,7 @@ def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
         model = finished(recipe, final.state_dict(), y, prior)
         if run.out is not None and run.is_main:
             report(recipe, data, y, model, outcome, final, run.seed, run.out)
-            _remove(folder)
+            remove_folder(folder)
     return model.to(run.device).eval()
 
 
@@ -431,13 +432,6 @@ def attribute_values(where: str, cases: Dataset) -> list[str]:
         raise DataError(f"{path} needs the columns id and value")
     stated = {str(row.get("id")): str(row.get("value", "unknown")) for row in rows}
     return [stated.get(name, "unknown") for name in cases.ids]
-
-
-def _remove(folder: Path) -> None:
-    from zoo.training.storage import remove_folder
-
-    if folder.is_dir():
-        remove_folder(folder)
 
 
 SKIN = FedMASConfig()

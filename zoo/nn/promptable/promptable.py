@@ -16,7 +16,7 @@ from transformers.models.sam.modeling_sam import SamMaskDecoder
 from zoo.nn.promptable import sam as sams
 from zoo.nn.promptable.cache import EmbeddingCache, content_key
 from zoo.nn.promptable.frame import Fit, Frame, Tensors
-from zoo.nn.promptable.prompts import Prompt
+from zoo.nn.promptable.prompts import Prompt, box_around
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class Promptable:
         result = []
         for mask, score in zip(masks, found["scores"], strict=True):
             if mask.any():
-                rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-                box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+                box = box_around(mask)
+                corners = (int(box.x0), int(box.y0), int(box.x1), int(box.y1))
                 result.append(
-                    {"segmentation": mask, "area": int(mask.sum()), "bbox": box, "predicted_iou": float(score)}
+                    {"segmentation": mask, "area": int(mask.sum()), "bbox": corners, "predicted_iou": float(score)}
                 )
         return sorted(result, key=lambda item: -item["area"])
 
