@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from zoo import figure, media
+from zoo.metrics import dice
 from zoo.models.cemb_sam import plugin
 from zoo.nn.promptable.drawing import draw_prompts
 from zoo.nn.promptable.prompts import Prompt
@@ -142,9 +143,3 @@ class PromptedSegmentation(Segmentation):
 
             more = {**more, "objects": write}
         return more
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Two empty masks agree."""
-    total = int(a.sum()) + int(b.sum())
-    return 1.0 if total == 0 else float(2 * (a & b).sum() / total)

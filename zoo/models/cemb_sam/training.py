@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo import media
 from zoo.data.sets import read_mask
 from zoo.errors import DataError
+from zoo.metrics import dice
 from zoo.models.cemb_sam.model import (
     BUSI,
     CEmbSam,
@@ -23,7 +24,6 @@ from zoo.models.cemb_sam.model import (
     resized_mask,
     working_image,
 )
-from zoo.models.cemb_sam.result import dice
 from zoo.nn.promptable import Box, EmbeddingCache, Promptable, box_around, encode_prompts, load_sam
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.training import Training

@@ -113,7 +113,7 @@ def resize_input(sam: SamModel, image_size: int) -> SamModel:
 
 
 def small_config(image_size: int = 256, **changes: Any) -> SamConfig:
-    """The configuration of the SAM that comes with the zoo: about 1.9 million parameters."""
+    """The configuration of the SAM that comes with the zoo: 0.9 million parameters."""
     vision = {
         "image_size": image_size,
         "hidden_size": 96,
