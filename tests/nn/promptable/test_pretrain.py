@@ -29,7 +29,7 @@ from zoo.nn.promptable.pretrain import (
     save,
     some,
 )
-from zoo.nn.promptable.sam import DEMO_FOLDER, digest
+from zoo.nn.promptable.sam import digest
 from zoo.training.run import Run
 
 TINY = Recipe(
@@ -162,13 +162,3 @@ def test_it_is_saved_in_half_precision_and_loads_as_any_sam(tmp_path: Path) -> N
     found = measure(again, per_phantom=1, objects=1)
     assert set(found) == set(MIXTURE)
     assert all(0 <= value <= 1 for kinds in found.values() for value in kinds.values())
-
-
-# ---- the one that comes with the zoo ----
-
-
-def test_the_small_sam_of_the_zoo_is_small() -> None:
-    assert (DEMO_FOLDER / "model.safetensors").stat().st_size < 4 << 20
-    sam = load_sam(needed_by="test")
-    assert sam.config.vision_config.image_size == 256
-    assert not any(p.requires_grad for p in sam.parameters())
