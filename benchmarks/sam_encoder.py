@@ -69,13 +69,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--small", action="store_true", help="a SAM of 0.9 million parameters; nothing is written")
+    parser.add_argument("--small", action="store_true", help="the zoo's own small SAM; nothing is written")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = small_config() if options.small else SamConfig(vision_config={}, prompt_encoder_config={})
     if not options.small:  # transformers' defaults are those of ViT-B but for the relative positions
         config.vision_config.use_rel_pos = True
-    name = "a small SAM, 256 px" if options.small else "ViT-B, 1024 px"
+    name = "the zoo's small SAM, 256 px" if options.small else "ViT-B, 1024 px"
     cases = [case(name, config, options.repeats)]
     facts = machine.facts() | {"simd": status().simd, "repeats": options.repeats}
     page = report(facts, cases)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import DataError
-from zoo.metrics import auroc, roc, youden
+from zoo.metrics import auroc, dice, roc, youden
 
 labelled = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40).filter(
     lambda rows: len({label for _, label in rows}) == 2
@@ -53,3 +53,10 @@ def test_the_cut_off_lies_between_the_classes():
 def test_one_label_has_no_curve():
     with pytest.raises(DataError, match="cases of both labels"):
         roc(np.array([0.1, 0.2]), np.array([1, 1]))
+
+
+def test_dice_of_two_masks():
+    a = np.array([1, 1, 0, 0], bool)
+    assert dice(a, a) == dice(a & ~a, a & ~a) == 1
+    assert dice(a, ~a) == 0
+    assert dice(a, np.array([1, 0, 0, 0], bool)) == pytest.approx(2 / 3)

@@ -85,7 +85,7 @@ def test_a_wheel_holds_registry_and_cli_inside_zoo_only(wheel):
     assert {"zoo/registry/__init__.py", "zoo/cli/__init__.py", "zoo/py.typed", "zoo/errors.py"} <= set(names)
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"zoo"}
-    weights = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("zoo/models/*/demo/*") if path.is_file()}
+    weights = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("zoo/**/demo/*") if path.is_file()}
     assert weights <= set(names)
 
 

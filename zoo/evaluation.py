@@ -123,7 +123,8 @@ def evaluate(
             row["patient"] = entry.patient
         try:
             case = part[place]
-            scores = score(network.predict(case.image, **(options or {})), case)
+            told = training.ask(case) if training is not None and training.ask is not None else {}
+            scores = score(network.predict(case.image, **{**told, **(options or {})}), case)
         except ZooError as error:
             failures.append(f"{entry.id}: {error}")
             continue

@@ -185,6 +185,12 @@ def bootstrap(statistic: Callable[[Integer[np.ndarray, " n"]], float], n: int, s
     return _percentiles([statistic(rng.integers(0, n, n)) for _ in range(RESAMPLES)])
 
 
+def dice(a: Bool[np.ndarray, "*grid"], b: Bool[np.ndarray, "*grid"]) -> float:
+    """Dice of two masks, in [0, 1]; two empty masks agree, where ``segmentation_scores`` leaves such a case out."""
+    total = int(a.sum()) + int(b.sum())
+    return 1.0 if total == 0 else float(2 * (a & b).sum() / total)
+
+
 _BINARY = ("dice", "iou", "sensitivity", "specificity")
 
 

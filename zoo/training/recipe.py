@@ -42,6 +42,9 @@ class Training:
 
     ``federation``: of a federated training, the function ``(recipe, data, seed) -> zoo.federated.Federation`` that
     ``run`` hands to ``zoo.federated.federate``.
+
+    ``ask``: ``case -> {name: value}``, the optional inputs that ``zoo evaluate`` gives to ``predict`` with a case, such
+    as the box around its mask.
     """
 
     recipe: type
@@ -53,6 +56,7 @@ class Training:
     divide: Callable[[Any, Dataset, int], TrainData] | None = None
     measures: Callable[[list[dict[str, Any]], int], list[Metric]] | None = None
     federation: Callable[[Any, TrainData, int], Any] | None = None
+    ask: Callable[[Any], Mapping[str, Any]] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
         """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""

@@ -1,4 +1,4 @@
-"""Getting a SAM, by its Hub id or from a folder, at any input size."""
+"""Getting a SAM: by its Hub id, from a folder, or the small one that comes with the zoo; at any input size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from transformers.utils import logging
 from zoo.errors import OptionError, WeightsError
 from zoo.nn.promptable.attention import use_operator
 
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parent / "demo"
 Part = Literal["vision_encoder", "neck", "prompt_encoder", "mask_decoder"]
 PARTS: tuple[Part, ...] = ("vision_encoder", "neck", "prompt_encoder", "mask_decoder")
 
 
-def load_sam(source: str, *, needed_by: str, image_size: int | None = None, operator: bool = True) -> SamModel:
+def load_sam(source: str = DEMO, *, needed_by: str, image_size: int | None = None, operator: bool = True) -> SamModel:
     """A ``SamModel`` in eval mode, frozen.
 
-    ``source``: a Hub id such as ``facebook/sam-vit-base`` (``@revision`` may follow), or a folder that holds
+    ``source``: ``demo``, a Hub id such as ``facebook/sam-vit-base`` (``@revision`` may follow), or a folder that holds
     ``config.json`` and ``model.safetensors`` in transformers' layout, as MedSAM and others publish it. ``image_size``:
     side of the square input, px; None keeps the checkpoint's. ``operator``: attention by ``zoo.ops.masked_attention``.
 
@@ -32,7 +34,9 @@ def load_sam(source: str, *, needed_by: str, image_size: int | None = None, oper
     """
     from zoo.hub import address, fetch_backbone
 
-    if (folder := Path(source).expanduser()).is_dir():
+    if source == DEMO:
+        folder = DEMO_FOLDER
+    elif (folder := Path(source).expanduser()).is_dir():
         if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
             raise WeightsError(f"{folder} holds no SAM: config.json and model.safetensors are needed")
     else:
@@ -109,7 +113,7 @@ def resize_input(sam: SamModel, image_size: int) -> SamModel:
 
 
 def small_config(image_size: int = 256, **changes: Any) -> SamConfig:
-    """A SAM that trains on a CPU: 0.9 million parameters, features of 32 x 32 and masks of 128 x 128 at 256 px."""
+    """The configuration of the SAM that comes with the zoo: 0.9 million parameters."""
     vision = {
         "image_size": image_size,
         "hidden_size": 96,

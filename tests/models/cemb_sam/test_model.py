@@ -1,0 +1,215 @@
+"""CEmb-SAM's block and its predictions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoo.data.phantoms.ultrasound import ultrasound
+from zoo.errors import OptionError, WeightsError
+from zoo.models.cemb_sam.model import CEmbSam, CEmbSamConfig, ConditionEmbedding, conditional_instance_norm
+from zoo.nn.promptable import box_around
+from zoo.weights import load_into, save
+
+
+@pytest.fixture
+def model(tiny_sam: str) -> CEmbSam:
+    torch.manual_seed(0)
+    return CEmbSam(CEmbSamConfig(sam=tiny_sam)).eval()
+
+
+@pytest.fixture(scope="module")
+def case():
+    return ultrasound(0, size=96, group="benign")
+
+
+@pytest.fixture(scope="module")
+def box(case) -> tuple[float, float, float, float]:
+    found = box_around(case.masks["mask"] > 0)
+    return (found.x0, found.y0, found.x1, found.y1)
+
+
+# ---- the block ----
+
+
+def test_scale_one_and_shift_zero_is_instance_normalisation() -> None:
+    x = torch.randn(3, 5, 7, 6, dtype=torch.float64) * 4 + 2
+    found = conditional_instance_norm(x, torch.ones(3, 5), torch.zeros(3, 5))
+    torch.testing.assert_close(found, F.instance_norm(x, eps=1e-10), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=10)
+@given(m=st.integers(1, 5), c=st.sampled_from([4, 8]), seed=st.integers(0, 99))
+def test_the_block_is_the_formula_written_out(m: int, c: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    block = ConditionEmbedding(c, m, gamma_offset=0.0).double()
+    x = torch.randn(2, c, 5, 4, dtype=torch.float64)
+    condition = torch.randint(m, (2,))
+    one_hot = F.one_hot(condition, m).double()
+    z = x
+    for layer in block.layers:
+        w_gamma, w_beta = layer.w_gamma.weight.T, layer.w_beta.weight.T  # C x m
+        gamma = F.relu(one_hot @ w_gamma.T @ layer.w1.weight.T) @ layer.w2.weight.T
+        beta = F.relu(one_hot @ w_beta.T @ layer.w1.weight.T) @ layer.w2.weight.T
+        f = F.conv2d(z, layer.convolution.weight, padding=1)
+        flat = f.flatten(2)
+        mean, deviation = flat.mean(-1), flat.std(-1, correction=0)
+        normal = (f - mean[..., None, None]) / (deviation + 1e-5)[..., None, None]
+        z = F.relu(gamma[..., None, None] * normal + beta[..., None, None])
+    torch.testing.assert_close(block(x, condition), z)
+
+
+def test_the_condition_changes_what_comes_out_and_samples_do_not_mix() -> None:
+    torch.manual_seed(0)
+    block = ConditionEmbedding(8, 3)
+    x = torch.randn(1, 8, 6, 6).expand(3, -1, -1, -1)
+    z = block(x, torch.tensor([0, 1, 2]))
+    assert not torch.allclose(z[0], z[1])
+    other = torch.cat([x[:1], torch.randn(2, 8, 6, 6)])
+    torch.testing.assert_close(block(other, torch.tensor([0, 1, 2]))[0], z[0])
+    assert (z >= 0).all()  # literal: no residual path
+
+
+def test_sizes_are_those_of_the_paper() -> None:
+    for m in (3, 7):
+        with torch.device("meta"):
+            block = ConditionEmbedding(256, m)
+        assert sum(p.numel() for p in block.parameters()) == 1_179_648 + 262_144 + 1024 * m
+
+
+def test_one_condition_works_and_residual_adds_the_input() -> None:
+    torch.manual_seed(0)
+    plain = ConditionEmbedding(8, 1)
+    residual = ConditionEmbedding(8, 1, residual=True)
+    residual.load_state_dict(plain.state_dict())
+    x, condition = torch.randn(2, 8, 4, 4), torch.zeros(2, dtype=torch.long)
+    torch.testing.assert_close(residual(x, condition), x + plain(x, condition))
+
+
+# ---- what is stored, what is frozen ----
+
+
+def test_only_block_and_decoder_are_parameters(model: CEmbSam) -> None:
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"block", "decoder"}
+    assert not any(p.requires_grad for p in model.base.sam.parameters())
+
+
+def test_saved_and_loaded_it_predicts_the_same(model: CEmbSam, case, box, tmp_path: Path) -> None:
+    save(model, tmp_path)
+    back = load_into(CEmbSam, str(tmp_path))
+    first, second = (m.predict(case.image, box=(box,), condition="benign") for m in (model, back))
+    assert np.array_equal(first.probability, second.probability)
+
+
+def test_a_decoder_for_another_sam_is_refused(model: CEmbSam, case, box) -> None:
+    config = model.config
+    other = CEmbSam(replace(config, decoder=replace(config.decoder, mlp=32)))
+    with pytest.raises(OptionError, match="other sizes than that of"):
+        other.predict(case.image, box=(box,))
+
+
+def test_a_missing_sam_is_named(case, box) -> None:
+    model = CEmbSam(CEmbSamConfig(sam="no such folder"))
+    with pytest.raises(WeightsError, match="no such folder"):
+        model.predict(case.image, box=(box,))
+
+
+# ---- predict ----
+
+
+def test_a_prediction_has_the_size_of_the_image(model: CEmbSam, box) -> None:
+    image = ultrasound(1, size=96).image[:80]  # 80 high, 96 wide
+    result = model.predict(image, box=((10, 10, 40, 60),), condition="malignant")
+    assert result.mask.shape == result.probability.shape == (80, 96)
+    assert result.mask.dtype == np.uint8
+    assert result.condition == "malignant"
+    assert not result.inferred
+    assert set(result.quality) == {"malignant"}
+
+
+def test_without_a_condition_all_are_tried_and_the_best_by_its_own_estimate_is_taken(model, case, box) -> None:
+    result = model.predict(case.image, box=(box,))
+    assert result.inferred
+    assert set(result.quality) == {"benign", "malignant", "normal"}
+    assert result.quality[result.condition] == max(result.quality.values())
+    alone = model.predict(case.image, box=(box,), condition=result.condition)
+    assert np.array_equal(alone.mask, result.mask)
+    record = result.to_dict()
+    assert record["condition_inferred"] is True
+    assert len(record["agreement_of_conditions"]) == 3
+    assert any("condition inferred" in note for note in result.notes)
+
+
+def test_a_condition_may_be_a_number(model: CEmbSam, case, box) -> None:
+    named, numbered = (model.predict(case.image, box=(box,), condition=c) for c in ("normal", "2"))
+    assert np.array_equal(named.probability, numbered.probability)
+
+
+def test_several_boxes_are_several_objects_from_one_pass_of_the_encoder(model: CEmbSam, case, box) -> None:
+    calls = []
+    model.base.sam.vision_encoder.register_forward_hook(lambda *_: calls.append(1))
+    other = (5.0, 5.0, 40.0, 30.0)
+    both = model.predict(case.image, box=(box, other))
+    assert len(calls) == 1
+    assert both.objects.shape == (2, 96, 96)
+    assert np.array_equal(both.mask, both.objects.max(0))
+    first = model.predict(case.image, box=(box,), condition=both.condition)
+    np.testing.assert_allclose(both.objects[0], first.mask)
+    assert model.predict(case.image, box=box).objects.shape[0] == 1  # one box needs no second bracket
+
+
+def test_results_are_written_with_one_number_for_each_box(model: CEmbSam, case, box, tmp_path: Path) -> None:
+    result = model.predict(case.image, box=(box, (5, 5, 40, 30)))
+    written = {path.name for path in result.save(tmp_path, "r")}
+    assert written == {"r.png", "r.json", "r_mask.png", "r_objects.png"}
+    assert json.loads((tmp_path / "r.json").read_text())["boxes"][1] == [5, 5, 40, 30]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "needs a box"),
+        ({"box": ((0, 0, 97, 20),)}, "reaches out of the image, which is 96 px wide"),
+        ({"box": ((30, 0, 10, 20),)}, "empty or inverted"),
+        ({"box": ((0, 0, 9, 9),), "point": ((96, 3),)}, "point 96,3 is not on the image"),
+        ({"box": ((0, 0, 9, 9), (3, 3, 9, 9)), "point": ((6, 3),)}, "2 boxes were given"),
+        ({"box": ((0, 0, 9, 9),), "mask": np.ones((5, 5), np.uint8)}, "the mask is 5 x 5 px and the image 96 x 96"),
+        ({"box": ((0, 0, 9, 9),), "mask": np.zeros((96, 96), np.uint8)}, "the mask is empty"),
+        ({"box": ((0, 0, 9, 9),), "condition": "cyst"}, r"no condition 'cyst'; choose one of benign \(0\)"),
+        ({"box": ((0, 0, 9, 9),), "condition": 3}, "no condition 3"),
+        ({"box": ((0, 0, 9, 9),), "threshold": 2.0}, "threshold must lie between 0 and 1"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_sentence(model: CEmbSam, case, given: dict, sentence: str) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        model.predict(case.image, **given)
+
+
+def test_the_figure_shows_every_condition_when_it_was_inferred(model: CEmbSam, case, box) -> None:
+    inferred, stated = (model.predict(case.image, box=(box,), condition=c) for c in (None, "benign"))
+    assert len(inferred.panels()) == 4
+    assert len(stated.panels()) == 3
+    assert inferred.figure().width > stated.figure().width
+
+
+@pytest.mark.parametrize("method", ["decoder-only", "zero-shot"])
+def test_arms_without_the_block_say_that_a_condition_was_not_used(tiny_sam: str, case, box, method: str) -> None:
+    model = CEmbSam(CEmbSamConfig(sam=tiny_sam, method=method)).eval()
+    result = model.predict(case.image, box=(box,), condition="benign")
+    assert result.to_dict()["condition"] is None
+    assert "benign was not used" in result.notes[0]
+
+
+def test_the_u_net_needs_no_sam(case, box) -> None:
+    model = CEmbSam(CEmbSamConfig(method="u-net", sam="nowhere", unet_features=(4, 4, 8, 8, 8, 4))).eval()
+    result = model.predict(case.image, box=(box,))
+    assert result.mask.shape == (96, 96)
+    assert not result.quality

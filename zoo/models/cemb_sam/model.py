@@ -1,0 +1,308 @@
+"""A frozen SAM, the condition-embedding block between its encoder and its mask decoder, and how a user asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from PIL import Image as PILImage
+from torch import Tensor, nn
+
+from zoo import media
+from zoo.errors import OptionError
+from zoo.model import Model
+from zoo.models.cemb_sam import plugin
+from zoo.models.cemb_sam.result import Answer, PromptedSegmentation
+from zoo.nn.promptable import (
+    Frame,
+    Mask,
+    Point,
+    Prompt,
+    Promptable,
+    PromptEmbeddings,
+    decode,
+    encode_prompts,
+    load_sam,
+    mask_side,
+    prompts_from,
+)
+from zoo.nn.promptable.frame import Tensors
+
+if TYPE_CHECKING:
+    from transformers import SamModel
+
+BUSI = ("benign", "malignant", "normal")
+NERVE = ("FH", "FN", "FN+1", "FN+2", "FN+3", "FN+4", "ulnar")
+Method = Literal["cemb-sam", "decoder-only", "zero-shot", "u-net"]
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of SAM's mask decoder; the published ones all have these."""
+
+    channels: int = field(default=256, metadata={"min": 8})  # C
+    mlp: int = field(default=2048, metadata={"min": 1})
+    heads: int = field(default=8, metadata={"min": 1})
+    quality_hidden: int = field(default=256, metadata={"min": 1})
+
+    @classmethod
+    def of(cls, sam: SamModel) -> DecoderConfig:
+        config = sam.config.mask_decoder_config
+        return cls(config.hidden_size, config.mlp_dim, config.num_attention_heads, config.iou_head_hidden_dim)
+
+
+@dataclass(frozen=True)
+class CEmbSamConfig:
+    """The network, and which SAM it stands on."""
+
+    method: Method = "cemb-sam"
+    """``decoder-only``: fine-tuned decoder without the block (the paper's MedSAM); ``zero-shot``: SAM as it is;
+    ``u-net``: no SAM and no prompt."""
+    sam: str = "demo"  # a Hub id, a folder, or the SAM that comes with the zoo
+    image_size: int | None = None  # of SAM's input, px; None for its own
+    conditions: tuple[str, ...] = BUSI
+    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(64, 256, 4, 64))
+    working_size: int = field(default=256, metadata={"min": 32})  # every image is brought to this square first
+    gamma_offset: float = 1.0
+    """Added to gamma, so that the block starts as instance normalisation; 0 is the formula as printed."""
+    residual: bool = False  # add the block's input to its output; not in the paper
+    unet_features: tuple[int, ...] = (32, 32, 64, 128, 256, 32)  # of monai's BasicUNet
+
+    def __post_init__(self) -> None:
+        if not self.conditions or len(set(self.conditions)) != len(self.conditions):
+            raise ValueError("conditions must be one or more different names")
+
+
+class ConditionEmbedding(nn.Module):
+    """CEmb: two 3x3 convolutions, each followed by instance normalisation with scale and shift from the condition.
+
+    Paper Sec. 2.2, Eqs. 1 to 4. ``channels`` is C, ``conditions`` m.
+    """
+
+    def __init__(self, channels: int, conditions: int, *, gamma_offset: float = 1.0, residual: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ConditionalLayer(channels, conditions, gamma_offset) for _ in range(2))
+        self.residual = residual
+
+    def forward(self, x: Float[Tensor, "b c h w"], condition: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        z = x
+        for layer in self.layers:  # F_mid, then z
+            z = layer(z, condition)
+        return x + z if self.residual else z
+
+
+class ConditionalLayer(nn.Module):
+    """sigma(CIN(Conv(x) | gamma, beta)), Eq. 3 and 4, with gamma and beta from one pair of matrices (Eq. 1)."""
+
+    epsilon = 1e-5
+
+    def __init__(self, channels: int, conditions: int, gamma_offset: float) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.w_gamma = nn.Embedding(conditions, channels)
+        self.w_beta = nn.Embedding(conditions, channels)
+        self.w1 = nn.Linear(channels, channels, bias=False)
+        self.w2 = nn.Linear(channels, channels, bias=False)
+        self.gamma_offset = gamma_offset
+        if gamma_offset:
+            with torch.no_grad():
+                self.w2.weight.mul_(0.1)  # near to plain instance normalisation at first
+
+    def forward(self, x: Float[Tensor, "b c h w"], condition: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        gamma = self.gamma_offset + self.w2(F.relu(self.w1(self.w_gamma(condition))))
+        beta = self.w2(F.relu(self.w1(self.w_beta(condition))))
+        return F.relu(conditional_instance_norm(self.convolution(x), gamma, beta, self.epsilon))
+
+
+def conditional_instance_norm(
+    x: Float[Tensor, "b c h w"], gamma: Float[Tensor, "b c"], beta: Float[Tensor, "b c"], epsilon: float = 1e-5
+) -> Float[Tensor, "b c h w"]:
+    """CIN(F | gamma, beta), Eq. 2: statistics of each sample and channel; epsilon outside the root, as printed."""
+    variance, mean = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
+    return gamma[..., None, None] * (x - mean) / (variance.sqrt() + epsilon) + beta[..., None, None]
+
+
+class CEmbSam(Model):
+    """What is trained: the block and the mask decoder. SAM's encoders stay frozen and are not part of the weights."""
+
+    plugin: ClassVar = plugin
+    config_class: ClassVar[type] = CEmbSamConfig
+
+    def __init__(self, config: CEmbSamConfig | None = None) -> None:
+        super().__init__(config)
+        c = self.config
+        self.block = self.decoder = self.unet = None
+        if c.method == "u-net":
+            from monai.networks.nets import BasicUNet
+
+            self.unet = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1, features=c.unet_features)
+            return
+        from transformers.models.sam.modeling_sam import SamMaskDecoder, SamMaskDecoderConfig
+
+        d = c.decoder
+        sizes = SamMaskDecoderConfig(
+            hidden_size=d.channels, mlp_dim=d.mlp, num_attention_heads=d.heads, iou_head_hidden_dim=d.quality_hidden
+        )
+        sizes._attn_implementation = "sdpa"
+        self.decoder = SamMaskDecoder(sizes)
+        if c.method == "cemb-sam":
+            self.block = ConditionEmbedding(
+                d.channels, len(c.conditions), gamma_offset=c.gamma_offset, residual=c.residual
+            )
+        self._base: Promptable | None = None
+
+    @property
+    def base(self) -> Promptable:
+        """The frozen SAM, loaded when it's first needed. Raises ``WeightsError`` when it can't be had."""
+        if self._base is None:
+            sam = load_sam(self.config.sam, needed_by=plugin.name, image_size=self.config.image_size)
+            if DecoderConfig.of(sam) != self.config.decoder:
+                raise OptionError(
+                    f"the decoder of {plugin.name} has other sizes than that of {self.config.sam}; "
+                    "train it on the SAM that it is to be used with"
+                )
+            self._base = Promptable(sam)
+        self._base.sam.to(self.device)
+        return self._base
+
+    @base.setter
+    def base(self, promptable: Promptable) -> None:
+        self._base = promptable
+
+    def forward(
+        self, features: Float[Tensor, "#n c g g"], prompts: PromptEmbeddings, condition: Int[Tensor, " #n"]
+    ) -> tuple[Float[Tensor, "n 1 m m"], Float[Tensor, "n 1"]]:
+        """Low-resolution logits of ``n`` objects and their expected IoU, from the encoder's features."""
+        if self.block is not None:
+            features = self.block(features, condition)
+        return decode(self.base.sam, features, prompts, decoder=self.decoder)
+
+    def predict(
+        self,
+        image: Any,
+        *,
+        box: Sequence[Sequence[float]] | Sequence[float] | None = None,
+        point: Sequence[Sequence[float]] | None = None,
+        background: Sequence[Sequence[float]] | None = None,
+        mask: Any = None,
+        condition: str | int | None = None,
+        threshold: float = 0.5,
+    ) -> PromptedSegmentation:
+        """Segment what lies in each box of one image.
+
+        Args:
+            image: 2-D ultrasound image of any size.
+            box: ``(x0, y0, x1, y1)`` in pixels of the image, or several; the image is encoded once for all.
+            point, background: places inside and outside the object of the one box. Training used boxes alone.
+            mask: a rough mask of that object, of the image's size.
+            condition: the image's sub-group, by name or number. Without it all are tried and the one taken whose masks
+                the network expects to be best.
+            threshold: a pixel belongs to the object from this probability on.
+
+        Raises:
+            MediaError: the image is a volume.
+            OptionError: no box, a prompt that isn't on the image, an unknown condition.
+        """
+        if not 0 <= threshold <= 1:
+            raise OptionError(f"threshold must lie between 0 and 1, not {threshold}")
+        picture = media.read(image).require_2d(plugin.name)
+        prompts = self._prompts(picture, box, point, background, mask)
+        given = self._condition(condition)
+        tried = [given] if given is not None else list(range(len(self.config.conditions)))
+        if self.block is None:
+            tried = tried[:1]
+        answers = [self._answer(picture, prompts, c) for c in tried]
+        best = int(np.argmax([answer.quality.mean() for answer in answers]))
+        names = self.config.conditions
+        notes = []
+        if self.block is None and given is not None:
+            notes.append(f"{self.config.method} knows no conditions: {names[given]} was not used")
+        elif self.block is not None and given is None:
+            notes.append(f"condition inferred: {names[tried[best]]}; say otherwise with condition={'|'.join(names)}")
+        if point or background or mask is not None:
+            notes.append("trained with boxes alone: points and masks may help less than expected")
+        return PromptedSegmentation.of(
+            picture,
+            prompts,
+            {names[c] if self.block else "": answer for c, answer in zip(tried, answers, strict=True)},
+            chosen=names[tried[best]] if self.block else "",
+            inferred=given is None and self.block is not None,
+            threshold=threshold,
+            provenance=self.provenance,
+            notes=tuple(notes),
+        )
+
+    def _prompts(self, picture: media.Image, box: Any, point: Any, background: Any, mask: Any) -> tuple[Prompt, ...]:
+        if box is None or not len(box):
+            raise OptionError(f"{plugin.name} needs a box around the object; add --with box=x0,y0,x1,y1")
+        boxes = [box] if np.ndim(box[0]) == 0 else box
+        inside = None
+        if mask is not None:
+            inside = media.read(mask).grey() > 0
+        prompts = prompts_from(boxes, point, background, inside)
+        for prompt in prompts:
+            prompt.check(*picture.size)
+        return prompts
+
+    def _condition(self, condition: str | int | None) -> int | None:
+        names = self.config.conditions
+        if condition is None:
+            return None
+        if str(condition) in names:
+            return names.index(str(condition))
+        if str(condition).isdigit() and int(condition) < len(names):
+            return int(condition)
+        listed = ", ".join(f"{name} ({i})" for i, name in enumerate(names))
+        raise OptionError(f"these weights know no condition {condition!r}; choose one of {listed}, or leave it out")
+
+    @torch.inference_mode()
+    def _answer(self, picture: media.Image, prompts: Sequence[Prompt], condition: int) -> Answer:
+        small = working_image(picture, self.config.working_size)
+        if self.unet is not None:
+            x = torch.from_numpy(small).to(self.device)[None, None] / 255
+            logits, quality = self.unet(x).expand(len(prompts), -1, -1, -1), torch.full((len(prompts), 1), np.nan)
+        else:
+            embedded = self.base.embed(np.repeat(small[..., None], 3, axis=2))
+            tensors = prompt_tensors(prompts, picture.size, embedded.frame, mask_side(self.base.sam), self.device)
+            encoded = encode_prompts(self.base.sam, tensors)
+            logits, quality = self(embedded.features, encoded, torch.tensor([condition], device=self.device))
+        # the working square is stretched: back to the image's own proportions
+        probability = F.interpolate(logits.float().sigmoid(), picture.size, mode="bilinear", align_corners=False)
+        return Answer(probability[:, 0].cpu().numpy(), quality[:, 0].float().cpu().numpy())
+
+
+def working_image(picture: media.Image, side: int) -> Float[np.ndarray, "side side"]:
+    """Grey, from 0 for its darkest to 255 for its brightest pixel, stretched to a square (Sec. 3.1), bicubic."""
+    grey = picture.grey().astype(np.float32)
+    low, high = float(grey.min()), float(grey.max())
+    scaled = PILImage.fromarray((grey - low) / max(high - low, 1e-6) * 255)
+    return np.clip(np.asarray(scaled.resize((side, side), PILImage.Resampling.BICUBIC)), 0, 255).astype(np.float32)
+
+
+def prompt_tensors(
+    prompts: Sequence[Prompt], size: tuple[int, ...], frame: Frame, side: int, device: torch.device | str = "cpu"
+) -> Tensors:
+    """Prompts in pixels of an image of ``size`` (height, width) for SAM's square, by way of the working square."""
+    sy, sx = frame.height / size[0], frame.width / size[1]
+    moved = []
+    for prompt in prompts:
+        b, m = prompt.box, prompt.mask
+        moved.append(
+            Prompt(
+                None if b is None else type(b)(b.x0 * sx, b.y0 * sy, b.x1 * sx, b.y1 * sy),
+                tuple(Point(p.x * sx, p.y * sy, p.inside) for p in prompt.points),
+                None if m is None else Mask(resized_mask(m.inside, frame.height)),
+            )
+        )
+    return frame.tensors(moved, side, device)
+
+
+def resized_mask(mask: Bool[np.ndarray, "h w"], side: int) -> Bool[np.ndarray, "side side"]:
+    """Nearest neighbour, stretched to a square."""
+    picture = PILImage.fromarray(mask.astype(np.uint8))
+    return np.asarray(picture.resize((side, side), PILImage.Resampling.NEAREST)) > 0
