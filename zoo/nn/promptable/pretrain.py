@@ -18,6 +18,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -225,7 +226,7 @@ def pretrain(recipe: Recipe, run: Run) -> SamModel:
 
 def learn(sam: SamModel, kinship: Kinship, stage: Stage, recipe: Recipe, run: Run) -> None:
     parameters = [*kinship.parameters(), *(p for p in sam.parameters() if p.requires_grad)]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
