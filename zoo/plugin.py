@@ -65,7 +65,7 @@ class Input:
     help: str
     required: bool = False
     default: Any = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # of a ``choice``, all; of a ``text``, those of the demo weights, others may differ
     minimum: float | None = None
     maximum: float | None = None
     many: bool = False  # may be given several times; the model receives a tuple

@@ -410,7 +410,7 @@ def good_values(item: Input, image: media.Image) -> list[Any]:
     if item.kind == "integer":
         return default + [int(bound) for bound in limits] or [1]
     if item.kind == "text":
-        return default or ["text"]
+        return list(item.choices) or default or ["text"]
     if item.kind == "mask":
         return [np.ones(image.size, np.uint8)]
     if item.kind in ("image", "volume"):

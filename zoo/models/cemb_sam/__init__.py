@@ -25,7 +25,12 @@ plugin = Plugin(
         Input("point", "point", "a place inside the object of the one box", many=True),
         Input("background", "point", "a place outside of it", many=True),
         Input("mask", "mask", "a rough mask of the object, above 0 inside, of the image's size"),
-        Input("condition", "text", "sub-group of the image: a name or a number from 0; inferred when not given"),
+        Input(
+            "condition",
+            "text",
+            "sub-group of the image, by name or number (from 0), among those the weights know; inferred when not given",
+            choices=("benign", "malignant", "normal"),
+        ),
         Input("threshold", "number", "probability from which a pixel counts", default=0.5, minimum=0.0, maximum=1.0),
     ),
     outputs=(
