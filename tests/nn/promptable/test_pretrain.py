@@ -18,9 +18,12 @@ from zoo.nn.promptable.pretrain import (
     Recipe,
     Stage,
     augmented,
+    build,
     correction,
+    learn_three_masks,
     loose_box,
     loss_of,
+    loss_of_best,
     measure,
     objects_of,
     pretrain,
@@ -36,7 +39,8 @@ TINY = Recipe(
     stages=(
         Stage(image_size=128, images=7, steps=3, batch_size=2, objects=2, lr=1e-3, corrections=0),
         Stage(image_size=192, images=3, steps=2, batch_size=1, objects=2, lr=1e-3, corrections=1),
-    )
+    ),
+    masks=Stage(image_size=192, images=3, steps=2, batch_size=1, objects=2, lr=1e-3, corrections=0),
 )
 
 
@@ -117,6 +121,37 @@ def test_the_loss_falls_from_wrong_to_right() -> None:
     assert loss_of(-right, torch.zeros(2, 1), target) > 10
 
 
+def test_of_several_masks_the_best_counts_and_all_learn_how_good_they_are() -> None:
+    target = torch.zeros(1, 1, 16, 16)
+    target[..., 4:9, 4:9] = 1
+    right = 20 * (2 * target - 1)
+    both = torch.cat([right, -right], dim=1).requires_grad_()
+    quality = torch.tensor([[1.0, 0.5]], requires_grad=True)
+    loss = loss_of_best(both, quality, target)
+    assert float(loss.detach()) == pytest.approx(0.5**2 / 2, abs=0.01)
+    loss.backward()
+    assert both.grad is not None
+    assert both.grad[:, 1].abs().max() == 0
+    assert quality.grad is not None
+    assert quality.grad[0, 1] > 0
+
+
+def test_further_masks_are_learnt_without_touching_the_first() -> None:
+    with Run(seed=0, device="cpu", progress=False) as run:
+        sam = build(128)
+        pixels = torch.randn(1, 3, 128, 128)
+        before = {name: tensor.clone() for name, tensor in sam.state_dict().items()}
+        stage = Stage(image_size=128, images=3, steps=3, batch_size=1, objects=2, lr=1e-2, corrections=0)
+        learn_three_masks(sam, stage, TINY, run)
+    moved = {name for name, tensor in sam.state_dict().items() if not torch.equal(tensor, before[name])}
+    quality = "mask_decoder.iou_prediction_head.proj_out"
+    assert all(name.startswith(("mask_decoder.output_hypernetworks_mlps", quality)) for name in moved)
+    assert not any("mlps.0." in name for name in moved)
+    assert torch.equal(sam.state_dict()[f"{quality}.weight"][0], before[f"{quality}.weight"][0])
+    answers = sam(pixels, input_points=torch.tensor([[[[60.0, 60.0]]]]), multimask_output=True).pred_masks[0, 0]
+    assert not torch.allclose(answers[0], answers[1])
+
+
 def test_kinship_is_low_where_features_tell_the_objects_apart() -> None:
     torch.manual_seed(0)
     left = np.zeros((32, 32), bool)
@@ -153,7 +188,7 @@ def test_a_run_can_be_repeated_and_an_interrupted_one_ends_the_same(tmp_path: Pa
 
 def test_it_is_saved_in_half_precision_and_loads_as_any_sam(tmp_path: Path) -> None:
     with Run(seed=0, device="cpu", progress=False) as run:
-        sam = pretrain(Recipe(stages=TINY.stages[:1]), run)
+        sam = pretrain(Recipe(stages=TINY.stages[:1], masks=TINY.stages[0]), run)
     save(sam, tmp_path / "sam")
     again = load_sam(str(tmp_path / "sam"), needed_by="test")
     assert again.config.vision_config.image_size == 128

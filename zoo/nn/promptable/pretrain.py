@@ -3,7 +3,8 @@
 A SAM of the same architecture as the published ones, a hundred times smaller, learns to follow boxes, clicks and
 earlier masks on a mixture of all phantoms. The questions are those of SAM (A. Kirillov et al., Segment Anything, 2023,
 App. A): an object of an image is asked for with a random kind of prompt; then once more, with a click where the answer
-was wrong and the answer itself as mask prompt. Three things differ, because this one learns in an hour from nothing:
+was wrong and the answer itself as mask prompt. At last the three further masks learn what a single click may mean.
+Three things differ, because this one learns in an hour from nothing:
 
 - SAM's encoder was a trained masked autoencoder before. This one learns, beside the masks, features that are alike
   where the same objects lie (``Kinship``); without that the decoder has nothing to select from for a long time.
@@ -69,6 +70,9 @@ class Recipe:
     stages: tuple[Stage, ...] = (
         Stage(image_size=128, images=1400, steps=4200, batch_size=8, objects=6, lr=1.5e-3, corrections=0),
         Stage(image_size=256, images=560, steps=900, batch_size=4, objects=4, lr=5e-4, corrections=1),
+    )
+    masks: Stage = Stage(  # of the same size as the last of ``stages``
+        image_size=256, images=560, steps=600, batch_size=4, objects=4, lr=1e-3, corrections=0
     )
     warmup: int = 50
     weight_decay: float = 0.01
@@ -172,14 +176,29 @@ def loss_of(
     """Cross-entropy + Dice + squared error of the predicted IoU."""
     from monai.losses import DiceLoss
 
-    inside = logits.detach() > 0
-    truth = target > 0.5
-    iou = (inside & truth).flatten(1).sum(1) / (inside | truth).flatten(1).sum(1).clamp(min=1)
     return (
         F.binary_cross_entropy_with_logits(logits, target)
         + DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0)(logits, target)
-        + F.mse_loss(quality[:, 0], iou)
+        + F.mse_loss(quality, iou_of(logits, target))
     )
+
+
+def loss_of_best(
+    logits: Float[Tensor, "n k m m"], quality: Float[Tensor, "n k"], target: Float[Tensor, "n 1 m m"]
+) -> Float[Tensor, ""]:
+    """The same of the best of ``k`` masks for every object; all of them learn how good they are."""
+    from monai.losses import DiceLoss
+
+    truth = target.expand_as(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").flatten(2).mean(2)
+    dice = DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0, reduction="none")(logits, truth).flatten(2).mean(2)
+    return (entropy + dice).amin(1).mean() + F.mse_loss(quality, iou_of(logits, target))
+
+
+def iou_of(logits: Float[Tensor, "n k m m"], target: Float[Tensor, "n 1 m m"]) -> Float[Tensor, "n k"]:
+    """Of the masks that the logits say."""
+    inside, truth = logits.detach() > 0, target > 0.5
+    return (inside & truth).flatten(2).sum(2) / (inside | truth).flatten(2).sum(2).clamp(min=1)
 
 
 class Kinship(nn.Module):
@@ -221,6 +240,7 @@ def pretrain(recipe: Recipe, run: Run) -> SamModel:
             resize_input(sam, stage.image_size)
         learn(sam, kinship, stage, recipe, run)
     assert sam is not None
+    learn_three_masks(sam, recipe.masks, recipe, run)
     return sam.eval()
 
 
@@ -231,23 +251,15 @@ def learn(sam: SamModel, kinship: Kinship, stage: Stage, recipe: Recipe, run: Ru
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=stage.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / recipe.warmup)
-        * 0.5 * (1 + np.cos(np.pi * min(1.0, step / stage.steps))),
-    )  # fmt: skip
+    schedule = cosine(optimizer, stage, recipe)
     run.track(model=sam, kinship=kinship, optimizer=optimizer)
     run.keep(schedule=schedule)
     made: list[Sample] = []
     frame = Frame(stage.image_size, stage.image_size, stage.image_size)
     for step in run.steps(stage.steps):
         made = made or list(samples(stage.image_size, 0, stage.images))
-        rng = run.generator("prompts", step)
-        index = run.indices(len(made), stage.batch_size, step)
-        images, objects = zip(*(augmented(made[i], rng) for i in index), strict=True)
-        pixels = torch.cat([frame.pixels(torch.from_numpy(image)) for image in images]).to(run.device)
+        pixels, objects, targets, rng = drawn(made, stage, frame, run, step)
         features = sam.vision_encoder(pixels).last_hidden_state
-        targets = [target for each in objects for target in some(each, stage.objects, rng)]
         loss = ask(sam, features.repeat_interleave(stage.objects, 0), targets, stage.corrections, frame, rng)
         alike = kinship(features, objects, recipe.places)
         optimizer.zero_grad()
@@ -256,6 +268,66 @@ def learn(sam: SamModel, kinship: Kinship, stage: Stage, recipe: Recipe, run: Ru
         optimizer.step()
         schedule.step()
         run.log(loss=loss, kinship=alike)
+
+
+def drawn(
+    made: list[Sample], stage: Stage, frame: Frame, run: Run, step: int
+) -> tuple[Float[Tensor, "b 3 s s"], list[list[np.ndarray]], list[np.ndarray], np.random.Generator]:
+    """The images of a step, all objects of each, those that are asked for, and what the prompts are drawn from."""
+    rng = run.generator("prompts", step)
+    index = run.indices(len(made), stage.batch_size, step)
+    images, objects = zip(*(augmented(made[i], rng) for i in index), strict=True)
+    pixels = torch.cat([frame.pixels(torch.from_numpy(image)) for image in images]).to(run.device)
+    targets = [target for each in objects for target in some(each, stage.objects, rng)]
+    return pixels, list(objects), targets, rng
+
+
+def cosine(optimizer: torch.optim.Optimizer, stage: Stage, recipe: Recipe) -> torch.optim.lr_scheduler.LambdaLR:
+    """Up in a line, down in half a wave."""
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / stage.steps)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def learn_three_masks(sam: SamModel, stage: Stage, recipe: Recipe, run: Run) -> None:
+    """The three further masks, for a click that may mean a part or the whole: of each three only the best learns.
+
+    They start as the first one; whatever the first mask comes from stays as it is.
+    """
+    run.stage("three-masks")
+    decoder = sam.mask_decoder
+    heads, quality = decoder.output_hypernetworks_mlps, decoder.iou_prediction_head.proj_out
+    sam.requires_grad_(False)
+    for head in heads[1:]:
+        head.load_state_dict(heads[0].state_dict())
+        head.requires_grad_(True)
+    for parameter in (quality.weight, quality.bias):
+        parameter[1:] = parameter[:1].clone()
+        parameter.requires_grad_(True)
+        parameter.register_hook(lambda gradient: torch.cat([torch.zeros_like(gradient[:1]), gradient[1:]]))
+    parameters = [*heads[1:].parameters(), quality.weight, quality.bias]
+    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, weight_decay=0.0)
+    schedule = cosine(optimizer, stage, recipe)
+    run.track(model=sam, optimizer=optimizer)
+    run.keep(schedule=schedule)
+    made: list[Sample] = []
+    frame = Frame(stage.image_size, stage.image_size, stage.image_size)
+    for step in run.steps(stage.steps):
+        made = made or list(samples(stage.image_size, 0, stage.images))
+        pixels, _, targets, rng = drawn(made, stage, frame, run, step)
+        features = sam.vision_encoder(pixels).last_hidden_state.repeat_interleave(stage.objects, 0)
+        prompts = [Prompt(points=(click(target, rng),)) for target in targets]
+        side = mask_side(sam)
+        truth = frame.low(torch.from_numpy(np.stack(targets).astype(np.float32)).to(run.device), side)
+        given = encode_prompts(sam, frame.tensors(prompts, side, run.device))
+        loss = loss_of_best(*decode(sam, features, given, multimask=True), truth)
+        optimizer.zero_grad()
+        run.backward(loss)
+        optimizer.step()
+        schedule.step()
+        run.log(loss=loss)
 
 
 def ask(
