@@ -67,3 +67,10 @@ def test_it_follows_a_box_on_a_real_fundus_photograph(promptable: Promptable) ->
     assert (found & within).sum() > 0.4 * within.sum()
     green = image[..., 1].astype(float)  # the disc is the brightest there
     assert green[within & found].mean() > green[within & ~found].mean() + 10
+
+
+def test_without_prompts_the_lesion_is_among_what_is_found(promptable: Promptable) -> None:
+    case = PHANTOMS["skin-lesion"].load()(HELD_OUT, size=256)
+    truth = case.masks["mask"] > 0
+    masks = promptable.everything(case.image, points_per_crop=8, pred_iou_thresh=0.5, stability_score_thresh=0.7)
+    assert max(dice(item["segmentation"], truth) for item in masks) > 0.8
