@@ -48,6 +48,7 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on="phantom:ultrasound?n=240 (154 procedural images), on the zoo's small SAM, trained on phantoms too",
         command="zoo train cemb-sam --data 'phantom:ultrasound?n=240' --preset demo --out DIR",
+        seconds=96,
         metrics={
             # zoo evaluate cemb-sam --data "phantom:ultrasound?n=120&seed=20000" --split all
             "Dice in %, 80 other phantoms with a lesion": 93.4,
