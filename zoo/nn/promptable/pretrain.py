@@ -4,7 +4,7 @@ A SAM of the same architecture as the published ones, a hundred times smaller, l
 earlier masks on a mixture of all phantoms. The questions are those of SAM (A. Kirillov et al., Segment Anything, 2023,
 App. A): an object of an image is asked for with a random kind of prompt; then once more, with a click where the answer
 was wrong and the answer itself as mask prompt. At last the three further masks learn what a single click may mean.
-Three things differ, because this one learns in an hour from nothing:
+Three things differ, because this one learns from nothing in less than an hour:
 
 - SAM's encoder was a trained masked autoencoder before. This one learns, beside the masks, features that are alike
   where the same objects lie (``Kinship``); without that the decoder has nothing to select from for a long time.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,12 @@ def samples(size: int, first_seed: int, count: int) -> Iterator[Sample]:
             yield one
 
 
+@lru_cache(maxsize=1)
+def training_samples(size: int, count: int) -> tuple[Sample, ...]:
+    """Made when first needed: a stage that is resumed after its end needs none, and the last two share theirs."""
+    return tuple(samples(size, 0, count))
+
+
 def augmented(one: Sample, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
     """The image turned, mirrored, in other colours and contrast; and its objects."""
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
@@ -155,10 +162,10 @@ def loose_box(target: np.ndarray, rng: np.random.Generator, looseness: float = 0
     return Box(float(x0), float(y0), float(max(x1, x0 + 1)), float(max(y1, y0 + 1)))
 
 
-def click(region: np.ndarray, rng: np.random.Generator, inside: bool = True) -> Point:
+def click(region: np.ndarray, rng: np.random.Generator) -> Point:
     rows, columns = np.nonzero(region)
     k = int(rng.integers(len(rows)))
-    return Point(float(columns[k]), float(rows[k]), inside)
+    return Point(float(columns[k]), float(rows[k]))
 
 
 def correction(target: np.ndarray, answer: np.ndarray, rng: np.random.Generator) -> Point | None:
@@ -254,11 +261,9 @@ def learn(sam: SamModel, kinship: Kinship, stage: Stage, recipe: Recipe, run: Ru
     schedule = cosine(optimizer, stage, recipe)
     run.track(model=sam, kinship=kinship, optimizer=optimizer)
     run.keep(schedule=schedule)
-    made: list[Sample] = []
     frame = Frame(stage.image_size, stage.image_size, stage.image_size)
     for step in run.steps(stage.steps):
-        made = made or list(samples(stage.image_size, 0, stage.images))
-        pixels, objects, targets, rng = drawn(made, stage, frame, run, step)
+        pixels, objects, targets, rng = drawn(stage, frame, run, step)
         features = sam.vision_encoder(pixels).last_hidden_state
         loss = ask(sam, features.repeat_interleave(stage.objects, 0), targets, stage.corrections, frame, rng)
         alike = kinship(features, objects, recipe.places)
@@ -271,9 +276,10 @@ def learn(sam: SamModel, kinship: Kinship, stage: Stage, recipe: Recipe, run: Ru
 
 
 def drawn(
-    made: list[Sample], stage: Stage, frame: Frame, run: Run, step: int
+    stage: Stage, frame: Frame, run: Run, step: int
 ) -> tuple[Float[Tensor, "b 3 s s"], list[list[np.ndarray]], list[np.ndarray], np.random.Generator]:
     """The images of a step, all objects of each, those that are asked for, and what the prompts are drawn from."""
+    made = training_samples(stage.image_size, stage.images)
     rng = run.generator("prompts", step)
     index = run.indices(len(made), stage.batch_size, step)
     images, objects = zip(*(augmented(made[i], rng) for i in index), strict=True)
@@ -312,15 +318,13 @@ def learn_three_masks(sam: SamModel, stage: Stage, recipe: Recipe, run: Run) -> 
     schedule = cosine(optimizer, stage, recipe)
     run.track(model=sam, optimizer=optimizer)
     run.keep(schedule=schedule)
-    made: list[Sample] = []
     frame = Frame(stage.image_size, stage.image_size, stage.image_size)
     for step in run.steps(stage.steps):
-        made = made or list(samples(stage.image_size, 0, stage.images))
-        pixels, _, targets, rng = drawn(made, stage, frame, run, step)
+        pixels, _, targets, rng = drawn(stage, frame, run, step)
         features = sam.vision_encoder(pixels).last_hidden_state.repeat_interleave(stage.objects, 0)
         prompts = [Prompt(points=(click(target, rng),)) for target in targets]
         side = mask_side(sam)
-        truth = frame.low(torch.from_numpy(np.stack(targets).astype(np.float32)).to(run.device), side)
+        truth = truth_of(targets, frame, side, run.device)
         given = encode_prompts(sam, frame.tensors(prompts, side, run.device))
         loss = loss_of_best(*decode(sam, features, given, multimask=True), truth)
         optimizer.zero_grad()
@@ -328,6 +332,12 @@ def learn_three_masks(sam: SamModel, stage: Stage, recipe: Recipe, run: Run) -> 
         optimizer.step()
         schedule.step()
         run.log(loss=loss)
+
+
+def truth_of(
+    targets: list[np.ndarray], frame: Frame, side: int, device: torch.device
+) -> Float[Tensor, "n 1 side side"]:
+    return frame.low(torch.from_numpy(np.stack(targets).astype(np.float32)).to(device), side)
 
 
 def ask(
@@ -342,7 +352,7 @@ def ask(
     boxed = rng.uniform() < 0.5
     prompts = [Prompt(box=loose_box(t, rng)) if boxed else Prompt(points=(click(t, rng),)) for t in targets]
     side, device = mask_side(sam), features.device
-    truth = frame.low(torch.from_numpy(np.stack(targets).astype(np.float32)).to(device), side)
+    truth = truth_of(targets, frame, side, device)
     answer = decode(sam, features, encode_prompts(sam, frame.tensors(prompts, side, device)))
     loss = loss_of(*answer, truth)
     for _ in range(corrections):
