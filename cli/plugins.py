@@ -52,7 +52,7 @@ def check(
     """Check that a plugin keeps the promises of all plugins; exit code 1 when it doesn't."""
     from zoo.conformance.report import Examination
     from zoo.conformance.rules import RULES
-    from zoo.training.progress import Bar
+    from zoo.progress import Bar
 
     examination = Examination(model)
     results = []

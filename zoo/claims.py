@@ -306,8 +306,8 @@ def reproduce(
     Raises ``PluginError`` when the model has no claim or the claim returns something else than numbers by arm,
     ``OptionError`` for unusable seeds or jobs.
     """
+    from zoo.storage import write_file
     from zoo.training.recipe import resolve
-    from zoo.training.storage import write_file
 
     plugin, claim = resolve(model, "claim")
     if not isinstance(claim, Claim):
@@ -367,7 +367,7 @@ def _run_seeds(
     claim: Claim, seeds: list[int], quick: bool, jobs: int
 ) -> Iterator[tuple[int, Mapping[str, Mapping[str, float]], float]]:
     """Seed, results and seconds, as they are done."""
-    from zoo.training.progress import note
+    from zoo.progress import note
 
     jobs = min(jobs, len(seeds))
     if jobs <= 1:
@@ -395,7 +395,7 @@ def _run_seeds(
 def _start_worker(threads: int) -> None:
     import torch
 
-    from zoo.training import progress
+    from zoo import progress
 
     torch.set_num_threads(threads)
     progress.silence()  # several bars would overwrite each other
@@ -551,7 +551,7 @@ def report(results: str | Path, page: str | Path) -> Path:
 
     Quick runs don't count. Raises ``DataError`` when there are no results or a file is damaged.
     """
-    from zoo.training.storage import write_file
+    from zoo.storage import write_file
 
     return write_file(page, report_text(results))
 

@@ -69,7 +69,7 @@ class Evaluation:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``evaluation.json``, ``cases.csv`` and ``figure.png``, each whole or not at all."""
-        from zoo.training.storage import write_file
+        from zoo.storage import write_file
 
         folder = Path(folder)
         return [
@@ -102,7 +102,7 @@ def evaluate(
     """
     from zoo.data.check import require
     from zoo.data.sets import load_dataset
-    from zoo.training.progress import track
+    from zoo.progress import track
 
     network, plugin = _network(model, weights, device)
     score, training = _score_of(plugin), _training_of(plugin)

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zoo import seeds, storage
 from zoo.errors import DataError
-from zoo.training import checkpoint, storage
+from zoo.training import checkpoint
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -68,12 +69,12 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     def draw():
         return random.random(), float(np.random.normal()), torch.randn(2).tolist()  # noqa: NPY002
 
-    checkpoint.seed_everything(5)
+    seeds.seed_everything(5)
     draw()
-    checkpoint.save(tmp_path / "c", checkpoint.rng_state())
+    checkpoint.save(tmp_path / "c", seeds.rng_state())
     first = draw()
     draw()
-    checkpoint.set_rng_state(checkpoint.load(tmp_path / "c"))
+    seeds.set_rng_state(checkpoint.load(tmp_path / "c"))
     assert draw() == first
 
 

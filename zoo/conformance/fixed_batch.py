@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.seeds import derive_seed
 from zoo.training import Run
-from zoo.training.run import derive_seed
 
 
 class FixedBatchRun(Run):

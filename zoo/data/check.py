@@ -220,7 +220,7 @@ class _Facts:
 
 
 def _made(dataset: Dataset, facts: _Facts, progress: bool) -> Iterator[tuple[int, Case]]:
-    from zoo.training.progress import track
+    from zoo.progress import track
 
     for place in track(range(len(dataset)), "checking", enabled=progress):
         try:

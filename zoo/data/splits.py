@@ -73,7 +73,7 @@ def leaks(dataset: Dataset) -> dict[str, list[str]]:
 
 def save_split(data: TrainData, path: str | Path, seed: int) -> Path:
     """Write which case is in which part, with the specification and seed, as JSON."""
-    from zoo.training.storage import write_file
+    from zoo.storage import write_file
 
     record = {"data": data.train.spec, "seed": seed, **data.to_dict()}
     return write_file(path, json.dumps(record, indent=1) + "\n")

@@ -22,7 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 from zoo import config as configs
 from zoo.errors import DataError, OptionError, ZooError
 from zoo.federated.client import ZooClientApp
-from zoo.training.storage import write_file
+from zoo.storage import write_file
 
 if TYPE_CHECKING:
     from zoo.federated.federation import Federation

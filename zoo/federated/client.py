@@ -24,9 +24,9 @@ from zoo.federated import flower  # noqa: F401  (first: it says what's missing)
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from zoo.seeds import derive_seed, seed_everything
+from zoo.storage import remove_folder
 from zoo.training import checkpoint
-from zoo.training.run import derive_seed
-from zoo.training.storage import remove_folder
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ class ZooClientApp(ClientApp):
         federation = self.build()
         configured = context.run_config
         context.run_config = {**configured, "device": self.device, "seed": str(self.seed)}
-        checkpoint.seed_everything(_seed(self.seed, message, context))
+        seed_everything(_seed(self.seed, message, context))
         try:
             answer = federation.client(message, context)
         finally:

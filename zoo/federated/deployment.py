@@ -19,7 +19,7 @@ from typing import Any
 
 from zoo.errors import DataError, OptionError
 from zoo.federated.app import FAILURE
-from zoo.training.storage import new_folder
+from zoo.storage import new_folder
 
 START_SECONDS = 60.0
 

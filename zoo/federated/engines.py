@@ -15,8 +15,8 @@ from zoo.federated.deployment import deploy, write_app
 from zoo.federated.federation import Federation, Outcome, check
 from zoo.federated.grid import LocalGrid
 from zoo.federated.server import serve
+from zoo.seeds import derive_seed, seed_everything
 from zoo.training import checkpoint
-from zoo.training.run import derive_seed
 
 if TYPE_CHECKING:
     from zoo.training import Run, TrainData
@@ -105,10 +105,10 @@ def _simulate(
 
 def construct(build: Build, recipe: Any, data: TrainData, seed: int) -> Federation:
     """The same federation in every process, whatever random numbers were drawn there before."""
-    checkpoint.seed_everything(derive_seed(seed, "federation"))
+    seed_everything(derive_seed(seed, "federation"))
     return build(recipe, data, seed)
 
 
 def initial_arrays(federation: Federation, seed: int, stage: str) -> Mapping[str, Any]:
-    checkpoint.seed_everything(derive_seed(seed, "model", stage))
+    seed_everything(derive_seed(seed, "model", stage))
     return federation.model().state_dict()

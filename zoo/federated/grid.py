@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
-from zoo.training import checkpoint
+from zoo.seeds import rng_state, set_rng_state
 
 
 class LocalGrid(Grid):
@@ -77,7 +77,7 @@ class LocalGrid(Grid):
         node = message.metadata.dst_node_id
         if node not in self._contexts:
             return Message(Error(ErrorCode.NODE_UNAVAILABLE, f"there is no node {node}"), reply_to=message)
-        server = checkpoint.rng_state()
+        server = rng_state()
         start = time.monotonic()
         try:
             # Messages of a round may share their records; a client may change what it got.
@@ -87,7 +87,7 @@ class LocalGrid(Grid):
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
         finally:
-            checkpoint.set_rng_state(server)
+            set_rng_state(server)
         took = time.monotonic() - start
         if self.timeout is not None and took > self.timeout:
             reason = f"answered after {took:.1f} s, later than the timeout of {self.timeout:g} s"

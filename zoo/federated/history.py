@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import OptionError
+from zoo.storage import remove_folder
 from zoo.training import checkpoint
-from zoo.training.storage import remove_folder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from zoo.data.sets import Dataset, table_rows
 from zoo.errors import DataError, OptionError
-from zoo.training.run import derive_seed
+from zoo.seeds import derive_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

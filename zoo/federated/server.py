@@ -24,8 +24,8 @@ from zoo.errors import DataError
 from zoo.federated.client import WHO, array_record, client_of
 from zoo.federated.federation import Federation, Outcome, check_shapes, weigh
 from zoo.federated.history import History
-from zoo.training import checkpoint
-from zoo.training.run import MetricLog, derive_seed
+from zoo.seeds import derive_seed, seed_everything
+from zoo.training.run import MetricLog
 
 if TYPE_CHECKING:
     from zoo.training import Run
@@ -88,7 +88,7 @@ def _round(
 ) -> dict[str, float]:
     strategy = federation.strategy
     cohort.begin(number)
-    checkpoint.seed_everything(derive_seed(run.seed, "server", number))
+    seed_everything(derive_seed(run.seed, "server", number))
     row: dict[str, float] = {"round": number}
 
     asked = strategy.configure_train(number, server.arrays, ConfigRecord(), cohort)

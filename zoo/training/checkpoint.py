@@ -7,7 +7,6 @@ A checkpoint is a folder with ``tensors.safetensors`` (every tensor and array, b
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from zoo.errors import DataError
-from zoo.training.storage import new_folder
+from zoo.storage import new_folder
 
 FORMAT = 1
 
@@ -48,30 +47,6 @@ def load(folder: str | Path) -> dict[str, Any]:
         return _unpack(document["state"], tensors)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"the checkpoint {folder} is damaged ({error}); delete it to go on without it") from error
-
-
-def rng_state() -> dict[str, Any]:
-    """The global random number generators of Python, NumPy and torch (with the current CUDA device's)."""
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}  # noqa: NPY002
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Set the generators to what ``rng_state`` returned."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed % 2**63)
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from zoo import config as configs
 from zoo.data.splits import FRACTIONS, TrainData, save_split, split
 from zoo.errors import OptionError, ZooError
+from zoo.storage import remove_folder, write_file
 from zoo.training.run import Run
-from zoo.training.storage import remove_folder, write_file
 
 if TYPE_CHECKING:
     from zoo.data.sets import Dataset

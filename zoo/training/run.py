@@ -25,7 +25,6 @@ step is tracked (or kept) and every random draw comes from the global generators
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -41,8 +40,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.errors import DataError, MissingExtraError, OptionError, WeightsError
-from zoo.training.progress import Bar
-from zoo.training.storage import remove_folder, remove_leftovers, write_file
+from zoo.progress import Bar
+from zoo.seeds import derive_seed, rng_state, seed_everything, set_rng_state
+from zoo.storage import remove_folder, remove_leftovers, write_file
 
 if TYPE_CHECKING:
     import torch
@@ -337,7 +337,7 @@ class Run:
 
         from zoo.training import checkpoint
 
-        states = gather_object([{"rng": checkpoint.rng_state()}])
+        states = gather_object([{"rng": rng_state()}])
         if self.is_main:
             if self._log is not None:
                 self._log.flush()
@@ -403,7 +403,7 @@ class Run:
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.accelerator.process_index < len(state["rng"]):
-            checkpoint.set_rng_state(state["rng"][self.accelerator.process_index])
+            set_rng_state(state["rng"][self.accelerator.process_index])
         return False
 
     def _load_tracked(self, states: Mapping[str, Any], source: Path) -> None:
@@ -435,9 +435,7 @@ class Run:
                 remove_folder(path)
 
     def _seed_globally(self, *key: int | str) -> None:
-        from zoo.training import checkpoint
-
-        checkpoint.seed_everything(derive_seed(self.seed, *key))
+        seed_everything(derive_seed(self.seed, *key))
 
 
 class EarlyStopping:
@@ -635,12 +633,6 @@ class _Order:
 def _number(value: Any) -> float:
     """A number, or a tensor of one element, which may still be part of a graph."""
     return float(value.detach() if hasattr(value, "detach") else value)
-
-
-def derive_seed(*key: int | str) -> int:
-    """A 128-bit seed that depends on all parts of ``key`` and is the same on every machine."""
-    text = json.dumps(key, default=int)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
 
 def _accelerator(device: str, mixed_precision: str | None, gradient_accumulation: int | None) -> Accelerator:

@@ -200,7 +200,7 @@ def craft(
 
 def save_audits(audits: Sequence[Audit], folder: Path) -> list[Path]:
     """``audit.json`` and ``audit.png``, whole or not at all."""
-    from zoo.training.storage import write_file
+    from zoo.storage import write_file
 
     text = json.dumps([audit.to_dict() for audit in audits], indent=1, allow_nan=False) + "\n"
     picture = io.BytesIO()

@@ -18,8 +18,8 @@ from zoo.data.splits import TrainData
 from zoo.errors import MissingExtraError
 from zoo.models.disbelieve.model import DisbelieveConfig
 from zoo.models.disbelieve.training import AggregatorName, DisbelieveRecipe, federation_of
+from zoo.seeds import derive_seed
 from zoo.training import Run
-from zoo.training.run import derive_seed
 
 RULES: dict[AggregatorName, str] = {"krum": "Krum", "dos": "DOS", "trimmed-mean": "trimmed mean"}
 ATTACKS = {"no attack": "none", "LIE": "lie", "Min-Max": "min-max", "DISBELIEVE": "disbelieve"}

@@ -30,7 +30,7 @@ from zoo.metrics import classification_scores
 from zoo.models.disbelieve.aggregators import DOS
 from zoo.models.disbelieve.attacks import AttackSettings, Crafted, Data, Share, Targets, class_loss, craft
 from zoo.models.disbelieve.screening import pair_distances
-from zoo.training.run import derive_seed
+from zoo.seeds import derive_seed
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from zoo.models.disbelieve.attacks import (
     refuse_federation,
 )
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network, normalise, prepare
+from zoo.seeds import derive_seed
 from zoo.training import Training
-from zoo.training.run import derive_seed
 
 if TYPE_CHECKING:
     from zoo.data.case import Case

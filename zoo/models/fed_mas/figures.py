@@ -24,7 +24,7 @@ DASHES = ("-", "--", ":", "-.")
 
 def training_figures(outcome: Outcome, counts: Int[np.ndarray, " k"], config: FedMASConfig, out: Path) -> list[Path]:
     """Write ``weights.png``, and with a prior ``rescue_factors.png``; with reported w_k also ``distances.png``."""
-    from zoo.training.storage import write_file
+    from zoo.storage import write_file
 
     rows = [row for row in outcome.clients if row.get("phase", "train") == "train"]
     written = []

@@ -210,7 +210,7 @@ def _stored(path: Path) -> np.ndarray | None:
 def _store(path: Path, feature: np.ndarray) -> None:
     import io
 
-    from zoo.training.storage import write_file
+    from zoo.storage import write_file
 
     file = io.BytesIO()
     np.save(file, feature, allow_pickle=False)
@@ -224,7 +224,7 @@ def save_prior(prior: nn.Module, folder: Path) -> Path:
     """Write ``prior.safetensors`` to ``folder``."""
     from safetensors.torch import save
 
-    from zoo.training.storage import write_file
+    from zoo.storage import write_file
 
     return write_file(
         folder / "prior.safetensors", save({k: v.cpu().contiguous() for k, v in prior.state_dict().items()})

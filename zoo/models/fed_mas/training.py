@@ -327,7 +327,7 @@ def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
     from zoo.federated import federate
     from zoo.federated.engines import construct
     from zoo.federated.federation import check
-    from zoo.training.storage import remove_folder
+    from zoo.storage import remove_folder
 
     config, data = recipe.form, in_memory(data)
     attribute_values(recipe.attribute, data.test)  # refuses an unfit file before the first round
@@ -396,7 +396,7 @@ def report(
     """``scores.json`` of the test part, and the figures of the split and of the training."""
     from zoo.federated import split_figure
     from zoo.models.fed_mas.figures import training_figures
-    from zoo.training.storage import write_file
+    from zoo.storage import write_file
 
     counts = np.bincount(y, minlength=len(recipe.network.labels))
     if len(data.test):

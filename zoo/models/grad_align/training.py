@@ -32,8 +32,8 @@ from zoo.models.grad_align.accounting import Accountant, Accounting, batch_cap, 
 from zoo.models.grad_align.model import Filter, GradAlign, GradAlignConfig, Privacy, prepare
 from zoo.ops import cosine_filter
 from zoo.ops.cosine_filter import Filtered
+from zoo.storage import write_file
 from zoo.training import Training
-from zoo.training.storage import write_file
 
 if TYPE_CHECKING:
     from zoo.data.case import Case

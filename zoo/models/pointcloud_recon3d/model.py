@@ -122,7 +122,7 @@ class PointCloudRecon3D(Model):
             MediaError: an image can't be used, layers can't belong to one stack, or no layer shows tissue.
             OptionError: an option is out of its range, or ``masks`` don't fit the layers.
         """
-        from zoo.training.progress import Bar, track
+        from zoo.progress import Bar, track
 
         selection = _selection(band)
         if working_size < 1 or (downsample or 1) < 1 or max_points < 1 or z_factor < 1:

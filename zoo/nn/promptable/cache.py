@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.training.storage import write_file
+from zoo.storage import write_file
 
 MEMORY = 256 * 2**20
 
