@@ -20,11 +20,11 @@ def register(app: typer.Typer) -> None:
 def list_(
     task: Annotated[str | None, typer.Option(help="Only this task, such as segmentation.")] = None,
     modality: Annotated[str | None, typer.Option(help="Only this modality, such as fundus.")] = None,
-    kernel: Annotated[str | None, typer.Option(help="Only models that use this operator.")] = None,
+    operator: Annotated[str | None, typer.Option(help="Only models that use this function of zoo.ops.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the installed models."""
-    chosen = registry.select(task=task, modality=modality, kernel=kernel)
+    chosen = registry.select(task=task, modality=modality, operator=operator)
     if json:
         print_json([_as_dict(entry) for entry in chosen])
         return
@@ -65,7 +65,7 @@ def info(
         ["task", card.task],
         ["modality", card.modality],
         ["labels", ", ".join(card.labels) or "-"],
-        ["operators", ", ".join(card.kernels) or "-"],
+        ["operators", ", ".join(card.operators) or "-"],
         ["needs extra", ", ".join(card.extras) or "-"],
         ["code of the authors", card.paper.code or "not stated"],
         ["licence notes", card.licence_notes or "-"],

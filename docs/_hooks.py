@@ -78,7 +78,7 @@ def page(card: Plugin, docs: Path) -> str:
         "Task": card.task,
         "Modality": card.modality,
         "Labels": ", ".join(card.labels),
-        "Operators": ", ".join(f"[`{name}`](../operators.md)" for name in card.kernels),
+        "Operators": ", ".join(f"[`{name}`](../operators.md)" for name in card.operators),
         "Extra": f"`pip install '{DISTRIBUTION}[{','.join(card.extras)}]'`" if card.extras else "",
         "Licences": card.licence_notes,
     }

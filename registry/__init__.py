@@ -113,24 +113,31 @@ def resolve(entry: Entry, what: str) -> Any:
         raise PluginError(f"{what} of {plugin.name} points to {target}, which does not exist") from error
 
 
-def list_models(*, task: str | None = None, modality: str | None = None, kernel: str | None = None) -> list[str]:
-    """Names of the installed models that work, optionally those of one task, modality or kernel."""
-    return [entry.name for entry in select(task=task, modality=modality, kernel=kernel) if entry.plugin]
+def part(model: str | Plugin, what: str) -> tuple[Plugin, Any]:
+    """A plugin, by name or as it is, and its ``model``, ``training`` or ``claim``. Raises ``PluginError``."""
+    entry = find(model) if isinstance(model, str) else Entry(model.name, "", "", model)
+    assert entry.plugin is not None
+    return entry.plugin, resolve(entry, what)
 
 
-def select(*, task: str | None = None, modality: str | None = None, kernel: str | None = None) -> list[Entry]:
+def list_models(*, task: str | None = None, modality: str | None = None, operator: str | None = None) -> list[str]:
+    """Names of the installed models that work, optionally those of one task, modality or operator."""
+    return [entry.name for entry in select(task=task, modality=modality, operator=operator) if entry.plugin]
+
+
+def select(*, task: str | None = None, modality: str | None = None, operator: str | None = None) -> list[Entry]:
     """Entries that match the filters; broken ones only when there is no filter."""
     chosen: Iterable[Entry] = entries()
-    if task or modality or kernel:
-        chosen = (entry for entry in chosen if entry.plugin and _matches(entry.plugin, task, modality, kernel))
+    if task or modality or operator:
+        chosen = (entry for entry in chosen if entry.plugin and _matches(entry.plugin, task, modality, operator))
     return list(chosen)
 
 
-def _matches(plugin: Plugin, task: str | None, modality: str | None, kernel: str | None) -> bool:
+def _matches(plugin: Plugin, task: str | None, modality: str | None, operator: str | None) -> bool:
     return (
         (task is None or plugin.task == task)
         and (modality is None or modality.lower() in plugin.modality.lower())
-        and (kernel is None or kernel in plugin.kernels)
+        and (operator is None or operator in plugin.operators)
     )
 
 

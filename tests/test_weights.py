@@ -155,7 +155,7 @@ def test_only_safetensors_are_loaded(tmp_path: Path) -> None:
     [
         ({"model": "other"}, "for the model 'other', not for tiny"),
         ({"model": ["\x1b[2J" * 99]}, "not for tiny"),
-        ({"contract": 99}, "version 99 of the contract, this zoo has 1"),
+        ({"contract": 99}, "version 99 of the contract, this zoo has 2"),
         ({"distribution": "their-zoo", "version": "3.1"}, "made by tiny of their-zoo 3.1"),
         ({"version": "77.0"}, "medimg-zoo 77.0, which is incompatible with the installed medimg-zoo"),
         ({"config": {"width": 4, "colour": 1}}, "TinyConfig has no field 'colour'"),
@@ -293,7 +293,7 @@ def _malformed_config(content: bytes, rng: random.Random) -> bytes:
             lambda: with_value("config", {**record["config"], f"more{rng.random()}": 1}),
             lambda: with_value("config", rng.choice([None, [], "x", 5])),
             lambda: with_value("model", rng.choice([None, [], {}, 5, "", "tiny ", "TINY", "\x1b[31m", "x" * 10**6])),
-            lambda: with_value("contract", rng.choice([None, 0, 2, "1", 1.5, [], 10**400])),
+            lambda: with_value("contract", rng.choice([None, 0, 3, "1", 1.5, [], 10**400])),
             lambda: with_value("distribution", rng.choice([5, ["medimg-zoo"], {"a": 1}, "x" * 10**5, "\n\n"])),
             lambda: with_value("padding", "x" * (5 << 20)),
         ]

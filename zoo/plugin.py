@@ -10,8 +10,11 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """Version of this contract. A plugin states the one it was written for in ``Plugin.contract``."""
+
+WEIGHTS_CONTRACTS = (1, 2)
+"""Weights that were saved under these versions load: a folder of weights has held the same since the first."""
 
 ENTRY_POINT_GROUP = "zoo.models"
 
@@ -19,7 +22,9 @@ Task = Literal["classification", "segmentation", "multi-task", "report", "recons
 InputKind = Literal[
     "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "file", "folder"
 ]
-Kernel = Literal["prototype_similarity", "cosine_filter", "icp", "masked_attention"]
+Operator = Literal[
+    "cosine_filter", "cosine_topk", "icp", "masked_attention", "nearest_neighbors", "prototype_similarity"
+]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -107,7 +112,7 @@ class Plugin:
     labels: tuple[str, ...] = ()
     training: str | None = None  # "package.module:recipe"
     claim: str | None = None  # "package.module:claim"
-    kernels: tuple[Kernel, ...] = ()
+    operators: tuple[Operator, ...] = ()  # functions of zoo.ops that the code calls
     extras: tuple[str, ...] = ()
     weights: WeightsInfo | None = None
     sample: str | None = None  # e.g. "sample:retina": a real image to try

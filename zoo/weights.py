@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import config as configs
 from zoo.errors import OptionError, WeightsError, ZooError
-from zoo.plugin import CONTRACT_VERSION, Plugin
+from zoo.plugin import CONTRACT_VERSION, WEIGHTS_CONTRACTS, Plugin
 from zoo.storage import filling
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def read_record(located: Located, plugin: Plugin) -> dict[str, Any]:
             f"weights {spec} were made by {plugin.name} of {made}, the installed {plugin.name} is of {owner}; "
             f"install {shown(distribution)} or choose other weights"
         )
-    if record.get("contract") != CONTRACT_VERSION:
+    if record.get("contract") not in WEIGHTS_CONTRACTS:
         raise WeightsError(
             f"weights {spec} were made by {made} under version {shown(record.get('contract'))} of the contract, "
             f"this zoo has {CONTRACT_VERSION}; install that release or choose other weights"

@@ -25,7 +25,7 @@ def test_list_as_json_is_the_card(zoo_cli) -> None:
 
 def test_list_filters(zoo_cli) -> None:
     assert "map-vessel" in zoo_cli("list", "--task", "segmentation", "--modality", "fundus").out
-    assert "no model matches" in zoo_cli("list", "--task", "report", "--kernel", "icp").out
+    assert "no model matches" in zoo_cli("list", "--task", "report", "--operator", "icp").out
 
 
 def test_list_shows_a_broken_plugin_with_its_error(zoo_cli, install_plugin) -> None:

@@ -510,7 +510,7 @@ def test_weights_of_another_model_are_refused_with_both_names(hub, client, make_
         "model": ("other-model", r"for the model 'other-model', not for toy-model"),
         "distribution": ("their-zoo", r"made by toy-model of their-zoo 1.2, the installed toy-model is of toy-zoo"),
         "version": ("2.0", r"made by toy-zoo 2.0, which is incompatible with the installed toy-zoo 1.2"),
-        "contract": (99, r"made by toy-zoo 1.2 under version 99 of the contract, this zoo has 1"),
+        "contract": (99, r"made by toy-zoo 1.2 under version 99 of the contract, this zoo has 2"),
     }
     for number, (key, (value, said)) in enumerate(changes.items()):
         changed = json.dumps(record | {key: value}).encode()

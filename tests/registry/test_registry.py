@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import ast
 import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from zoo import registry
 from zoo.errors import MissingExtraError, PluginError
+from zoo.plugin import Operator
 
 CARD = """
 from zoo.plugin import Input, Output, Paper, Plugin
@@ -13,7 +18,7 @@ plugin = Plugin(
     name="toy-model", title="A toy", summary="Does little.", paper=Paper("On Toys", ("Ann Author",), "ISIC"),
     task="classification", modality="dermoscopy", inputs=(Input("image", "image", "a picture", required=True),),
     outputs=(Output("probabilities", "of two classes"),), model="toy_package:Nothing", extras=("imaging",),
-    kernels=("icp",){more}
+    operators=("icp",){more}
 )
 """
 
@@ -77,14 +82,40 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
         registry.find("zzzzzz")
 
 
-def test_filters_select_by_task_modality_and_kernel(install_plugin) -> None:
+def test_filters_select_by_task_modality_and_operator(install_plugin) -> None:
     install_plugin("toy-dist", card())
-    assert "toy-model" in registry.list_models(kernel="icp")
-    assert "toy-model" not in registry.list_models(kernel="cosine_filter")
+    assert "toy-model" in registry.list_models(operator="icp")
+    assert "toy-model" not in registry.list_models(operator="cosine_filter")
     skin = registry.list_models(task="classification", modality="Dermoscopy")
     assert {"toy-model", "local-global-prototypes"} <= set(skin)
     assert "map-vessel" not in skin
     assert "map-vessel" in registry.list_models(modality="fundus")
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in registry.entries() if e.distribution == "medimg-zoo"], ids=lambda entry: entry.name
+)
+def test_every_operator_that_a_plugin_imports_stands_on_its_card(entry) -> None:
+    package = Path(str(files(entry.plugin.model.partition(":")[0].rpartition(".")[0])))
+    imported = {
+        alias.name
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[:2] == ["zoo", "ops"]
+        for alias in node.names
+    }
+    assert imported & set(get_args(Operator)) <= set(entry.plugin.operators)
+
+
+def test_the_operators_of_a_card_are_those_of_zoo_ops() -> None:
+    from zoo import ops
+
+    assert set(get_args(Operator)) == {name for name in ops.__all__ if name.islower()} - {"status"}
+
+
+def test_both_users_of_the_nearest_neighbours_are_found_by_operator() -> None:
+    assert "local-global-prototypes" in registry.list_models(operator="cosine_topk")
+    assert "pointcloud-recon3d" in registry.list_models(operator="nearest_neighbors")
 
 
 def test_an_import_string_that_leads_nowhere_is_named(install_plugin) -> None:

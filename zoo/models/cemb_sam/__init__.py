@@ -43,7 +43,7 @@ plugin = Plugin(
     labels=("background", "object"),
     training="zoo.models.cemb_sam.training:training",
     claim="zoo.models.cemb_sam.claim:claim",
-    kernels=("masked_attention",),
+    operators=("masked_attention",),
     extras=("imaging", "sam"),
     weights=WeightsInfo(
         trained_on="phantom:ultrasound?n=240 (154 procedural images), on the zoo's small SAM, trained on phantoms too",

@@ -39,7 +39,7 @@ plugin = Plugin(
     labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
     training="zoo.models.disbelieve.training:training",
     claim="zoo.models.disbelieve.claim:claim",
-    kernels=("prototype_similarity",),
+    operators=("prototype_similarity",),
     extras=("imaging",),
     weights=WeightsInfo(
         trained_on="phantom:skin-lesion?n=400&size=64 (280 procedural images, drawn from by 10 simulated clients)",

@@ -42,7 +42,7 @@ plugin = Plugin(
     labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
     training="zoo.models.local_global_prototypes.training:training",
     claim="zoo.models.local_global_prototypes.claim:claim",
-    kernels=("prototype_similarity",),
+    operators=("prototype_similarity", "cosine_topk"),
     extras=("imaging",),
     weights=WeightsInfo(
         trained_on="phantom:skin-lesion?n=640 (461 procedural images; their thumbnails are the gallery)",

@@ -40,7 +40,7 @@ plugin = Plugin(
     labels=("benign", "melanoma"),
     training="zoo.models.meldd.training:training",
     claim="zoo.models.meldd.claim:claim",
-    kernels=("masked_attention",),
+    operators=("masked_attention",),
     extras=("imaging",),
     weights=WeightsInfo(
         trained_on="phantom:patients?n=500&size=64&risk=0.2 (320 procedural patients)",
