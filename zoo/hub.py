@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zoo import weights as weight_files
 from zoo.errors import MissingExtraError, OptionError, WeightsError, ZooError
 from zoo.plugin import Plugin
+from zoo.storage import replacing
 from zoo.weights import CONFIG, INDEX, SHARD, TENSORS, Located, shown
 
 if TYPE_CHECKING:
@@ -107,11 +108,8 @@ def pull(repo: str, out: str | os.PathLike[str] | None = None) -> Fetched:
     target = Path(out).expanduser()
     try:
         for name in fetched.files:
-            path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.part")
-            shutil.copyfile(fetched.folder / name, draft)
-            os.replace(draft, path)
+            with replacing(target / name) as draft:
+                shutil.copyfile(fetched.folder / name, draft)
     except OSError as error:
         raise WeightsError(f"can't write to {target}: {_reason(error)}; choose another folder with --out") from error
     return replace(fetched, folder=target)
