@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from zoo.claims.types import ClaimResult, Compared, Comparison, load_result
+from zoo.claims.records import load_result
+from zoo.claims.types import ClaimResult, Compared, Comparison
 from zoo.errors import DataError
 from zoo.storage import write_file
 
@@ -50,7 +51,11 @@ def report_text(results: str | Path) -> str:
     paths = sorted(path for path in Path(results).glob("*.json") if not path.name.endswith(".quick.json"))
     if not paths:
         raise DataError(f"{results} holds no results; zoo reproduce MODEL makes them")
-    all_results = [load_result(path) for path in paths]
+    return page_of([load_result(path) for path in paths])
+
+
+def page_of(all_results: Sequence[ClaimResult]) -> str:
+    """The page of all claims in Markdown."""
     lines = [
         "# Claims",
         "",

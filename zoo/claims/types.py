@@ -6,11 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from zoo.claims.statistics import Verdict, judge
-from zoo.errors import DataError
 
 FORMAT = 1
 
@@ -201,14 +199,6 @@ def compare(
     )
     judged = judge(differences, comparison.metric, comparison.margin, comparison.tolerance, quick)
     return Compared(comparison, differences, *judged)
-
-
-def load_result(path: str | Path) -> ClaimResult:
-    """A result from its JSON. Raises ``DataError`` if the file is no such thing."""
-    try:
-        return ClaimResult.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no result of a claim ({error!r}); remove it and reproduce again") from error
 
 
 def _finite(value: Any) -> Any:
