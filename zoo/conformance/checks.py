@@ -23,7 +23,7 @@ from PIL import Image as PILImage
 from zoo import config as configs
 from zoo import media, registry, weights
 from zoo import options as option_values
-from zoo.conformance.report import Failed, Skipped
+from zoo.conformance.anatomy import examine
 from zoo.conformance.rules import (
     MAX_DEMO_BYTES,
     SAME,
@@ -31,6 +31,8 @@ from zoo.conformance.rules import (
     SAME_ON_CUDA,
     TRAINING_CASES,
     TRAINING_STEPS,
+    Failed,
+    Skipped,
 )
 from zoo.errors import OptionError, ZooError
 from zoo.model import Model
@@ -159,6 +161,10 @@ def light_import(subject: Subject) -> str:
     if heavy := done.stdout.strip():
         raise Failed(f"importing {values[0]} imports {heavy}; move that import out of the card's module")
     return f"{values[0]} imports none of {', '.join(HEAVY)}"
+
+
+def anatomy(subject: Subject) -> str:
+    return examine(subject.entry.distribution, subject.plugin.name)
 
 
 # ---- the network -------------------------------------------------------------------------------------------------
