@@ -87,7 +87,7 @@ def _read_json(path: Path, located: Located, limit: int) -> Any:
     try:
         if path.stat().st_size > limit:
             raise ValueError(f"it is larger than {limit >> 20} MiB")
-        return json.loads(path.readprintable(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path.name} of weights {located.spec} can't be read: {first_line(error)}; get the file again"
@@ -201,8 +201,8 @@ def save(
                 save_file({member: tensors[member] for member in members}, draft / name, metadata={"format": "pt"})
             if split.is_sharded:
                 index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-                (draft / INDEX).writeprintable(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-            (draft / CONFIG).writeprintable(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+                (draft / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            (draft / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             written = {path.name for path in draft.iterdir()}
         for path in out.iterdir():  # what an earlier save left in the other layout
             if path.name not in written and (path.name in (TENSORS, INDEX) or SHARD.fullmatch(path.name)):

@@ -372,7 +372,7 @@ def test_a_file_that_was_altered_on_its_way_is_never_loaded(hub, client, server,
         zoo.load("toy-model", weights="hf://org/toy")
     with pytest.raises(WeightsError, match="is damaged"):  # the damaged file is in the cache now
         zoo.load("toy-model", weights="hf://org/toy")
-    from zoo.cache import remove
+    from zoo.hub.cache import remove
 
     remove("org/toy")
     client.forget()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from zoo import weights as weight_files
 from zoo.errors import WeightsError
 from zoo.hub.client import Address, NotCached, Unreachable, address, download, explained, in_cache, listing_of, reason
+from zoo.storage import replacing
 from zoo.weights import CONFIG, INDEX, SHARD, TENSORS, Located, shown
 
 if TYPE_CHECKING:
