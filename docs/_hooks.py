@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from zoo import registry
+from zoo.claims import record_of
 from zoo.cli.cards import example
 from zoo.extras import DISTRIBUTION
 from zoo.plugin import Input, Plugin
 
 OPERATORS = "<!-- operators -->"
-CLAIMS = Path("results/claims")
 NO_CLAIMS = "# Claims\n\nNo claim has been run yet; `zoo reproduce --all --report docs/claims.md` writes this page.\n"
 
 
@@ -123,11 +122,10 @@ def weights(card: Plugin) -> list[str]:
 
 def claim(card: Plugin) -> list[str]:
     """The verdict, where the claim has been run."""
-    try:
-        found: dict[str, Any] = json.loads((CLAIMS / f"{card.name}.json").read_text(encoding="utf-8"))
-        statement, verdict, reason = found["claim"]["statement"], found["verdict"], found["reason"]
-    except (OSError, ValueError, KeyError, TypeError):
+    found = record_of(card)
+    if found is None:
         return ["It can be run again by anyone; the result will stand on the page [Claims](../claims.md)."]
+    statement, verdict, reason = found["claim"]["statement"], found["verdict"], found["reason"]
     return [statement, f"**{str(verdict).capitalize()}**: {reason}. See [Claims](../claims.md)."]
 
 

@@ -113,6 +113,13 @@ def resolve(entry: Entry, what: str) -> Any:
         raise PluginError(f"{what} of {plugin.name} points to {target}, which does not exist") from error
 
 
+def part(model: str | Plugin, what: str) -> tuple[Plugin, Any]:
+    """A plugin, by name or as it is, and its ``model``, ``training`` or ``claim``. Raises ``PluginError``."""
+    entry = find(model) if isinstance(model, str) else Entry(model.name, "", "", model)
+    assert entry.plugin is not None
+    return entry.plugin, resolve(entry, what)
+
+
 def list_models(*, task: str | None = None, modality: str | None = None, operator: str | None = None) -> list[str]:
     """Names of the installed models that work, optionally those of one task, modality or operator."""
     return [entry.name for entry in select(task=task, modality=modality, operator=operator) if entry.plugin]

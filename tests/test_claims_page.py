@@ -1,31 +1,97 @@
-"""The page of claims says what the JSON files say."""
+"""Every claim of ours has a record in its package, and the page of claims says what the records say."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from zoo import claims, registry
+from zoo.errors import DataError, OptionError
+from zoo.extras import DISTRIBUTION
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "results" / "claims", ROOT / "docs" / "claims.md"
-
-if not RESULTS.is_dir():
-    pytest.skip("needs the source checkout", allow_module_level=True)
-
-
-def test_the_page_is_generated_from_the_results() -> None:
-    assert PAGE.read_text(encoding="utf-8") == claims.report_text(RESULTS), (
-        "run: zoo reproduce --all --report docs/claims.md"
-    )
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "claims.md"
+CARDS = [entry.plugin for entry in registry.entries() if entry.distribution == DISTRIBUTION and entry.plugin]
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
-def test_every_result_is_complete_and_of_an_installed_claim(path: Path) -> None:
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
+def test_the_page_is_generated_from_the_records() -> None:
+    text = claims.page_of([claims.load_result(path) for card in CARDS if (path := claims.record_path(card))])
+    assert PAGE.read_text(encoding="utf-8") == text, "run: python docs/_hooks.py"
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_every_record_is_complete_and_of_its_models_claim(card) -> None:
+    path = claims.record_path(card)
+    assert path is not None
     result = claims.load_result(path)
-    assert result.complete
-    assert not result.quick
+    assert (result.model, result.complete, result.quick) == (card.name, True, False)
+    assert result.claim.run.partition(":")[0] == card.claim.partition(":")[0]
     assert len(result.results) >= 5
-    assert registry.info(result.model).claim is not None
-    assert result.to_dict()["verdict"] in ("supported", "not supported", "inconclusive")
+    record = claims.record_of(card)
+    assert record["verdict"] == result.verdict
+    stored = [(item["verdict"], item["reason"]) for item in record["comparisons"]]
+    assert stored == [(item.verdict, item.reason) for item in (result.primary, *result.secondary)]
+
+
+def test_records_are_found_from_any_folder(tmp_path, monkeypatch) -> None:
+    from zoo.card import model_card
+
+    monkeypatch.chdir(tmp_path)
+    verdict = claims.record_of(CARDS[0])["verdict"]
+    text = model_card(CARDS[0], {}, tmp_path, "org/model")
+    assert f"Verdict of `zoo reproduce {CARDS[0].name}` over" in text
+    assert f"**{verdict}**" in text
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """The toy plugin as a module in a folder of its own, where a record may be written."""
+    source = Path(__file__).parent / "training" / "toy_plugin.py"
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "toy_plugin.py").write_bytes(source.read_bytes())
+    monkeypatch.syspath_prepend(str(tmp_path / "package"))
+    import toy_plugin
+
+    yield toy_plugin
+    __import__("sys").modules.pop("toy_plugin", None)
+
+
+def test_a_record_is_written_beside_the_claim_when_all_seeds_are_done(toy, tmp_path, monkeypatch) -> None:
+    path = claims.record_path(toy.plugin)
+    assert path == tmp_path / "package" / "claim.json"
+    assert claims.record_of(toy.plugin) is None
+    result = claims.reproduce(toy.plugin, out=tmp_path / "out", record=True)
+    assert claims.record_of(toy.plugin) == result.to_dict()
+    assert path.read_bytes() == (tmp_path / "out" / "toy-threshold.json").read_bytes()
+
+
+def test_seeds_of_the_folder_and_of_the_record_are_not_run_again(toy, tmp_path, monkeypatch) -> None:
+    ran: list[int] = []
+    real = toy.arms
+    monkeypatch.setattr(toy, "arms", lambda seed, *, quick: ran.append(seed) or real(seed, quick=quick))
+    claims.reproduce(toy.plugin, out=tmp_path / "one", seeds=3)
+    claims.reproduce(toy.plugin, out=tmp_path / "one", record=True)
+    assert ran == [0, 1, 2, 3, 4]
+    claims.reproduce(toy.plugin, out=tmp_path / "two", record=True)
+    assert len(ran) == 5
+    claims.reproduce(toy.plugin, out=tmp_path / "three")  # who asks for no record runs everything
+    assert len(ran) == 10
+
+
+def test_what_can_not_be_recorded_is_refused_in_one_sentence(toy, tmp_path, monkeypatch) -> None:
+    with pytest.raises(OptionError, match="quick run proves nothing"):
+        claims.reproduce(toy.plugin, out=tmp_path, quick=True, record=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OptionError, match="run from a checkout"):
+        claims.reproduce(toy.plugin, out=tmp_path / "out", record=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", json.dumps({"verdict": "supported", "model": "another"})])
+def test_a_damaged_record_is_named(toy, text: str) -> None:
+    claims.record_path(toy.plugin).write_text(text)
+    with pytest.raises(DataError, match=r"claim\.json is no record of the claim of toy-threshold"):
+        claims.record_of(toy.plugin)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.claims.records import record_of
 from zoo.errors import WeightsError
 from zoo.plugin import Plugin
 
@@ -27,12 +28,9 @@ PIPELINE_TAGS = {
     "registration": "other",
     "detection": "object-detection",
 }
-CLAIMS = Path("results/claims")
 
 
-def model_card(
-    plugin: Plugin, record: Mapping[str, Any], folder: Path, repo: str, *, claims: Path = CLAIMS, demo: bool = False
-) -> str:
+def model_card(plugin: Plugin, record: Mapping[str, Any], folder: Path, repo: str, *, demo: bool = False) -> str:
     """The ``README.md`` for weights in ``folder``.
 
     ``record`` is the content of ``config.json``; ``demo`` says that these are the weights the plugin ships, whose
@@ -68,7 +66,6 @@ def model_card(
             evaluated_on,
             licence,
             shipped.command if shipped else None,
-            claims,
         )
         return str(ModelCard(text))
     except (ValueError, TypeError) as error:
@@ -114,7 +111,6 @@ def _body(
     evaluated_on: str,
     licence: str,
     command: str | None,
-    claims: Path,
 ) -> str:
     paper = plugin.paper
     made_with = f"{record.get('distribution', '')} {record.get('version', '')}".strip()
@@ -153,7 +149,7 @@ def _body(
         + f"\n\nMeasured on: {evaluated_on}."
         if metrics
         else "Not measured.",
-        "Claim": _claim(plugin, claims),
+        "Claim": _claim(plugin),
         "How to load": f"```sh\npip install {package}\nzoo predict {plugin.name} {example} --weights hf://{repo}\n```\n\n"
         f'```python\nimport zoo\n\nmodel = zoo.load("{plugin.name}", weights="hf://{repo}")\n'
         f'model.predict("{example}").figure().show()\n```\n\n'
@@ -163,14 +159,13 @@ def _body(
     return "\n\n## ".join([f"# {title}", *parts]) + "\n"
 
 
-def _claim(plugin: Plugin, claims: Path) -> str:
+def _claim(plugin: Plugin) -> str:
     if not plugin.claim:
         return "This model states no claim that can be re-tested."
-    result = _read(claims / f"{plugin.name}.json")
-    verdict = result.get("verdict")
-    if not isinstance(verdict, str):
+    result = record_of(plugin)
+    if result is None:
         return f"Not run. `zoo reproduce {plugin.name}` re-tests the paper's headline."
-    claim = result.get("claim")
+    verdict, claim = result["verdict"], result.get("claim")
     statement = claim.get("statement") if isinstance(claim, dict) else None
     said = f"{_sentence(statement)}\n\n" if isinstance(statement, str) else ""
     seeds = len(result["seeds"]) if isinstance(result.get("seeds"), list) else "an unknown number of"

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zoo import weights as weight_files
 from zoo.errors import MissingExtraError, OptionError, WeightsError, ZooError
 from zoo.plugin import Plugin
+from zoo.storage import replacing
 from zoo.weights import CONFIG, INDEX, SHARD, TENSORS, Located, shown
 
 if TYPE_CHECKING:
@@ -107,11 +108,8 @@ def pull(repo: str, out: str | os.PathLike[str] | None = None) -> Fetched:
     target = Path(out).expanduser()
     try:
         for name in fetched.files:
-            path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.part")
-            shutil.copyfile(fetched.folder / name, draft)
-            os.replace(draft, path)
+            with replacing(target / name) as draft:
+                shutil.copyfile(fetched.folder / name, draft)
     except OSError as error:
         raise WeightsError(f"can't write to {target}: {_reason(error)}; choose another folder with --out") from error
     return replace(fetched, folder=target)
@@ -300,7 +298,6 @@ def push(
     pull_request: bool = False,
     message: str | None = None,
     dry_run: bool = False,
-    claims: str | os.PathLike[str] = "results/claims",
 ) -> Pushed:
     """Publish a model with its model card: a folder of weights, a loaded model, or a name (its demo weights).
 
@@ -317,7 +314,7 @@ def push(
     if pull_request and revision:
         raise OptionError("--pr proposes a change to main and --revision names another branch; pass one of them")
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as scratch:
-        files = _publication(what, where, Path(scratch), Path(claims))
+        files = _publication(what, where, Path(scratch))
         sizes = {name: path.stat().st_size for name, path in files.items()}
         if dry_run:
             return Pushed(where.repo, sizes)
@@ -326,7 +323,7 @@ def push(
     return Pushed(where.repo, sizes, commit.oid, commit.commit_url, commit.pr_url)
 
 
-def _publication(what: Any, where: Address, scratch: Path, claims: Path) -> dict[str, Path]:
+def _publication(what: Any, where: Address, scratch: Path) -> dict[str, Path]:
     """The files of a repository by their names there; all of them checked."""
     from zoo import registry
     from zoo.card import check_card, model_card
@@ -357,7 +354,7 @@ def _publication(what: Any, where: Address, scratch: Path, claims: Path) -> dict
     readme = folder / README
     if not readme.is_file() or _is_template(readme):
         readme = scratch / README
-        text = model_card(plugin, record, folder, where.repo, claims=claims, demo=demo)
+        text = model_card(plugin, record, folder, where.repo, demo=demo)
         readme.write_text(text, encoding="utf-8")
     check_card(readme.read_text(encoding="utf-8", errors="replace"), str(readme))
     files[README] = readme

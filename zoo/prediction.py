@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from zoo import figure as fig
 from zoo import media
 from zoo.errors import OptionError
+from zoo.storage import filling
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -91,9 +91,8 @@ class Prediction:
         """
         out, stem = Path(folder), stem or media.stem_of(self.source)
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".zoo-", dir=out) as scratch:
-                draft, record, written = Path(scratch), self.to_dict(), []
+            with filling(out) as draft:
+                record, written = self.to_dict(), []
                 if figure:
                     path = draft / f"{stem}.png"
                     self.figure().save(path)
@@ -106,8 +105,6 @@ class Prediction:
                 path = draft / f"{stem}.json"
                 path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
                 written.append(path)
-                for path in written:
-                    os.replace(path, out / path.name)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise OptionError(f"can't write to {out}: {reason}; choose another folder with --out") from error

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,44 +23,77 @@ def write_file(path: str | Path, content: str | bytes) -> Path:
     Raises ``DataError`` when the disk is full or the folder can't be written.
     """
     path = Path(path)
-    temporary = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+    with _disk_errors(path), replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
     return path
 
 
 @contextmanager
-def new_folder(target: str | Path) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary name beside ``path`` to write to, and moves it to ``path`` when the block ends well.
+
+    The folder is made when it is missing. When the block fails nothing is left behind, and a file that was at ``path``
+    is untouched. The system's own errors come as they are.
+    """
+    path = Path(path)
+    # The temporary name keeps the suffix, since writers choose the format (and compression) by it.
+    temporary = path.with_name(f"{_PARTIAL}{uuid.uuid4().hex}-{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives an empty folder to write files to, which all move to ``folder`` when the block ends well.
+
+    Files of ``folder`` by other names stay. When the block fails, ``folder`` is as it was. The system's own errors come
+    as they are.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as draft:
+        yield Path(draft)
+        for path in sorted(Path(draft).iterdir(), key=lambda path: path.stat().st_mtime_ns):
+            path.chmod(0o666 & ~_umask())  # some writers, such as safetensors, make theirs private
+            os.replace(path, folder / path.name)
+
+
+@contextmanager
+def making(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields an empty folder that becomes ``target`` when the block ends, and vanishes when the block fails.
 
-    An existing ``target`` is replaced. Raises ``DataError`` when the disk is full or the folder can't be written.
+    An existing ``target`` is replaced. The system's own errors come as they are.
     """
     target = Path(target)
-    with _disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{target.name}-", dir=target.parent))
-        try:
-            yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    with open(file, "rb") as handle:
-                        os.fsync(handle.fileno())
-            temporary.chmod(0o777 & ~_umask())  # mkdtemp's folders are private
-            remove_folder(target)
-            os.rename(temporary, target)
-            _sync_folder(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{target.name}-", dir=target.parent))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp's folders are private
+        remove_folder(target)
+        os.rename(temporary, target)
+        _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(target: str | Path) -> Iterator[Path]:
+    """``making``, with a ``DataError`` when the disk is full or the folder can't be written."""
+    with _disk_errors(Path(target)), making(target) as temporary:
+        yield temporary
 
 
 def remove_folder(path: Path) -> None:

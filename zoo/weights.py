@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import config as configs
 from zoo.errors import OptionError, WeightsError, ZooError
 from zoo.plugin import CONTRACT_VERSION, WEIGHTS_CONTRACTS, Plugin
+from zoo.storage import filling
 
 if TYPE_CHECKING:
     import torch
@@ -404,19 +404,14 @@ def save(
     tensors = _storable(model, dtype)
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".zoo-", dir=out) as scratch:
-            draft = Path(scratch)
+        with filling(out) as draft:
             for name, members in split.filename_to_tensors.items():
                 save_file({member: tensors[member] for member in members}, draft / name, metadata={"format": "pt"})
             if split.is_sharded:
                 index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
                 (draft / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
             (draft / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            written = sorted(path.name for path in draft.iterdir())
-            for name in written:
-                (draft / name).chmod(0o666 & ~_umask())  # safetensors makes its files readable to their owner alone
-                os.replace(draft / name, out / name)
+            written = {path.name for path in draft.iterdir()}
         for path in out.iterdir():  # what an earlier save left in the other layout
             if path.name not in written and (path.name in (TENSORS, INDEX) or SHARD.fullmatch(path.name)):
                 path.unlink()
@@ -445,12 +440,6 @@ def _storable(model: Model, dtype: torch.dtype | None) -> dict[str, torch.Tensor
 def _preprocessing(plugin: Plugin) -> dict[str, str]:
     given = plugin.primary_input
     return {"input": given.kind, "expects": given.help}
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def record_owner(plugin: Plugin) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.training.run import MetricLog
+from zoo.training.log import MetricLog
 
 ROWS_SHOWN = 12
 

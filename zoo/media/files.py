@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from zoo import storage
 from zoo.errors import MediaError
 
 _CHATTY = ("pydicom", "nibabel", "tifffile", "PIL")
@@ -73,20 +73,9 @@ def silent_stderr() -> Iterator[None]:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary name beside ``path`` to write to, and moves it to ``path`` when the block ends well.
-
-    The folder is made when it is missing. When the block fails nothing is left behind, and a file that was at ``path``
-    is untouched. Raises ``MediaError`` when the folder can't be written to.
-    """
-    path = Path(path)
-    # The temporary name keeps the suffix, since writers choose the format (and compression) by it.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+    """``zoo.storage.replacing``, with a ``MediaError`` when the folder can't be written to."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        with storage.replacing(path) as temporary:
+            yield temporary
     except OSError as error:
         raise MediaError(f"can't write {path}: {error.strerror or brief(error)}; choose another folder") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

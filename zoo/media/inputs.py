@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from zoo import samples
 from zoo.errors import MediaError
 from zoo.media.sniff import FORMATS, is_image
 
@@ -78,8 +79,6 @@ def _expand_one(item: str) -> list[str]:
     if item.startswith("phantom:"):
         return [item]
     if item.startswith("sample:"):
-        from zoo import samples
-
         samples.find(item)
         return [item]
     path = Path(item).expanduser()

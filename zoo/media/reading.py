@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image as PILImage
 
+from zoo import samples
 from zoo.errors import MediaError, OptionError
 from zoo.media import arrays, raster
 from zoo.media.files import refusal
@@ -18,6 +20,9 @@ from zoo.media.image import Image
 from zoo.media.sniff import identify
 
 Mode = Literal["auto", "image", "volume"]
+
+SOURCES = {"phantom:": "zoo.data.phantoms:image"}
+"""Names that no file has, and the function that makes an image of one: as text, for it lives on a floor above."""
 
 
 def read(x: Any, *, mode: Mode = "auto") -> Image:
@@ -65,11 +70,11 @@ def _read(x: Any, mode: Mode) -> Image:
 
 def _read_named(name: str) -> Image:
     if name.startswith("sample:"):
-        from zoo import samples
-
         return replace(_read_path(samples.path(name)), source=name)
-    if name.startswith("phantom:"):
-        return _read_phantom(name)
+    for kind, resolver in SOURCES.items():
+        if name.startswith(kind):
+            module, _, function = resolver.partition(":")
+            return getattr(import_module(module), function)(name)
     return _read_path(Path(name).expanduser())
 
 
@@ -101,14 +106,3 @@ def _read_file(path: Path) -> Image:
 
         return read_nifti(path)
     return raster.read_raster(path, kind)
-
-
-def _read_phantom(spec: str) -> Image:
-    from zoo.data import phantoms
-
-    case = phantoms.make(spec)
-    if not isinstance(case.image, np.ndarray):
-        return replace(read(case.image), source=spec)
-    is_volume = case.image.ndim == 3 and case.image.shape[-1] not in (1, 3, 4)
-    image = arrays.from_numpy(case.image, "volume" if is_volume else "auto")
-    return replace(image, source=spec, format="phantom", spacing=case.attributes.get("spacing"))

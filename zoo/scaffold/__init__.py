@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from pathlib import Path
 from zoo import registry
 from zoo.config import nearest
 from zoo.errors import OptionError
+from zoo.storage import making
 
 __all__ = ["TASKS", "Created", "new"]
 
@@ -61,11 +61,8 @@ def new(name: str, task: str = "segmentation", parent: str | os.PathLike[str] = 
         raise OptionError(f"{target} exists and nothing is overwritten; choose another name or another --folder")
     names = {"my_model": package, "my-model": name, "MyModel": _camel(name), "My model": _sentence(name)}
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".zoo-new-", dir=target.parent) as scratch:
-            draft = Path(scratch) / name
+        with making(target) as draft:
             files = tuple(_write(source, relative, draft, names) for source, relative in _sources(task))
-            draft.rename(target)  # whole or not at all
     except OSError as error:
         raise OptionError(
             f"can't write {target}: {error.strerror or error}; choose another folder with --folder"

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import parse_qsl
 
+import numpy as np
+
+from zoo import media
 from zoo.config import nearest, parse
 from zoo.data.case import Case
 from zoo.errors import DataError, OptionError, ZooError
 
 ENTRY_POINT_GROUP = "zoo.phantoms"
 
-__all__ = ["ENTRY_POINT_GROUP", "PHANTOMS", "Phantom", "PhantomSpec", "describe", "make", "parse_spec"]
+__all__ = ["ENTRY_POINT_GROUP", "PHANTOMS", "Phantom", "PhantomSpec", "describe", "image", "make", "parse_spec"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,16 @@ def make(spec: str) -> Case:
         from zoo.errors import MissingExtraError
 
         raise MissingExtraError(f"the phantom {parsed.name!r}", error.name or str(error), "imaging") from error
+
+
+def image(spec: str) -> media.Image:
+    """The picture of a specification's one case: how ``zoo.media.read`` reads ``phantom:...``."""
+    made = make(spec)
+    if not isinstance(made.image, np.ndarray):
+        return replace(media.read(made.image), source=spec)
+    is_volume = made.image.ndim == 3 and made.image.shape[-1] not in (1, 3, 4)
+    picture = media.read(made.image, mode="volume" if is_volume else "auto")
+    return replace(picture, source=spec, format="phantom", spacing=made.attributes.get("spacing"))
 
 
 def describe() -> list[dict[str, Any]]:
