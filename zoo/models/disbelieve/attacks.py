@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zoo.errors import DataError, OptionError
-from zoo.models.disbelieve.screening import pair_distances, squared_distances
+from zoo.models.disbelieve.screening import pair_distances, refuse_majority, squared_distances
 
 Targets = Int[Tensor, " n"] | Float[Tensor, "n c"]  # a class, or 0 and 1 for each of several labels
-Data = tuple[Float[Tensor, "n *shape"], Targets]
+Data = tuple[Float[Tensor, "n ..."], Targets]
 Share = Literal["params", "grads"]
 Search = Literal["corrected", "as_printed"]
 AttackName = Literal["none", "lie", "min-max", "disbelieve"]
@@ -53,13 +53,7 @@ def class_loss(logits: Float[Tensor, "b c"], y: Targets) -> Float[Tensor, ""]:
 
 def refuse_federation(clients: int, attackers: int, attack: AttackName = "none") -> None:
     """Raises ``OptionError`` unless 1 < f < n/2 (f may be 0 or 1 where nobody attacks)."""
-    if clients < 2:
-        raise OptionError(f"a federation needs at least 2 clients, not {clients}; raise clients")
-    if 2 * attackers >= clients:
-        raise OptionError(
-            f"{attackers} attackers of {clients} clients are a majority or half, which no aggregator tolerates; "
-            f"use at most {(clients - 1) // 2}"
-        )
+    refuse_majority(clients, attackers)
     if attack != "none" and attackers < 2:
         raise OptionError(
             f"the attack {attack} measures distances between the attackers' clients, so it needs at least 2 attackers, "
@@ -122,7 +116,7 @@ class Ascent:
 def disbelieve_parameters(
     updates: Float[Tensor, "f d"],
     network: nn.Module,
-    x: Float[Tensor, m * shape],
+    x: Float[Tensor, "m ..."],
     y: Targets,
     ascent: Ascent,
     rng: np.random.Generator,
@@ -191,7 +185,7 @@ def spread(updates: Float[Tensor, "f d"], metric: Literal["max", "min", "mean"])
 def disbelieve_gradients(
     updates: Float[Tensor, "f d"],
     network: nn.Module,
-    x: Float[Tensor, m * shape],
+    x: Float[Tensor, "m ..."],
     y: Targets,
     *,
     batch_size: int = 32,
@@ -323,3 +317,36 @@ def craft(
     else:
         raise OptionError("attack=none crafts nothing; choose lie, min-max or disbelieve")
     return Crafted(vector, float((vector - mean).square().sum()), spread(updates, "max"))
+
+
+def craft_vector(
+    updates: Float[Tensor, "f d"],
+    model: nn.Module,
+    data: Data,
+    mode: Share = "params",
+    *,
+    clients: int | None = None,
+    attack: AttackName = "disbelieve",
+    seed: int = 0,
+    **settings: Any,
+) -> Float[Tensor, " d"]:
+    """The vector that all controlled clients of a user's own simulation send.
+
+    ``updates``: what they would honestly send, one flat row each in the order of ``model.parameters()``; ``model``:
+    the network, holding the global parameters (it is changed in parameter mode); ``data``: inputs and targets that
+    they hold together. ``clients``: of the whole federation, by default the fewest that make f a minority.
+    ``settings``: of :class:`AttackSettings`, such as ``search`` or ``ascent``.
+
+    Raises ``OptionError`` and ``DataError`` as :func:`craft`.
+    """
+    try:
+        chosen = AttackSettings(attack, **settings)
+    except TypeError:
+        wrong = next(name for name in settings if name not in AttackSettings.__dataclass_fields__)
+        raise OptionError(
+            f"craft has no option {wrong!r}; it has {', '.join(list(AttackSettings.__dataclass_fields__)[1:])}"
+        ) from None
+    n = clients if clients is not None else 2 * len(updates) + 1
+    rng = np.random.default_rng(seed)
+    wide = torch.as_tensor(updates).double()
+    return craft(wide, model, data, mode, clients=n, settings=chosen, rng=rng).vector.to(updates.dtype)

@@ -1,4 +1,4 @@
-"""What an audit found, and the two entry points for a user's own simulation: ``simulate`` and ``craft``."""
+"""What an audit found, and its picture."""
 
 from __future__ import annotations
 
@@ -6,27 +6,19 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.errors import MissingExtraError, OptionError
-from zoo.models.disbelieve import attacks
-from zoo.models.disbelieve.attacks import AttackName, AttackSettings, Data, Share
-from zoo.models.disbelieve.federation import AuditedStrategy, Projection, RoundRecord
-from zoo.models.disbelieve.model import DisbelieveConfig
+from zoo.errors import MissingExtraError
 from zoo.models.disbelieve.pictures import AGGREGATOR_NAMES, ATTACK_COLOURS, ATTACK_NAMES
+from zoo.models.disbelieve.result import Projection, RoundRecord
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
-
-    from zoo.federated import Federation, Outcome
-    from zoo.models.disbelieve.training import AggregatorName, DisbelieveRecipe
 
 LAST = 5  # rounds whose mean is the score of a federation; the paper doesn't say which round it reports
 
@@ -87,115 +79,6 @@ class Audit:
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``audit.json`` and ``audit.png``."""
         return save_audits([self], Path(folder))
-
-
-def audit_of(recipe: DisbelieveRecipe, federation: Federation, outcome: Outcome, seed: int) -> Audit:
-    """Put together what the strategy kept and what was measured before training and after each round."""
-    from flwr.app import ArrayRecord
-
-    from zoo.models.disbelieve.training import controlled_clients
-
-    strategy = federation.strategy
-    assert isinstance(strategy, AuditedStrategy)
-    assert federation.evaluate is not None
-    before = federation.evaluate(0, ArrayRecord(federation.model().state_dict()))  # type: ignore[arg-type]
-    assert before is not None
-    for record, row in zip(strategy.rounds, outcome.rows, strict=True):
-        record.auc, record.accuracy = row["global/auc"], row["global/accuracy"]
-        record.diverged = bool(row["global/diverged"])
-
-    return Audit(
-        aggregator=recipe.aggregator[0],
-        attack=recipe.attack,
-        share=recipe.share,
-        clients=recipe.clients,
-        controlled=controlled_clients(recipe, seed) if recipe.attack != "none" else (),
-        rounds=strategy.rounds,
-        auc=[before["auc"], *(record.auc for record in strategy.rounds)],
-        accuracy=[before["accuracy"], *(record.accuracy for record in strategy.rounds)],
-        projection=strategy.projection,
-        state=outcome.state_dict(),
-    )
-
-
-def simulate(
-    config: DisbelieveConfig,
-    dataset: Any,
-    n_clients: int = 10,
-    n_attackers: int = 4,
-    attack: AttackName = "disbelieve",
-    aggregator: AggregatorName = "dos",
-    share: Share = "params",
-    rounds: int = 20,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: bool = False,
-    **fields: Any,
-) -> Audit:
-    """Train a network of ``config`` in a federation of clients that are simulated in this process, and audit it.
-
-    ``dataset``: a specification such as ``phantom:skin-lesion?n=200``, or a ``zoo.data.sets.Dataset``; 80 % trains,
-    AUC is of the rest. ``fields``: further ones of the recipe, such as ``lr``, ``alpha``, ``samples`` or ``search``.
-
-    Raises ``OptionError`` for an unknown field, or attackers that are too few or no minority, ``DataError`` for data
-    that can't be divided among the clients.
-    """
-    from zoo import config as configs
-    from zoo.data.sets import load_dataset
-    from zoo.data.splits import split
-    from zoo.models.disbelieve import plugin
-    from zoo.models.disbelieve.training import DisbelieveRecipe, federation_of, load_images, measured, refuse_recipe
-    from zoo.training import Run
-
-    known = {"batch_size": 32, "local_epochs": 1, **fields}
-    options = DisbelieveRecipe.__dataclass_fields__
-    if unknown := [name for name in known if name not in options]:
-        raise OptionError(f"simulate has no option {unknown[0]!r}; {configs.nearest(unknown[0], options)}")
-    recipe = replace(
-        DisbelieveRecipe(), network=replace(config, curves=()), attack=attack, aggregator=(aggregator,), share=share,
-        clients=n_clients, attackers=n_attackers, rounds=rounds, **known,
-    )  # fmt: skip
-    configs.validate(recipe)
-    refuse_recipe(recipe)
-    cases = load_dataset(dataset, plugin=plugin) if isinstance(dataset, str) else dataset
-    data = split(cases, (0.8, 0.2, 0.0), seed)
-    recipe = replace(recipe, network=measured(recipe.network, load_images(data.train, recipe.network)))
-    with Run(None, seed=seed, device=device, progress=progress) as run:
-        return federation_of(recipe, data, run, aggregator, attack)
-
-
-def craft(
-    updates: Float[Tensor, "f d"],
-    model: nn.Module,
-    data: Data,
-    mode: Share = "params",
-    *,
-    clients: int | None = None,
-    attack: AttackName = "disbelieve",
-    seed: int = 0,
-    **settings: Any,
-) -> Float[Tensor, " d"]:
-    """The vector that all controlled clients of a user's own simulation send.
-
-    ``updates``: what they would honestly send, one flat row each in the order of ``model.parameters()``; ``model``:
-    the network, holding the global parameters (it is changed in parameter mode); ``data``: inputs and targets that
-    they hold together. ``clients``: of the whole federation, by default the fewest that make f a minority.
-    ``settings``: of :class:`AttackSettings`, such as ``search`` or ``ascent``.
-
-    Raises ``OptionError`` and ``DataError`` as :func:`zoo.models.disbelieve.attacks.craft`.
-    """
-    try:
-        chosen = AttackSettings(attack, **settings)
-    except TypeError:
-        wrong = next(name for name in settings if name not in AttackSettings.__dataclass_fields__)
-        raise OptionError(
-            f"craft has no option {wrong!r}; it has {', '.join(list(AttackSettings.__dataclass_fields__)[1:])}"
-        ) from None
-    n = clients if clients is not None else 2 * len(updates) + 1
-    rng = np.random.default_rng(seed)
-    wide = torch.as_tensor(updates).double()
-    return attacks.craft(wide, model, data, mode, clients=n, settings=chosen, rng=rng).vector.to(updates.dtype)
 
 
 def save_audits(audits: Sequence[Audit], folder: Path) -> list[Path]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from zoo import figure as fig
+from zoo.models.disbelieve.result import Curve
 from zoo.prediction import Classification
-
-if TYPE_CHECKING:
-    from zoo.models.disbelieve.model import Curve
 
 ATTACK_COLOURS = {"none": fig.colour(5), "lie": fig.colour(1), "min-max": fig.colour(7), "disbelieve": fig.colour(6)}
 ATTACK_NAMES = {"none": "no attack", "lie": "LIE", "min-max": "Min-Max", "disbelieve": "DISBELIEVE"}

@@ -1,14 +1,22 @@
-"""How far updates lie from each other, and the outlier scores that aggregators make of it."""
+"""How far updates lie from each other, and the aggregation rules under audit, which screen clients by it or don't.
+
+A rule takes flat updates and how many cases are behind each, and knows of no attack.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.errors import DataError
+from zoo.errors import DataError, OptionError
 from zoo.ops import prototype_similarity
 
+AggregatorName = Literal["fedavg", "krum", "trimmed-mean", "dos"]
 BLOCK = 2**20  # coordinates at a time: models of any size need no second copy in double precision
 
 
@@ -71,3 +79,78 @@ def dos_weights(updates: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """
     euclidean, cosine = distance_tables(updates)
     return torch.softmax(-(copod(euclidean) + copod(cosine)) / 2, 0)
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------
+
+
+class Combined(NamedTuple):
+    """What a rule makes of the updates."""
+
+    vector: Float[Tensor, " d"]
+    picked: int | None = None  # the row of the only update that counts, where a rule picks one
+    weights: Sequence[float] = ()  # of the rows, where a rule weighs them by what they are
+
+
+Rule = Callable[[Float[Tensor, "n d"], Sequence[float]], Combined]
+
+
+def rule_of(name: AggregatorName, clients: int, attackers: int) -> Rule:
+    """The rule of that name, told the true number of attackers where it takes one.
+
+    Raises ``OptionError`` when so many attackers are beyond any rule. Krum's own guarantee needs n > 2 f + 2; fewer
+    clients are taken all the same, as in the paper (n = 10, f = 4).
+    """
+    refuse_majority(clients, attackers)
+    if name == "krum":
+        return partial(krum, attackers=attackers)
+    if name == "trimmed-mean":
+        # of as many updates as there are; the quarter keeps rounding from dropping one less
+        return partial(trimmed_mean, share=(attackers + 0.25) / clients)
+    return dos if name == "dos" else fedavg
+
+
+def refuse_majority(clients: int, attackers: int) -> None:
+    """Raises ``OptionError`` for a federation of one, or attackers that are no minority."""
+    if clients < 2:
+        raise OptionError(f"a federation needs at least 2 clients, not {clients}; raise clients")
+    if 2 * attackers >= clients:
+        raise OptionError(
+            f"{attackers} attackers of {clients} clients are a majority or half, which no aggregator tolerates; "
+            f"use at most {(clients - 1) // 2}"
+        )
+
+
+def fedavg(updates: Float[Tensor, "n d"], cases: Sequence[float]) -> Combined:
+    """The mean by cases."""
+    shares = updates.new_tensor(cases) / sum(cases)
+    return Combined(shares @ updates)
+
+
+def krum(updates: Float[Tensor, "n d"], cases: Sequence[float], attackers: int) -> Combined:
+    """The one update whose n - f - 2 nearest others are nearest; the first of equal ones.
+
+    Source: P. Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent, 2017.
+    """
+    nearest = max(1, len(updates) - attackers - 2)
+    scores = squared_distances(updates).sort(1).values[:, 1 : nearest + 1].sum(1)  # the nearest of all is itself
+    best = int((scores == scores.min()).nonzero()[0])
+    return Combined(updates[best], picked=int((updates == updates[best]).all(1).nonzero()[0]))
+
+
+def trimmed_mean(updates: Float[Tensor, "n d"], cases: Sequence[float], share: float) -> Combined:
+    """The mean of each coordinate without that share of its largest and of its smallest values.
+
+    Source: D. Yin et al., Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, 2018.
+    """
+    cut = int(share * len(updates))
+    return Combined(updates.sort(0).values[cut : len(updates) - cut].mean(0))
+
+
+def dos(updates: Float[Tensor, "n d"], cases: Sequence[float]) -> Combined:
+    """Distance-based outlier suppression: updates far from the others, in length or in direction, count for less.
+
+    No weight is ever 0, so that an update of enormous length still dominates the sum.
+    """
+    weights = dos_weights(updates)
+    return Combined(weights.to(updates) @ updates, weights=weights.tolist())
