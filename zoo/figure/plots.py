@@ -153,7 +153,8 @@ def dress(
         place: dict[str, Any] = {"loc": legend}
         if legend == "outside":
             place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "frameon": False}
-        axis.legend(handles, names, fontsize=8, title=heading or None, title_fontsize=8, **place)
+        size = 9 if legend == "outside" else 8
+        axis.legend(handles, names, fontsize=size, title=heading or None, title_fontsize=size, **place)
 
 
 def _round_number(value: float, _: int) -> str:
