@@ -24,6 +24,12 @@ from zoo.models.disbelieve.attacks import Data, Targets
 from zoo.models.disbelieve.model import DisbelieveConfig, normalise, prepare
 from zoo.seeds import derive_seed
 
+CHEXPERT_LABELS = (
+    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
+    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 
 @dataclass(frozen=True)
 class Images:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 POISONED = "-poisoned"
 
@@ -54,3 +59,17 @@ class Projection:
     controlled: list[int]
     honest: list[list[float]]  # what the controlled clients would have sent
     radius: float
+
+    @classmethod
+    def of(
+        cls, sent: Float[Tensor, "n d"], honest: Float[Tensor, "f d"], clients: Sequence[int],
+        controlled: Sequence[int], threshold: float,
+    ) -> Projection:  # fmt: skip
+        """Principal components of all updates, around the mean of what the controlled clients would have sent."""
+        mean = honest.mean(0) if len(honest) else sent.mean(0)
+        rows = torch.cat([sent, honest]) - mean
+        values, vectors = torch.linalg.eigh(rows @ rows.T)  # few updates, many coordinates: the small Gram matrix
+        places = vectors[:, -2:].flip(1) * values[-2:].flip(0).clamp_min(0).sqrt()
+        points = places.tolist()
+        radius = math.sqrt(threshold) if threshold >= 0 else math.nan
+        return cls(list(clients), points[: len(sent)], list(controlled), points[len(sent) :], radius)

@@ -6,44 +6,41 @@ the unattacked global model of the first aggregator; the poisoned ones go beside
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from zoo import config as configs
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData, split
 from zoo.errors import OptionError
-from zoo.federated import Federation, State
+from zoo.federated import Context, Federation, State, Update
 from zoo.models.disbelieve import plugin
 from zoo.models.disbelieve.attacks import (
     Ascent,
+    Attacker,
     AttackName,
     AttackSettings,
-    Direction,
+    Data,
     Search,
-    Share,
+    Targets,
+    class_loss,
     refuse_federation,
 )
 from zoo.models.disbelieve.audit import Audit, save_audits
-from zoo.models.disbelieve.data import divide, load_images, measure, measured, watch
-from zoo.models.disbelieve.federation import Attacker, Audited, ClientSettings, client
+from zoo.models.disbelieve.baselines import Direction
+from zoo.models.disbelieve.data import CHEXPERT_LABELS, CIFAR10_LABELS, divide, load_images, measure, measured, watch
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
 from zoo.models.disbelieve.result import Projection, RoundRecord
-from zoo.models.disbelieve.screening import AggregatorName, rule_of
+from zoo.models.disbelieve.screening import AggregatorName, Audited, Share, Tensors, rule_of
 from zoo.seeds import derive_seed
 from zoo.training import Run, Training
-
-CHEXPERT_LABELS = (
-    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
-    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
-)  # fmt: skip
-CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,64 @@ class DisbelieveRecipe:
         return AttackSettings(self.attack, self.direction, ascent, self.search, self.inner_steps, self.threshold)
 
 
+# ---- the client ------------------------------------------------------------------------------------------------------
+
+
+def client(
+    network: nn.Module, data: Data, rng: np.random.Generator, context: Context, recipe: DisbelieveRecipe
+) -> Update:
+    """Train, and send the model; or one gradient, and the buffers.
+
+    A client whose own training diverges sends back what it got (or a gradient of 0), so that an audit of an attack
+    that breaks the global model still comes to its end.
+    """
+    x, y = (part.to(context.device) for part in data)
+    if recipe.share == "params":
+        loss = train_locally(network, x, y, recipe, rng)
+        finite = _all_finite(network.state_dict().values())  # not from a global model that an attack drove off
+        sent = network.state_dict() if finite else context.received["network"]
+        return Update({"network": sent}, num_examples=len(y), loss=loss)
+    gradient, loss = local_gradient(network, x, y, recipe.batch_size, rng)
+    if not _all_finite(gradient.values()):
+        gradient = {name: torch.zeros_like(part) for name, part in gradient.items()}
+    buffers = {name: t for name, t in network.state_dict().items() if name not in gradient}
+    return Update({"gradient": gradient, "buffers": buffers}, num_examples=len(y), loss=loss)
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def train_locally(
+    network: nn.Module, x: Float[Tensor, "n ..."], y: Targets, recipe: DisbelieveRecipe, rng: np.random.Generator
+) -> float:
+    """Some epochs of SGD in place; returns the mean loss of the last one."""
+    network.train()
+    parameters: list[Tensor] = list(network.parameters())
+    total = 0.0
+    for _ in range(recipe.local_epochs):
+        total = 0.0
+        for rows in torch.from_numpy(rng.permutation(len(y))).split(recipe.batch_size):
+            loss = class_loss(network(x[rows]), y[rows])
+            gradients = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                torch._foreach_add_(parameters, gradients, alpha=-recipe.lr)
+            total += float(loss.detach()) * len(rows)
+    return total / len(y)
+
+
+def local_gradient(
+    network: nn.Module, x: Float[Tensor, "n ..."], y: Targets, batch_size: int, rng: np.random.Generator
+) -> tuple[Tensors, float]:
+    """The gradient of one mini-batch at the global parameters, by name, and its loss."""
+    network.train()
+    rows = torch.from_numpy(rng.permutation(len(y))[:batch_size])
+    loss = class_loss(network(x[rows]), y[rows])
+    names = [name for name, _ in network.named_parameters()]
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    return dict(zip(names, gradients, strict=True)), float(loss.detach())
+
+
 # ---- one federation ------------------------------------------------------------------------------------------------
 
 
@@ -100,17 +155,16 @@ def build(recipe: DisbelieveRecipe, data: TrainData, seed: int) -> Federation:
     if recipe.attack != "none":
         controlled = controlled_clients(recipe, seed)
         pooled = images.data(np.concatenate([partitions[client] for client in controlled]), config)
-        attacker = Attacker(recipe.attack_settings, controlled, pooled, make_network())
+        attacker = Attacker(recipe.attack_settings, controlled, pooled, make_network(), recipe.share, seed)
 
     def evaluate(state: State) -> Mapping[str, float]:
         judge.load_state_dict(state.network)
         auc, accuracy, diverged = measure(judge, *watched)
         return {"auc": auc, "accuracy": accuracy, "diverged": float(diverged)}
 
-    settings = ClientSettings(recipe.share, recipe.local_epochs, recipe.batch_size, recipe.lr)
     return Federation(
         model=make_network,
-        client=partial(client, settings=settings),
+        client=partial(client, recipe=recipe),
         data=lambda client: images.data(partitions[client], config),
         partitions=partitions,
         rounds=recipe.rounds,
@@ -121,7 +175,6 @@ def build(recipe: DisbelieveRecipe, data: TrainData, seed: int) -> Federation:
             share=recipe.share,
             server_lr=recipe.server_lr,
             attacker=attacker,
-            seed=seed,
         ),
         weights=None,  # the rule under audit says who counts how much
         evaluate=evaluate,

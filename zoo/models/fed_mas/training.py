@@ -27,7 +27,7 @@ from zoo.data.endoscopy import HYPERKVASIR_CLASSES
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData
 from zoo.errors import OptionError
-from zoo.federated import Context, Federation, Outcome, State, Update, average, check, construct, federate, split_figure
+from zoo.federated import Context, Federation, Outcome, State, Update, average, check, construct, split_figure
 from zoo.models.fed_mas.augment import augmented
 from zoo.models.fed_mas.baselines import PLANS, CReFF, MethodName, Plan, class_gradients, supervised
 from zoo.models.fed_mas.data import (
@@ -338,6 +338,7 @@ def group_scores(
 
 def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
     """A small prior first if one is asked for, then the federation, then cRT; scores and figures into ``run.out``."""
+    from zoo.federated import federate  # needs Flower
 
     config, data = recipe.form, in_memory(data)
     attribute_values(recipe.attribute, data.test)  # refuses an unfit file before the first round
@@ -361,7 +362,7 @@ def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
             final = outcome
         model = finished(recipe, final.state_dict(), y, prior)
         if run.out is not None and run.is_main:
-            report(recipe, data, y, model, outcome, final, run)
+            report(recipe, data, y, model, outcome, final, run.seed, run.out)
             remove_folder(folder)
     return model.to(run.device).eval()
 
