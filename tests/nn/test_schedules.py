@@ -11,7 +11,7 @@ from zoo.nn.schedules import cosine, cosine_schedule
 
 
 def test_half_a_wave_from_the_top_to_the_floor() -> None:
-    assert [cosine(step, 4) for step in range(5)] == pytest.approx([1, 0.853553, 0.5, 0.146447, 0])
+    assert [cosine(step, 4) for step in range(5)] == pytest.approx([1, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5, 0])
     assert [cosine(step, 2, floor=0.2) for step in range(4)] == pytest.approx([1, 0.6, 0.2, 0.2])
 
 

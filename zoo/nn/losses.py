@@ -56,7 +56,7 @@ def class_counts(y: Int[Tensor, " n"] | Float[Tensor, " n"], classes: int) -> Fl
 
 def balanced_weights(counts: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """n / (k n_c): every class weighs as much as all its images together; 1 for classes without any."""
-    return torch.where(counts > 0, counts.sum() / (len(counts) * counts.clamp(min=1)), 1.0)
+    return torch.where(counts > 0, float(counts.sum()) / (len(counts) * counts.clamp(min=1)), 1.0)
 
 
 def root_weights(counts: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
