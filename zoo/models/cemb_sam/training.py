@@ -28,7 +28,7 @@ from zoo.models.cemb_sam.model import (
 from zoo.nn.promptable import Box, Promptable, box_around, encode_prompts, load_sam
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.training import Training
-from zoo.training.run import EarlyStopping
+from zoo.training.stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from zoo.data.case import Case
