@@ -18,8 +18,7 @@ from zoo.errors import MissingExtraError
 from zoo.model import Model
 from zoo.models.disbelieve import plugin
 from zoo.models.disbelieve.attacks import craft_vector
-from zoo.models.disbelieve.pictures import AuditedClassification
-from zoo.models.disbelieve.result import Curve
+from zoo.models.disbelieve.result import AuditedClassification, Curve
 
 Architecture = Literal["mlp", "lenet", "resnet18", "vgg11", "vgg11-imagenet"]
 

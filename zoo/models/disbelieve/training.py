@@ -33,11 +33,10 @@ from zoo.models.disbelieve.attacks import (
     class_loss,
     refuse_federation,
 )
-from zoo.models.disbelieve.audit import Audit, save_audits
 from zoo.models.disbelieve.baselines import Direction
 from zoo.models.disbelieve.data import CHEXPERT_LABELS, CIFAR10_LABELS, divide, load_images, measure, measured, watch
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
-from zoo.models.disbelieve.result import Projection, RoundRecord
+from zoo.models.disbelieve.result import Audit, Projection, RoundRecord, save_audits
 from zoo.models.disbelieve.screening import AggregatorName, Audited, Share, Tensors, rule_of
 from zoo.seeds import derive_seed
 from zoo.training import Run, Training

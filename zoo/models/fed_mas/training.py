@@ -44,9 +44,9 @@ from zoo.models.fed_mas.data import (
     scores,
 )
 from zoo.models.fed_mas.distance import ClassMeans, prior_distance, rescue_factor
-from zoo.models.fed_mas.figures import training_figures
 from zoo.models.fed_mas.model import FedMAS, FedMASConfig, Network, build_network, to_network
 from zoo.models.fed_mas.prior import PriorConfig, load_prior, pretrain, prior_features, save_prior
+from zoo.models.fed_mas.result import training_figures
 from zoo.nn.long_tail import model_contrastive_loss, proximal_term
 from zoo.storage import remove_folder, write_file
 from zoo.training import Run, Training
