@@ -238,7 +238,7 @@ def test_a_servers_momentum_goes_on_after_a_kill(tmp_path):
 def test_the_example_of_the_documentation_trains(toy):
     page = (Path(__file__).parents[2] / "docs" / "federated.md").read_text(encoding="utf-8")
     example: dict = {"__name__": "example"}
-    exec(compile(page.split("```python\n")[1].split("```")[0], "federated.md", "exec"), example)
+    exec(compile(page.split("```python\n")[1].split("```")[0], "federated.md", "exec", dont_inherit=True), example)
     data = toy.toy_data()
     cases = [replace(entry.case, label=int(entry.case.label == "b")) for entry in data.train.entries]
     train = Dataset("toy:", [Entry(case.id, case) for case in cases])
