@@ -191,7 +191,9 @@ class BuildOperators(build_ext if MISSING else cpp_extension.BuildExtension):
 setup(
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"": ["py.typed", "demo/*", "templates/**/*", "*.json", "*.safetensors", "*.css", "*.html"]},
+    package_data={
+        "": ["py.typed", "demo/*", "templates/**/*", "*.json", "notes.md", "*.safetensors", "*.css", "*.html"]
+    },
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildOperators},
 )

@@ -108,6 +108,9 @@ def reproduce(
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run: shows that it works, proves nothing.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Seeds that run at the same time.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the JSON and the plots.")] = Path("results/claims"),
+    record: Annotated[
+        bool, typer.Option("--record", help="Also write claim.json beside the claim; needs a checkout.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the table of all claims to this page.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -123,7 +126,7 @@ def reproduce(
         return
     names = [model] if model else [n for n in registry.list_models() if registry.info(n).claim]
     for name in names:
-        result = claims.reproduce(name, seeds=seeds, quick=quick, jobs=jobs, out=out)
+        result = claims.reproduce(name, seeds=seeds, quick=quick, jobs=jobs, out=out, record=record)
         if json:
             print_json(result.to_dict())
         else:

@@ -298,7 +298,6 @@ def push(
     pull_request: bool = False,
     message: str | None = None,
     dry_run: bool = False,
-    claims: str | os.PathLike[str] = "results/claims",
 ) -> Pushed:
     """Publish a model with its model card: a folder of weights, a loaded model, or a name (its demo weights).
 
@@ -315,7 +314,7 @@ def push(
     if pull_request and revision:
         raise OptionError("--pr proposes a change to main and --revision names another branch; pass one of them")
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as scratch:
-        files = _publication(what, where, Path(scratch), Path(claims))
+        files = _publication(what, where, Path(scratch))
         sizes = {name: path.stat().st_size for name, path in files.items()}
         if dry_run:
             return Pushed(where.repo, sizes)
@@ -324,7 +323,7 @@ def push(
     return Pushed(where.repo, sizes, commit.oid, commit.commit_url, commit.pr_url)
 
 
-def _publication(what: Any, where: Address, scratch: Path, claims: Path) -> dict[str, Path]:
+def _publication(what: Any, where: Address, scratch: Path) -> dict[str, Path]:
     """The files of a repository by their names there; all of them checked."""
     from zoo import registry
     from zoo.card import check_card, model_card
@@ -355,7 +354,7 @@ def _publication(what: Any, where: Address, scratch: Path, claims: Path) -> dict
     readme = folder / README
     if not readme.is_file() or _is_template(readme):
         readme = scratch / README
-        text = model_card(plugin, record, folder, where.repo, claims=claims, demo=demo)
+        text = model_card(plugin, record, folder, where.repo, demo=demo)
         readme.write_text(text, encoding="utf-8")
     check_card(readme.read_text(encoding="utf-8", errors="replace"), str(readme))
     files[README] = readme

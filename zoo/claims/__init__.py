@@ -1,14 +1,15 @@
 """A paper's headline as something that can be run: method against baselines over several seeds, with a verdict.
 
 ``types`` holds what a claim and its result are, ``statistics`` the rule of the verdict, ``runner`` the running,
-``report`` the words and ``picture`` the plot.
+``records`` where results lie, ``report`` the words and ``picture`` the plot.
 """
 
 from zoo.claims.picture import figure
-from zoo.claims.report import print_result, report, report_text
+from zoo.claims.records import load_result, record_of, record_path
+from zoo.claims.report import page_of, print_result, report, report_text
 from zoo.claims.runner import reproduce
 from zoo.claims.statistics import Verdict, paired
-from zoo.claims.types import Claim, ClaimResult, Compared, Comparison, compare, load_result
+from zoo.claims.types import Claim, ClaimResult, Compared, Comparison, compare
 
 __all__ = [
     "Claim",
@@ -19,8 +20,11 @@ __all__ = [
     "compare",
     "figure",
     "load_result",
+    "page_of",
     "paired",
     "print_result",
+    "record_of",
+    "record_path",
     "report",
     "report_text",
     "reproduce",

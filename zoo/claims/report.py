@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from zoo.claims.types import ClaimResult, Compared, Comparison, load_result
+from zoo.claims.records import load_result
+from zoo.claims.types import ClaimResult, Compared, Comparison
 from zoo.errors import DataError
 from zoo.storage import write_file
 
@@ -50,12 +51,16 @@ def report_text(results: str | Path) -> str:
     paths = sorted(path for path in Path(results).glob("*.json") if not path.name.endswith(".quick.json"))
     if not paths:
         raise DataError(f"{results} holds no results; zoo reproduce MODEL makes them")
-    all_results = [load_result(path) for path in paths]
+    return page_of([load_result(path) for path in paths])
+
+
+def page_of(all_results: Sequence[ClaimResult]) -> str:
+    """The page of all claims in Markdown."""
     lines = [
         "# Claims",
         "",
-        "Each paper's headline, tested again in miniature on data that anyone can make. This page is generated from",
-        "the JSON files by `zoo reproduce --all --report`; a verdict is printed whichever way it comes out.",
+        "Each paper's headline, tested again in miniature on data that anyone can make. This page is written from the",
+        "records of `zoo reproduce`; a verdict is printed whichever way it comes out.",
         "",
         "| model | verdict | primary comparison | difference | 95 % interval | p (t) | p (sign) | seeds |",
         "|---|---|---|---|---|---|---|---|",

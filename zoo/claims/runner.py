@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import progress, registry
 from zoo.claims.picture import figure
-from zoo.claims.types import Claim, ClaimResult, load_result
+from zoo.claims.records import load_result, record_path
+from zoo.claims.types import Claim, ClaimResult
 from zoo.errors import OptionError, PluginError
 from zoo.storage import write_file
 
@@ -35,6 +36,7 @@ def reproduce(
     jobs: int = 1,
     out: str | Path = "results/claims",
     fresh: bool = False,
+    record: bool = False,
 ) -> ClaimResult:
     """Run the claim of ``model`` and write ``<model>.json`` and ``<model>.png`` to ``out``.
 
@@ -43,8 +45,11 @@ def reproduce(
     kept, unless ``fresh``. ``jobs`` seeds run at the same time, each in its own process. ``quick`` writes
     ``<model>.quick.json`` and proves nothing.
 
+    ``record`` also writes the result as ``claim.json`` beside the claim, once all seeds are done; seeds that stand
+    there and were run with the same code, claim and torch aren't run again. It needs a checkout of the model.
+
     Raises ``PluginError`` when the model has no claim or the claim returns something else than numbers by arm,
-    ``OptionError`` for unusable seeds or jobs.
+    ``OptionError`` for unusable seeds or jobs, or where a record can't be written.
     """
     plugin, claim = registry.part(model, "claim")
     if not isinstance(claim, Claim):
@@ -53,15 +58,18 @@ def reproduce(
     if jobs < 1:
         raise OptionError(f"jobs must be at least 1, not {jobs}")
     path = Path(out) / f"{plugin.name}{'.quick' if quick else ''}.json"
+    home = _home(plugin, quick) if record else None
     environment, source = _environment(), _source(claim.run)
     results: dict[int, Mapping[str, Mapping[str, float]]] = {}
     seconds: dict[int, float] = {}
-    if path.is_file() and not fresh:
-        stored = load_result(path)
+    for place in (path, *([home] if home else [])):
+        if not place.is_file() or fresh:
+            continue
+        stored = load_result(place)
         same = stored.claim.to_dict() == claim.to_dict() and stored.source == source
         if same and stored.environment.get("torch") == environment["torch"]:
-            results = {seed: stored.results[seed] for seed in wanted if seed in stored.results}
-            seconds = {seed: stored.wall_seconds[seed] for seed in results}
+            results |= {seed: stored.results[seed] for seed in wanted if seed in stored.results}
+            seconds |= {seed: stored.wall_seconds[seed] for seed in wanted if seed in stored.results}
             environment = dict(stored.environment) if results.keys() >= set(wanted) else environment
 
     def result() -> ClaimResult:
@@ -70,11 +78,29 @@ def reproduce(
 
     for seed, arms, took in _run_seeds(claim, [s for s in wanted if s not in results], quick, jobs):
         results[seed], seconds[seed] = _checked(plugin.name, claim, arms), took
-        write_file(path, json.dumps(result().to_dict(), indent=2, allow_nan=False) + "\n")
+        write_file(path, _text(result()))
     final = result()
-    write_file(path, json.dumps(final.to_dict(), indent=2, allow_nan=False) + "\n")
+    write_file(path, _text(final))
     write_file(path.with_suffix(".png"), figure(final))
+    if home:
+        write_file(home, _text(final))
     return final
+
+
+def _text(result: ClaimResult) -> str:
+    return json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def _home(plugin: Plugin, quick: bool) -> Path:
+    if quick:
+        raise OptionError("a quick run proves nothing, so it isn't recorded; leave out --quick or --record")
+    path = record_path(plugin)
+    if path is None or not os.access(path.parent, os.W_OK):
+        raise OptionError(
+            f"the record of {plugin.name} lies in its package, which can't be written here; "
+            "run from a checkout, or leave --record out"
+        )
+    return path
 
 
 def _seeds(claim: Claim, seeds: int | Sequence[int] | None, quick: bool) -> list[int]:

@@ -6,11 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from zoo.claims.statistics import Verdict, judge
-from zoo.errors import DataError
 
 FORMAT = 1
 
@@ -20,7 +18,8 @@ class Comparison:
     """``method`` beats ``baseline`` on ``metric``: by ``margin`` at least, ``direction`` says which way is better.
 
     With a ``tolerance`` above 0 it need not beat the baseline, only be worse by less than that (non-inferiority).
-    ``readings``: what each verdict means, in one sentence, printed beside it.
+    ``readings``: what each verdict means, in one sentence, printed beside it. ``headline``: this reading stands
+    wherever the verdict of the claim is quoted, such as in a table of all models; the primary comparison's always does.
     """
 
     method: str
@@ -30,6 +29,7 @@ class Comparison:
     margin: float = 0.0
     tolerance: float = 0.0
     readings: Mapping[Verdict, str] = field(default_factory=dict)
+    headline: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,14 +201,6 @@ def compare(
     )
     judged = judge(differences, comparison.metric, comparison.margin, comparison.tolerance, quick)
     return Compared(comparison, differences, *judged)
-
-
-def load_result(path: str | Path) -> ClaimResult:
-    """A result from its JSON. Raises ``DataError`` if the file is no such thing."""
-    try:
-        return ClaimResult.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no result of a claim ({error!r}); remove it and reproduce again") from error
 
 
 def _finite(value: Any) -> Any:

@@ -25,7 +25,7 @@ from zoo.federated.client import WHO, array_record, client_of
 from zoo.federated.federation import Federation, Outcome, check_shapes, weigh
 from zoo.federated.history import History
 from zoo.seeds import derive_seed, seed_everything
-from zoo.training.run import MetricLog
+from zoo.training.log import MetricLog
 
 if TYPE_CHECKING:
     from zoo.training import Run

@@ -29,7 +29,7 @@ from zoo.models.local_global_prototypes.model import (
     thumbnail,
 )
 from zoo.training import Training
-from zoo.training.run import EarlyStopping
+from zoo.training.stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage

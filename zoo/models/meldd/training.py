@@ -27,7 +27,7 @@ from zoo.models.meldd.model import MelDD, MelddConfig, pretrained_backbone, to_n
 from zoo.models.meldd.network import ContextConfig, Sets, supervised_contrastive
 from zoo.models.meldd.patient import SEXES, Patient, grouped, patients_of, site_number
 from zoo.training import Training
-from zoo.training.run import EarlyStopping
+from zoo.training.stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from zoo.data.sets import Dataset

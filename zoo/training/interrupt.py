@@ -1,0 +1,34 @@
+"""Ctrl-C between two steps instead of in the middle of one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+
+class Interrupt:
+    """Turns the first SIGINT or SIGTERM into ``asked``, which a loop looks at between two steps; a second one ends it.
+
+    Use it as a context. Unless ``listen`` is set, and outside the main thread, signals do what they always do.
+    """
+
+    def __init__(self, listen: bool) -> None:
+        self.listen = listen
+        self.asked = False
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if self.listen and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
