@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from zoo import media
+from zoo.data import volumes
 from zoo.data.volumes import (
     Grid,
     components,
@@ -161,10 +162,10 @@ def test_resizing_and_fitting_keep_the_centre() -> None:
     np.testing.assert_allclose(resized.spacing, (6, 1, 1))
     array = np.arange(10 * 6 * 7, dtype=np.int16).reshape(10, 6, 7)
     fitted = native.fitted((4, 8, 7))
-    moved = resample(array, native, fitted, mode="nearest", outside=-1)
+    moved = resample(array, native, fitted, mode="nearest", outside=-1.0)
     np.testing.assert_array_equal(moved[:, 1:-1], array[3:7])
     assert (moved[:, [0, -1]] == -1).all()
-    np.testing.assert_array_equal(resample(moved, fitted, native, mode="nearest", outside=0)[3:7], array[3:7])
+    np.testing.assert_array_equal(resample(moved, fitted, native, mode="nearest", outside=0.0)[3:7], array[3:7])
 
 
 def test_large_volumes_go_through_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +173,7 @@ def test_large_volumes_go_through_in_slabs(monkeypatch: pytest.MonkeyPatch) -> N
     grid = native.oriented("SAR").spaced((0.8, 0.7, 1.3))
     array = np.random.default_rng(1).normal(size=native.shape).astype(np.float16)
     whole = resample(array, native, grid, outside=0.0)
-    monkeypatch.setattr(Grid.slabs, "__defaults__", (100,))
+    monkeypatch.setattr(volumes, "_SLAB_VOXELS", 100)
     assert len(list(grid.slabs())) > 2
     np.testing.assert_allclose(resample(array, native, grid, outside=0.0), whole, atol=1e-6)
 

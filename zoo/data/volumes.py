@@ -117,9 +117,9 @@ class Grid:
         index[:3, 3] = [(n - m) // 2 for n, m in zip(self.shape, shape, strict=True)][::-1]
         return replace(self, shape=shape, affine=self.affine @ index)
 
-    def slabs(self, voxels: int = _SLAB_VOXELS) -> Iterator[tuple[slice, Grid]]:
-        """The grid in pieces of about ``voxels`` along its first axis: where each lies, and its own grid."""
-        planes, index = max(1, voxels // (self.shape[1] * self.shape[2])), np.eye(4)
+    def slabs(self) -> Iterator[tuple[slice, Grid]]:
+        """The grid in pieces along its first axis, small enough to work on: where each lies, and its own grid."""
+        planes, index = max(1, _SLAB_VOXELS // (self.shape[1] * self.shape[2])), np.eye(4)
         for start in range(0, self.shape[0], planes):
             stop = min(start + planes, self.shape[0])
             index[2, 3] = start
@@ -337,7 +337,7 @@ def _fill_outside(
     indices = np.ogrid[tuple(slice(n) for n in values.shape)]
     for row, shift, n in zip(matrix, offset, limit, strict=True):
         at = shift + sum(step * index for step, index in zip(row, indices, strict=True) if step != 0)
-        np.copyto(values, value, where=(at < -0.5 - 1e-6) | (at > n - 0.5 + 1e-6))
+        np.copyto(values, np.asarray(value).astype(values.dtype), where=(at < -0.5 - 1e-6) | (at > n - 0.5 + 1e-6))
 
 
 def _size(shape: list[int] | tuple[int, ...]) -> Size:

@@ -167,4 +167,5 @@ def _windows(
         raise MissingExtraError("sliding-window inference", "monai", "volumes") from None
     steps = [n if n == m else max(1, int(m * (1 - overlap))) for n, m in zip(shape, size, strict=True)]
     weight = compute_importance_map(tuple(size), mode=blend, sigma_scale=0.125, device=device)
-    return dense_patch_slices(tuple(shape), tuple(size), steps), weight
+    windows = dense_patch_slices(tuple(shape), tuple(size), steps)
+    return [tuple(slice(int(one.start), int(one.stop)) for one in where) for where in windows], weight
