@@ -45,11 +45,6 @@ class Model(nn.Module, PyTorchModelHubMixin):
         """Predict on several inputs; the same results as one by one."""
         return [self.predict(image, **options) for image in images]
 
-    @classmethod
-    def unfold(cls, item: Any) -> list[Any]:
-        """The predictions that one input stands for: itself, unless a model of several images takes tables of them."""
-        return [item]
-
     # PyTorchModelHubMixin's hooks: `from_pretrained`, `save_pretrained` and `push_to_hub` use our layout and checks.
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -522,7 +522,7 @@ def training(subject: Subject) -> str:
     from zoo.conformance.fixed_batch import FixedBatchRun
     from zoo.data.check import require
     from zoo.data.sets import load_dataset
-    from zoo.data.splits import split
+    from zoo.data.splits import divide
     from zoo.training import Training
 
     plugin = subject.plugin
@@ -542,7 +542,7 @@ def training(subject: Subject) -> str:
     recipe = recipes.configure("demo")
     run = FixedBatchRun(seed=0, device="cpu", progress=False, limit=TRAINING_STEPS)
     with run:
-        model = recipes.run(recipe, split(dataset, recipes.fractions, 0), run)
+        model = recipes.run(recipe, divide(dataset, recipes.split, recipe), run)
     if type(model) is not subject.model_class:
         raise Failed(f"the training returned a {type(model).__name__}, not a {subject.model_class.__name__}")
     losses = run.losses

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo import media
 from zoo.data.sets import read_mask
+from zoo.data.splits import Split
 from zoo.errors import DataError
 from zoo.metrics import dice
 from zoo.models.cemb_sam.model import (
@@ -217,15 +218,15 @@ def load(case: Case, names: Sequence[str], side: int) -> Item:
     return Item(working_image(picture, side), resized_mask(mask, side), names.index(name), case.id)
 
 
-def ask(case: Case) -> dict[str, Any]:
-    """What ``zoo evaluate`` tells the network of a case: the box around its mask, and its sub-group."""
-    box = box_of(read_mask(case) > 0)
-    return {"box": ((box.x0, box.y0, box.x1, box.y1),), "condition": condition_of(case)}
+def score(model: CEmbSam, case: Case, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Dice and pixel accuracy, in percent as the paper reports them; Dice also by sub-group.
 
-
-def score(prediction: Any, case: Case) -> Mapping[str, Any]:
-    """Dice and pixel accuracy, in percent as the paper reports them; Dice also by sub-group."""
-    truth, found = read_mask(case) > 0, prediction.mask > 0
+    The model is told the box around the case's mask, and its sub-group.
+    """
+    truth = read_mask(case) > 0
+    box = box_of(truth)
+    told = {"box": ((box.x0, box.y0, box.x1, box.y1),), "condition": condition_of(case), **options}
+    found = model.predict(case.image, **told).mask > 0
     values = {"dsc": 100 * dice(found, truth), "pixel_accuracy": 100 * float((found == truth).mean())}
     if truth.any():
         values["dsc_of_lesions"] = values["dsc"]
@@ -245,7 +246,6 @@ training = Training(
     recipe=CEmbSamRecipe,
     presets={"paper": {}, "demo": DEMO},
     run=train,
-    fractions=(0.64, 0.16, 0.20),  # Sec. 3.1
+    split=Split((0.64, 0.16, 0.20)),  # Sec. 3.1
     score=score,
-    ask=ask,
 )

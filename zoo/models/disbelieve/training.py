@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from zoo import media
+from zoo.data.splits import Split
 from zoo.errors import DataError, OptionError
 from zoo.models.disbelieve import plugin
 from zoo.models.disbelieve.attacks import (
@@ -357,5 +358,5 @@ training = Training(
     },
     run=train,
     federation=build,
-    fractions=(0.7, 0.1, 0.2),
+    split=Split((0.7, 0.1, 0.2)),
 )  # fmt: skip

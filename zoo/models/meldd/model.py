@@ -29,7 +29,7 @@ from zoo.models.meldd.network import (
     VariantName,
     repeated,
 )
-from zoo.models.meldd.patient import SEXES, Patient, is_table, patient_from, patients_in, site_number
+from zoo.models.meldd.patient import SEXES, Patient, patient_from, site_number
 from zoo.models.meldd.result import MAPPED, SHOWN, PatientLesions
 
 RESNET = "resnet101.tv_in1k"
@@ -102,17 +102,6 @@ class MelDD(Model):
         return torch.cat([piece[:n] for piece, n in zip(found, real.tolist(), strict=True)])
 
     # ---- prediction ---------------------------------------------------------------------------------------------
-
-    @classmethod
-    def unfold(cls, item: Any) -> list[Any]:
-        """A table stands for its patients; images beside it are another one."""
-        if is_table(item):
-            return list(patients_in(item))
-        if isinstance(item, (list, tuple)) and any(is_table(one) for one in item):
-            rest = [one for one in item if not is_table(one)]
-            found: list[Any] = [patient for one in item if is_table(one) for patient in patients_in(one)]
-            return [*found, rest] if rest else found
-        return [item]
 
     def predict(
         self,
