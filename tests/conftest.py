@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +42,15 @@ class Ran:
         assert lines[0].startswith("zoo: ")
         assert "Traceback" not in self.err
         return lines[0]
+
+
+@pytest.fixture(scope="session")
+def examination() -> Callable[[str], Any]:
+    """The checks of a plugin of ours, by name: each runs once in a session, on a model that is loaded once."""
+    from zoo.conformance.report import Examination
+    from zoo.extras import DISTRIBUTION
+
+    return functools.cache(lambda name: Examination(f"{DISTRIBUTION}:{name}"))
 
 
 @pytest.fixture

@@ -81,34 +81,3 @@ def test_a_volume_with_flat_voxels_is_drawn_in_proportion() -> None:
     result = segmentation((4, 40, 60), spacing=(5.0, 2.0, 1.0))
     picture = fig.to_picture(result.panels()[0].picture)
     assert picture.width / picture.height == pytest.approx(60 / 80, abs=0.01)
-
-
-def test_overlay_keeps_thin_structures_when_shrinking() -> None:
-    mask = np.zeros((2000, 2000), np.uint8)
-    mask[:, 1001] = 1
-    plain = fig.to_picture(np.full((2000, 2000), 0.5, np.float32))
-    painted = np.asarray(fig.overlay(plain, mask)).astype(int)
-    changed = np.abs(painted - np.asarray(plain)).sum(axis=2).max(axis=1)
-    assert (changed > 100).all()
-
-
-def test_labels_have_distinct_colours_that_differ_in_grey_too() -> None:
-    colours = [fig.colour(i) for i in range(1, 8)]
-    assert len(set(colours)) == 7
-    assert all(0 <= value <= 255 for colour in colours for value in colour)
-
-
-def test_long_names_stay_inside_the_figure() -> None:
-    entries = [fig.LegendEntry(f"a rather long label number {i}", fig.colour(i)) for i in range(1, 20)]
-    picture = fig.compose(
-        [fig.Panel("t" * 500, np.zeros((50, 50), np.uint8))], legend=entries, title="x" * 500, footer="y" * 500
-    )
-    edge = np.asarray(picture)[:, -8:]
-    assert (edge == 255).all()
-
-
-def test_a_scale_bar_is_drawn_where_spacing_is_known() -> None:
-    black = np.zeros((64, 64), np.uint8)
-    plain = np.asarray(fig.compose([fig.Panel("p", black)], title="", footer=""))
-    scaled = np.asarray(fig.compose([fig.Panel("p", black, spacing=0.5, pixels=64)], title="", footer=""))
-    assert (plain != scaled).any()
