@@ -218,15 +218,16 @@ def load(case: Case, names: Sequence[str], side: int) -> Item:
     return Item(working_image(picture, side), resized_mask(mask, side), names.index(name), case.id)
 
 
-def score(model: CEmbSam, case: Case, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Dice and pixel accuracy, in percent as the paper reports them; Dice also by sub-group.
+def told(case: Case) -> dict[str, Any]:
+    """What the network is told of a case when it is measured: the box around its mask, and its sub-group."""
+    box = box_of(read_mask(case) > 0)
+    return {"box": ((box.x0, box.y0, box.x1, box.y1),), "condition": condition_of(case)}
 
-    The model is told the box around the case's mask, and its sub-group.
-    """
+
+def score(model: CEmbSam, case: Case, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Dice and pixel accuracy, in percent as the paper reports them; Dice also by sub-group."""
+    found = model.predict(case.image, **{**told(case), **options}).mask > 0  # type: ignore[attr-defined]
     truth = read_mask(case) > 0
-    box = box_of(truth)
-    told = {"box": ((box.x0, box.y0, box.x1, box.y1),), "condition": condition_of(case), **options}
-    found = model.predict(case.image, **told).mask > 0
     values = {"dsc": 100 * dice(found, truth), "pixel_accuracy": 100 * float((found == truth).mean())}
     if truth.any():
         values["dsc_of_lesions"] = values["dsc"]
