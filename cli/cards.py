@@ -8,7 +8,6 @@ import typer
 
 from zoo import registry
 from zoo.cli.output import print_json, print_table
-from zoo.plugin import Input, Plugin
 
 
 def register(app: typer.Typer) -> None:
@@ -54,11 +53,13 @@ def info(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the card of one model: what it needs, gives, and where it comes from."""
+    from zoo import cards
+
     entry = registry.find(name)
     card = entry.plugin
     assert card is not None
     if json:
-        print_json({**_as_dict(entry), "example": example(card), "bibtex": card.paper.bibtex()})
+        print_json({**_as_dict(entry), "example": cards.example(card), "bibtex": card.paper.bibtex()})
         return
     print(f"{card.name} - {card.title}\n{card.summary}\n")
     facts = [
@@ -72,34 +73,12 @@ def info(
         ["from", f"{entry.distribution} {entry.version}"],
     ]
     print_table(["", ""], facts)
-    print_table(["input", "kind", "", "meaning"], [_input_row(item) for item in card.inputs], title="\nInputs")
+    print_table(["input", "kind", "", "meaning"], [cards.input_row(item) for item in card.inputs], title="\nInputs")
     print_table(["output", "meaning"], [[item.name, item.help] for item in card.outputs], title="\nOutputs")
     if card.weights:
-        weights = card.weights
-        print(f"\nDemo weights: {weights.disclaimer}\n  trained on: {weights.trained_on}")
-        if weights.command:
-            print(
-                f"  made by: {weights.command}" + (f" ({weights.seconds:.0f} s on 2 cores)" if weights.seconds else "")
-            )
-        for metric, value in weights.metrics.items():
-            print(f"  {metric}: {value:g}")
-    print(f"\nExample\n  {example(card)}\n\nCitation\n{card.paper.bibtex()}")
-
-
-def _input_row(item: Input) -> list[str]:
-    limits = "|".join(item.choices)
-    if item.minimum is not None or item.maximum is not None:
-        low, high = ("" if limit is None else f"{limit:g}" for limit in (item.minimum, item.maximum))
-        limits = f"{low}..{high}"
-    default = "required" if item.required else f"default {item.default}" if item.default is not None else "optional"
-    return [item.name, item.kind + (f" ({limits})" if limits else ""), default, item.help]
-
-
-def example(card: Plugin) -> str:
-    """A call that works as it stands, for models that name a sample or phantom."""
-    given = card.sample or card.phantom or card.primary_input.kind.upper()
-    needed = "".join(f" --with {item.name}=..." for item in card.options if item.required)
-    return f"zoo predict {card.name} {given}{needed}"
+        rows = [[name, text.replace("`", "")] for name, text in cards.weights_facts(card).items()]
+        print_table(["", ""], rows, title="\nDemo weights")
+    print(f"\nExample\n  {cards.example(card)}\n\nCitation\n{card.paper.bibtex()}")
 
 
 def samples(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

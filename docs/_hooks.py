@@ -1,22 +1,36 @@
-"""What MkDocs can't know: a page for each model, written from its card, and the table of the operators."""
+"""Pages that are written from cards, notes, recipes and records of claims.
+
+``python docs/_hooks.py`` writes those that are committed: the README's table of models and ``claims.md``. A build of
+the site makes the others: a page for each model, one about its training, its claim's picture, the table of operators.
+"""
 
 from __future__ import annotations
 
 import ast
+import inspect
+import io
+import json
+import textwrap
+import tokenize
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-
-from zoo import registry
-from zoo.claims import record_of
-from zoo.cli.cards import example
+from zoo import claims, registry
+from zoo import config as configs
+from zoo.cards import claim, example, input_row, models_table, notes, paper, sentence, table, weights_facts
 from zoo.extras import DISTRIBUTION
-from zoo.plugin import Input, Plugin
+from zoo.plugin import Plugin
 
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+
+ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = "<!-- operators -->"
-NO_CLAIMS = "# Claims\n\nNo claim has been run yet; `zoo reproduce --all --report docs/claims.md` writes this page.\n"
+MODELS, END = "<!-- models: written by python docs/_hooks.py -->", "<!-- models: end -->"
+FROM_NOTES, FROM_MODELS = "](../../../docs/", "](../"  # links of notes.md work on GitHub and on the site
 
 
 def cards() -> list[Plugin]:
@@ -25,26 +39,51 @@ def cards() -> list[Plugin]:
     return [registry.info(f"{entry.distribution}:{entry.name}") for entry in entries]
 
 
+# ---- committed ---------------------------------------------------------------------------------------------------
+
+
+def committed() -> dict[Path, str]:
+    """The pages that lie in the repository, as they should read."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(MODELS)
+    after = rest.partition(END)[2]
+    results = [claims.load_result(path) for card in cards() if (path := claims.record_path(card)) and path.is_file()]
+    return {
+        readme: f"{before}{MODELS}\n{models_table(cards(), 'docs/claims.md')}\n{END}{after}",
+        ROOT / "docs" / "claims.md": claims.page_of(results),
+    }
+
+
+# ---- the site ----------------------------------------------------------------------------------------------------
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    pages = ["models/index.md", *({card.name: f"models/{card.name}.md"} for card in cards())]
+    pages: list[Any] = ["models/index.md"]
+    for card in cards():
+        own = [{"Use": f"models/{card.name}.md"}]
+        pages.append({card.name: own + ([{"Train": f"models/{card.name}/train.md"}] if card.training else [])})
     assert config.nav is not None
     config.nav = [{"Models": pages} if isinstance(item, dict) and "Models" in item else item for item in config.nav]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    docs = Path(config.docs_dir)
-    generated = {f"models/{card.name}.md": page(card, docs) for card in cards()}
-    generated["models/index.md"] = index()
-    if files.get_file_from_path("claims.md") is None:
-        generated["claims.md"] = NO_CLAIMS
-    for name, text in generated.items():
-        files.append(File.generated(config, name, content=text))
+    from mkdocs.structure.files import File
+
+    generated: dict[str, str | bytes] = {"models/index.md": index()}
+    for card in cards():
+        generated[f"models/{card.name}.md"] = page(card, Path(config.docs_dir))
+        if card.training:
+            generated[f"models/{card.name}/train.md"] = train_page(card)
+        if (path := claims.record_path(card)) and path.is_file():
+            generated[f"models/{card.name}/claim.png"] = claims.figure(claims.load_result(path))
+    for name, content in generated.items():
+        files.append(File.generated(config, name, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
-    return markdown.replace(OPERATORS, operators(Path(config.config_file_path).parent))
+    return markdown.replace(OPERATORS, operators(ROOT))
 
 
 def operators(root: Path) -> str:
@@ -67,12 +106,12 @@ def index() -> str:
 
 
 def page(card: Plugin, docs: Path) -> str:
-    """A model's page in Markdown."""
+    """What a model takes and gives, how good its weights are, and what came out of its claim."""
+    said, _ = notes(card)
     parts = [f"# {card.name}", f"**{card.title}**", card.summary]
     picture = (card.sample or "").removeprefix("sample:")
     if picture and (docs / "images" / f"{picture}.png").is_file():
         parts.append(f"![What {card.name} gives for {card.sample}](../images/{picture}.png)")
-    parts += ["```bash", example(card), "```"]
     facts = {
         "Task": card.task,
         "Modality": card.modality,
@@ -81,63 +120,100 @@ def page(card: Plugin, docs: Path) -> str:
         "Extra": f"`pip install '{DISTRIBUTION}[{','.join(card.extras)}]'`" if card.extras else "",
         "Licences": card.licence_notes,
     }
-    parts.append(table(["", ""], [[name, text] for name, text in facts.items() if text]))
-    parts += ["## Inputs", table(["input", "kind", "default", "meaning"], [input_row(item) for item in card.inputs])]
+    parts += [code(example(card)), table(["", ""], [[name, text] for name, text in facts.items() if text])]
+    inputs = [[f"`{name}`", *rest] for name, *rest in map(input_row, card.inputs)]
+    parts += ["## Inputs", table(["input", "kind", "default", "meaning"], inputs)]
     parts += ["## Outputs", table(["output", "meaning"], [[f"`{item.name}`", item.help] for item in card.outputs])]
-    parts += ["## Demo weights", *weights(card)]
+    if said:
+        parts.append(said.replace(FROM_NOTES, FROM_MODELS))
+    about = [[name, text] for name, text in weights_facts(card).items()]
+    none = "None come with the package; pass `--weights PATH` or `hf://ORG/REPO`."
+    parts += ["## Demo weights", table(["", ""], about) if about else none]
     if card.training:
-        data = card.phantom or "pairs:FOLDER"
-        parts += ["## Train", "```bash", f'zoo train {card.name} --data "{data}" --out runs/{card.name}', "```"]
-        parts.append("[Train on your data](../train.md) tells the forms of `--data`.")
+        parts += ["## Train", code(train_command(card)), f"[How it is trained]({card.name}/train.md)"]
     if card.claim:
-        parts += ["## Claim", *claim(card), "```bash", f"zoo reproduce {card.name}", "```"]
-    paper = card.paper
-    link = f" [doi:{paper.doi}](https://doi.org/{paper.doi})" if paper.doi else ""
-    parts += ["## Paper", f"{', '.join(paper.authors)}: *{paper.title}*. {paper.workshop}, {paper.year}.{link}"]
-    parts += [f"Code of the authors: <{paper.code}>"] if paper.code else []
-    parts += ["```bibtex", paper.bibtex(), "```"]
-    return fenced(parts)
+        parts += ["## Claim", claim(card)]
+        if claims.record_of(card):
+            picture = f"![Arms and differences, seed by seed]({card.name}/claim.png)"
+            parts += [f"[All numbers](../claims.md#{card.name})", picture]
+        parts.append(code(f"zoo reproduce {card.name}"))
+    return "\n\n".join([*parts, "## Paper", paper(card)]) + "\n"
 
 
-def fenced(parts: list[str]) -> str:
-    """Paragraphs with an empty line between them; the lines of a code block stay together."""
-    text, inside = "", False
-    for part in parts:
-        opens_or_closes = part.startswith("```")
-        text += part + ("\n" if inside != opens_or_closes else "\n\n")
-        inside = inside != opens_or_closes
-    return text
+def train_page(card: Plugin) -> str:
+    """The commands, the recipe with the paper's values and its presets, and what the plugin's notes say of it."""
+    training = registry.part(card, "training")[1]
+    presets = {name: fields_of(training.configure(name)) for name in training.presets}
+    defaults = presets.get("paper") or fields_of(training.recipe())
+    others = [name for name in presets if name != "paper"]
+    meanings = meanings_of(type(training.configure(next(iter(presets)))))
+    rows = []
+    for name, value in defaults.items():
+        changed = [presets[other].get(name, value) for other in others]
+        shown = [f"`{json.dumps(item)}`" if item != value else "" for item in changed]
+        rows.append([f"`{name}`", f"`{json.dumps(value)}`", *shown, meanings.get(name, "")])
+    _, said = notes(card)
+    parts = [
+        f"# Train {card.name}",
+        f"What [{card.name}](../{card.name}.md) learns from; [Train on your data](../../train.md) tells the forms of "
+        "`--data`, how to resume, and what a run writes.",
+        code(train_command(card), f'zoo evaluate {card.name} --data "{data_of(card)}" --weights runs/{card.name}'),
+    ]
+    parts += [said.replace(FROM_NOTES, "](../../")] if said else []
+    parts += ["## Recipe", "`--preset NAME` chooses a column, `--set FIELD=VALUE` changes a field."]
+    parts.append(table(["field", "paper", *others, "meaning"], rows))
+    return "\n\n".join(parts) + "\n"
 
 
-def weights(card: Plugin) -> list[str]:
-    about = card.weights
-    if about is None:
-        return ["None come with the package; pass `--weights PATH` or `hf://ORG/REPO`."]
-    rows = [["trained on", about.trained_on], ["note", about.disclaimer], ["licence", about.licence]]
-    rows += [["made by", f"`{about.command}`"]] if about.command else []
-    rows += [["time", f"{about.seconds:.0f} s on two CPU cores"]] if about.seconds else []
-    rows += [[name, f"{value:g}"] for name, value in about.metrics.items()]
-    return [table(["", ""], rows)]
+def fields_of(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """Fields by the names that ``--set`` takes, as plain values."""
+    plain, found = configs.to_dict(recipe), {}
+    for item in fields(recipe):
+        value = getattr(recipe, item.name)
+        inner = is_dataclass(value) and not isinstance(value, type)
+        found |= fields_of(value, f"{prefix}{item.name}.") if inner else {prefix + item.name: plain[item.name]}
+    return found
 
 
-def claim(card: Plugin) -> list[str]:
-    """The verdict, where the claim has been run."""
-    found = record_of(card)
-    if found is None:
-        return ["It can be run again by anyone; the result will stand on the page [Claims](../claims.md)."]
-    statement, verdict, reason = found["claim"]["statement"], found["verdict"], found["reason"]
-    return [statement, f"**{str(verdict).capitalize()}**: {reason}. See [Claims](../claims.md)."]
+def meanings_of(recipe: type, prefix: str = "") -> dict[str, str]:
+    """What stands beside or below each field where it is declared."""
+    found = {}
+    for name, text in declared(recipe):
+        found[prefix + name] = sentence(text) if text else ""
+    for item in fields(recipe):
+        value = getattr(recipe(), item.name)
+        if is_dataclass(value):
+            found |= meanings_of(type(value), f"{prefix}{item.name}.")
+    return found
 
 
-def input_row(item: Input) -> list[str]:
-    limits = ", ".join(item.choices)
-    if item.minimum is not None or item.maximum is not None:
-        low, high = ("" if limit is None else f"{limit:g}" for limit in (item.minimum, item.maximum))
-        limits = f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}"
-    default = "required" if item.required else "" if item.default is None else f"`{item.default}`"
-    return [f"`{item.name}`", item.kind + (f" ({limits})" if limits else ""), default, item.help]
+def declared(recipe: type) -> Iterator[tuple[str, str]]:
+    """Each field with its trailing comment and the string below it."""
+    source = textwrap.dedent(inspect.getsource(recipe))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    definition = ast.parse(source).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    for node, after in zip(definition.body, [*definition.body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            below = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            said = [" ".join(str(below).split()), comments.get(node.end_lineno or 0, "")]
+            yield node.target.id, " ".join(sentence(text) for text in said if text)
 
 
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def data_of(card: Plugin) -> str:
+    return card.phantom or "pairs:FOLDER"
+
+
+def train_command(card: Plugin) -> str:
+    return f'zoo train {card.name} --data "{data_of(card)}" --out runs/{card.name}'
+
+
+def code(*lines: str) -> str:
+    return "\n".join(["```bash", *lines, "```"])
+
+
+if __name__ == "__main__":
+    for path, text in committed().items():
+        path.write_text(text, encoding="utf-8")
+        print(f"{path.relative_to(ROOT)} is up to date")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.claims.records import record_of
+from zoo import cards
 from zoo.errors import WeightsError
 from zoo.plugin import Plugin
 
@@ -112,10 +112,9 @@ def _body(
     licence: str,
     command: str | None,
 ) -> str:
-    paper = plugin.paper
+    disclaimer = cards.sentence(str(record.get("disclaimer") or "for research; not for clinical use"))
     made_with = f"{record.get('distribution', '')} {record.get('version', '')}".strip()
     recipe = run.get("recipe") if isinstance(run.get("recipe"), dict) else {}
-    example = plugin.sample or plugin.phantom or plugin.primary_input.kind.upper()
     extras = f"[{','.join(plugin.extras)}]" if plugin.extras else ""
     package = f"'{record.get('distribution') or 'medimg-zoo'}{extras}'"
     sections = {
@@ -129,49 +128,31 @@ def _body(
                 "Licence": licence,
             }
         ),
-        "Paper": f"{paper.title}. {', '.join(paper.authors)}. {paper.workshop}, {paper.year}."
-        + (f" <https://doi.org/{paper.doi}>" if paper.doi else "")
-        + (f"\n\nCode of the authors: <{paper.code}>" if paper.code else "")
-        + f"\n\n```bibtex\n{paper.bibtex()}\n```",
-        "Intended use and limits": f"{_sentence(str(record.get('disclaimer') or 'for research; not for clinical use'))}"
+        "Paper": cards.paper(plugin),
+        "Intended use and limits": f"{disclaimer}"
         f" The network expects: {plugin.primary_input.help}. On anything else its output means nothing."
         + (f"\n\nOn licences: {plugin.licence_notes}" if plugin.licence_notes else ""),
-        "Training data": _sentence(trained_on),
+        "Training data": cards.sentence(trained_on),
         "Recipe": (f"Made by `{command}`.\n\n" if command else "")
         + (
-            _table(["field", "value"], [[f"`{name}`", f"`{json.dumps(value)}`"] for name, value in recipe.items()])
+            cards.table(["field", "value"], [[f"`{name}`", f"`{json.dumps(value)}`"] for name, value in recipe.items()])
             if recipe
             else ""
             if command
             else "Not stated."
         ),
-        "Measured": _table(["metric", "value"], [[name, f"{value:.4g}"] for name, value in metrics.items()])
+        "Measured": cards.table(["metric", "value"], [[name, f"{value:.4g}"] for name, value in metrics.items()])
         + f"\n\nMeasured on: {evaluated_on}."
         if metrics
         else "Not measured.",
-        "Claim": _claim(plugin),
-        "How to load": f"```sh\npip install {package}\nzoo predict {plugin.name} {example} --weights hf://{repo}\n```\n\n"
+        "Claim": cards.claim(plugin),
+        "How to load": f"```sh\npip install {package}\n{cards.example(plugin)} --weights hf://{repo}\n```\n\n"
         f'```python\nimport zoo\n\nmodel = zoo.load("{plugin.name}", weights="hf://{repo}")\n'
-        f'model.predict("{example}").figure().show()\n```\n\n'
+        f'model.predict("{cards.trial(plugin)}").figure().show()\n```\n\n'
         f"Append `@` and a commit hash to the address to pin the weights.",
     }
     title, *parts = [f"{title}\n\n{text.strip()}" for title, text in sections.items()]
     return "\n\n## ".join([f"# {title}", *parts]) + "\n"
-
-
-def _claim(plugin: Plugin) -> str:
-    if not plugin.claim:
-        return "This model states no claim that can be re-tested."
-    result = record_of(plugin)
-    if result is None:
-        return f"Not run. `zoo reproduce {plugin.name}` re-tests the paper's headline."
-    verdict, claim = result["verdict"], result.get("claim")
-    statement = claim.get("statement") if isinstance(claim, dict) else None
-    said = f"{_sentence(statement)}\n\n" if isinstance(statement, str) else ""
-    seeds = len(result["seeds"]) if isinstance(result.get("seeds"), list) else "an unknown number of"
-    unfinished = "" if result.get("complete", True) else " The run was stopped before all its seeds."
-    reason = f" {_sentence(result['reason'])}" if isinstance(result.get("reason"), str) and result["reason"] else ""
-    return f"{said}Verdict of `zoo reproduce {plugin.name}` over {seeds} seeds: **{verdict}**.{reason}{unfinished}"
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:
@@ -209,17 +190,5 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80]
 
 
-def _sentence(text: str) -> str:
-    text = text.strip()
-    if re.fullmatch(r"[a-z]+:\S+", text):  # a data set's specification
-        return f"`{text}`"
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-
 def _bullets(facts: Mapping[str, str]) -> str:
     return "\n".join(f"- **{name}:** {value}" for name, value in facts.items())
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.errors import DataError, MissingExtraError, OptionError, ZooError
+from zoo.errors import DataError, OptionError, ZooError
 from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
 
 if TYPE_CHECKING:
@@ -142,60 +142,30 @@ def evaluate(
 
 def figure(evaluation: Evaluation) -> bytes:
     """A PNG: every case as a dot, the mean and its interval beside it; for classes also the confusion matrix."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("the figure of an evaluation", "matplotlib", "train") from error
+    from zoo.figure import plots
 
-    classes = [name.removeprefix("p_") for name in evaluation.rows[0] if name.startswith("p_")]
+    rows = evaluation.rows
+    classes = [name.removeprefix("p_") for name in rows[0] if name.startswith("p_")]
     metrics = [metric for metric in evaluation.metrics if math.isfinite(metric.mean)][:12]
     height = 1.7 + 0.42 * len(metrics)
-    canvas = Figure(figsize=(10.5 if classes else 7.2, max(height, 3.6 if classes else 0)), layout="constrained")
-    FigureCanvasAgg(canvas)
-    axes = canvas.subplots(1, 2 if classes else 1, squeeze=False, width_ratios=[1.5, 1] if classes else None)[0]
-    _draw_metrics(axes[0], evaluation, metrics)
+    drawing, axes = plots.canvas(
+        "the figure of an evaluation", 1, 2 if classes else 1, widths=[1.5, 1] if classes else None,
+        size=(10.5, max(height, 3.6)) if classes else (7.2, height),
+        title=f"{evaluation.model} on {evaluation.data} ({evaluation.split}, n = {len(rows)})",
+    )  # fmt: skip
+    some = [
+        plots.Interval(metric.name.replace("_", " "), metric.mean, metric.low, metric.high,
+                       [row[metric.name] for row in rows if isinstance(row.get(metric.name), float)])
+        for metric in metrics
+    ]  # fmt: skip
+    dots = "orange: value" if "truth" in rows[0] else "blue: cases, orange: mean"
+    plots.intervals(axes[0, 0], some, x=f"{dots}, bar: 95 % bootstrap interval over cases")
     if classes:
-        _draw_confusion(axes[1], evaluation, classes)
-    which = f"{evaluation.split}, n = {len(evaluation.rows)}"
-    canvas.suptitle(f"{evaluation.model} on {evaluation.data} ({which})", size=11)
-    file = io.BytesIO()
-    canvas.savefig(file, format="png", dpi=150, metadata={"Software": None})
-    return file.getvalue()
-
-
-def _draw_metrics(axis: Any, evaluation: Evaluation, metrics: list[Metric]) -> None:
-    rng = np.random.default_rng(0)
-    for place, metric in enumerate(metrics):
-        values = [row[metric.name] for row in evaluation.rows if isinstance(row.get(metric.name), float)]
-        spread = place + rng.uniform(-0.16, 0.16, len(values))
-        axis.scatter(values, spread, s=14, color="#56B4E9", alpha=0.7, linewidths=0, zorder=2)
-        if math.isfinite(metric.low):
-            axis.plot([metric.low, metric.high], [place, place], color="black", linewidth=2.5, zorder=3)
-        axis.scatter([metric.mean], [place], s=46, color="#D55E00", edgecolors="black", linewidths=0.8, zorder=4)
-        axis.annotate(f"{metric.mean:.3f}", (1.02, place), xycoords=("axes fraction", "data"), va="center", size=9)
-    axis.set_yticks(range(len(metrics)), [metric.name.replace("_", " ") for metric in metrics])
-    axis.set_ylim(len(metrics) - 0.5, -0.5)
-    if all(-0.001 <= bound <= 1.001 for m in metrics for bound in (m.mean, m.low, m.high) if math.isfinite(bound)):
-        axis.set_xlim(-0.02, 1.02)
-    axis.grid(axis="x", color="0.9", zorder=0)
-    axis.spines[["top", "right"]].set_visible(False)
-    dots = "orange: value" if "truth" in evaluation.rows[0] else "blue: cases, orange: mean"
-    axis.set_xlabel(f"{dots}, bar: 95 % bootstrap interval over cases")
-
-
-def _draw_confusion(axis: Any, evaluation: Evaluation, classes: list[str]) -> None:
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
-    for row in evaluation.rows:
-        counts[classes.index(row["truth"]), classes.index(row["predicted"])] += 1
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axis.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    for i, j in np.ndindex(counts.shape):
-        axis.text(j, i, str(counts[i, j]), ha="center", va="center", color="black" if shares[i, j] > 0.5 else "white")
-    axis.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
-    axis.set_yticks(range(len(classes)), classes)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("truth")
+        counts = np.zeros((len(classes), len(classes)), dtype=int)
+        for row in rows:
+            counts[classes.index(row["truth"]), classes.index(row["predicted"])] += 1
+        plots.confusion(axes[0, 1], counts, classes)
+    return plots.png(drawing)
 
 
 def _network(model: Any, weights: str | None, device: str) -> tuple[Model, Plugin]:

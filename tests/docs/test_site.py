@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -9,10 +10,11 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from zoo import registry
+from zoo import claims, registry
 from zoo.extras import DISTRIBUTION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +24,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 if not DOCS.is_dir():
     pytest.skip("needs the source checkout", allow_module_level=True)
 PAGES = sorted(path for path in [*DOCS.glob("*.md"), ROOT / "README.md"] if path.name != "claims.md")
+NOTES = sorted(ROOT.glob("zoo/models/*/notes.md"))
 
 
 class _Fetched(HTMLParser):
@@ -40,13 +43,46 @@ class _Fetched(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one that .ci/run built, or one of our own."""
     pytest.importorskip("material")
+    if built := os.environ.get("ZOO_BUILT"):
+        return Path(built, "site")
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
+
+
+def _hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "_hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_generated_and_committed_is_fresh():
+    stale = [path.name for path, text in _hooks().committed().items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "run: python docs/_hooks.py"
+
+
+def test_the_readme_has_a_row_for_every_model_with_its_verdict():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for card in _hooks().cards():
+        [row] = [line for line in text.splitlines() if line.startswith(f"| `{card.name}` |")]
+        assert f"[{claims.record_of(card)['verdict']}](docs/claims.md#{card.name})" in row
+
+
+def test_a_training_page_has_every_field_of_the_recipe_with_the_papers_value_and_place():
+    hooks = _hooks()
+    text = hooks.train_page(registry.info("grad-align"))
+    assert "| field | paper | demo | private | meaning |" in text
+    assert "| `clip_norm` | `1.0` |  |  | C, Sec. 4.1. |" in text
+    assert "| `network.side` | `224` | `32` | `24` | Images are scaled to squares of this side, px." in text
+    assert "| `epsilon` | `null` |  | `8.0` |" in text
 
 
 @pytest.mark.slow
@@ -62,6 +98,8 @@ def test_it_builds_with_a_page_for_every_page_and_every_model(site):
             assert plugin.paper.doi in text
             for item in plugin.inputs:
                 assert f"<code>{item.name}</code>" in text
+            assert (site / "models" / entry.name / "claim.png").stat().st_size > 10_000
+            assert (site / "models" / entry.name / "train" / "index.html").is_file()
     assert not (site / "_hooks.py").exists()
 
 
@@ -80,12 +118,12 @@ def test_showing_it_fetches_nothing_from_elsewhere(site):
 
 def commands() -> list[tuple[str, str]]:
     found = []
-    for page in PAGES:
+    for page in [*PAGES, *NOTES]:
         for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")):
             if kind == "bash":
                 lines = [line.strip() for line in text.replace("\\\n", " ").splitlines()]
                 parts = [part.strip() for line in lines for part in line.split(" && ")]
-                found += [(page.name, part) for part in parts if part.startswith("zoo ")]
+                found += [(str(page.relative_to(ROOT)), part) for part in parts if part.startswith("zoo ")]
     return found
 
 

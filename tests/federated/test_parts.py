@@ -81,7 +81,7 @@ def test_the_figure_shows_every_client(tmp_path):
     figure = split_figure(labels, dirichlet(labels, 8, 0.5, 0), tmp_path / "split.png")
     assert Image.open(tmp_path / "split.png").size[0] > 800
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [f"client {i}" for i in range(8)]
-    assert len(figure.legends[0].get_texts()) == 9
+    assert len(figure.axes[0].get_legend().get_texts()) == 9
 
 
 @pytest.mark.parametrize(

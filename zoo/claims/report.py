@@ -59,8 +59,8 @@ def page_of(all_results: Sequence[ClaimResult]) -> str:
     lines = [
         "# Claims",
         "",
-        "Each paper's headline, tested again in miniature on data that anyone can make. This page is generated from",
-        "the JSON files by `zoo reproduce --all --report`; a verdict is printed whichever way it comes out.",
+        "Each paper's headline, tested again in miniature on data that anyone can make. This page is written from the",
+        "records of `zoo reproduce`; a verdict is printed whichever way it comes out.",
         "",
         "| model | verdict | primary comparison | difference | 95 % interval | p (t) | p (sign) | seeds |",
         "|---|---|---|---|---|---|---|---|",

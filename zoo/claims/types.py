@@ -18,7 +18,8 @@ class Comparison:
     """``method`` beats ``baseline`` on ``metric``: by ``margin`` at least, ``direction`` says which way is better.
 
     With a ``tolerance`` above 0 it need not beat the baseline, only be worse by less than that (non-inferiority).
-    ``readings``: what each verdict means, in one sentence, printed beside it.
+    ``readings``: what each verdict means, in one sentence, printed beside it. ``headline``: this reading stands
+    wherever the verdict of the claim is quoted, such as in a table of all models; the primary comparison's always does.
     """
 
     method: str
@@ -28,6 +29,7 @@ class Comparison:
     margin: float = 0.0
     tolerance: float = 0.0
     readings: Mapping[Verdict, str] = field(default_factory=dict)
+    headline: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.config import nearest
-from zoo.conformance.rules import RULES, Rule
+from zoo.conformance.rules import RULES, Failed, Rule, Skipped
 from zoo.errors import OptionError, ZooError
 
 if TYPE_CHECKING:
     from zoo.conformance.checks import Subject
 
 Status = Literal["passed", "failed", "skipped"]
-
-
-class Failed(Exception):
-    """A promise that a plugin doesn't keep; the message says which, and what to do."""
-
-
-class Skipped(Exception):
-    """A check that can't be made here; the message says why."""
 
 
 @dataclass(frozen=True)

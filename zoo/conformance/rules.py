@@ -1,4 +1,4 @@
-"""The order and the names of the checks, and the limits they apply. Light: nothing is imported here."""
+"""The order and the names of the checks, the limits they apply, and how one ends. Light: nothing is imported here."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ TRAINING_CASES = 6
 TRAINING_STEPS = 12
 
 
+class Failed(Exception):
+    """A promise that a plugin doesn't keep; the message says which, and what to do."""
+
+
+class Skipped(Exception):
+    """A check that can't be made here; the message says why."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One check: ``test`` is a function of ``zoo.conformance.checks``; ``needs`` are those that must pass before it."""
@@ -35,6 +43,7 @@ RULES: dict[str, Rule] = {
     for rule in (
         Rule("card", "card", "its metadata are complete"),
         Rule("light import", "light_import", "its card is read without importing torch"),
+        Rule("anatomy", "anatomy", "its folder is laid out as all others are, in files of a size that one reads"),
         Rule("build", "build", "the model builds from its default configuration"),
         Rule("configuration", "configuration", "configurations survive the way to JSON and back", ("build",)),
         Rule("save and load", "save_and_load", "what is saved is loaded again, bit for bit", ("build",)),

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito: told apart by colour-blind readers; hatches tell apart labels beyond the seventh
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-_HATCHES = ("", "///", "...", "xxx")
-
-
 def iid(n: int, clients: int, seed: int) -> list[np.ndarray]:
     """``n`` cases in random order to ``clients`` clients, in parts whose sizes differ by one at most."""
     _require(n, clients)
@@ -97,31 +92,16 @@ def labels_of(cases: Dataset) -> list[str | int]:
 
 def split_figure(labels: Sequence[Any], partitions: Sequence[Sequence[int] | np.ndarray], path: str | Path) -> Figure:
     """A bar per client, stacked by label, with the number of cases; also written to ``path`` as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from zoo.federated.federation import holdings
+    from zoo.figure import plots
 
-    kinds = sorted(set(labels), key=str)
     held = holdings(labels, partitions)
-    figure = Figure(figsize=(8, 1.6 + 0.34 * len(held)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    left = np.zeros(len(held))
-    for k, kind in enumerate(kinds):
-        counts = np.array([counter[kind] for counter in held])
-        colour, hatch = _COLOURS[k % len(_COLOURS)], _HATCHES[k // len(_COLOURS) % len(_HATCHES)]
-        axes.barh(range(len(held)), counts, left=left, color=colour, hatch=hatch, edgecolor="white", label=str(kind))
-        left += counts
-    for client, total in enumerate(left):
-        axes.annotate(f"{int(total)}", (total, client), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set(yticks=range(len(held)), yticklabels=[f"client {i}" for i in range(len(held))], xlabel="cases")
-    axes.set_xlim(0, max(left.max(), 1) * 1.08)
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(title="label", loc="outside right upper", frameon=False)
-    figure.savefig(path, dpi=120, format="png")
-    return figure
+    drawing, axes = plots.canvas("the picture of a split", size=(8, 1.6 + 0.34 * len(held)))
+    counts = {str(kind): [counter[kind] for counter in held] for kind in sorted(set(labels), key=str)}
+    names = [f"client {i}" for i in range(len(held))]
+    plots.stacked(axes[0, 0], names, counts, x="cases", legend="outside", heading="label")
+    Path(path).write_bytes(plots.png(drawing, dpi=120))
+    return drawing
 
 
 def _require(n: int, clients: int) -> None:

@@ -134,10 +134,10 @@ def rows(
     heading = [_TEXT + 8 if name else 0 for name, _ in parts]
     above = [top + (size + 5) * max(map(len, names)) + 4 for top, names in zip(heading, captions, strict=True)]
     bodies = [max(picture.height for picture in row) + _GAP for row in pictures]
-    height = 2 * _GAP + 26 * len(headline) + sum(above) + sum(bodies) + 28 * len(entries) + 20 * len(notes)
+    height = 2 * _GAP + 6 + 26 * len(headline) + sum(above) + sum(bodies) + 28 * len(entries) + 20 * len(notes)
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
-    y = _lines(draw, headline, _GAP, _GAP, 20, 26, INK) + 2
+    y = _lines(draw, headline, _GAP, _GAP, 20, 26, INK) + 6
     for k, (name, panels) in enumerate(parts):
         if name:
             draw.text((_GAP, y), fit(name, inner), fill=INK, font=font(16))

@@ -226,6 +226,7 @@ claim = Claim(
             "m1",
             "dec",
             "heterogeneous",
+            headline=True,
             readings={
                 "supported": "Part of the gain over fine-tuning is capacity, which the paper doesn't separate.",
                 "not supported": "The block without conditions gains nothing over fine-tuning.",

@@ -237,6 +237,7 @@ claim = Claim(
             "fed-mas",
             "kd, uniform weights",
             "BAcc",
+            headline=True,
             readings={
                 "supported": "Rescue factors are more than leaving the sample counts out.",
                 "not supported": "Rescue factors do no better than equal weights.",
@@ -252,6 +253,7 @@ claim = Claim(
             "fed-mas",
             "bsm",
             "BAcc of a pixel prior",
+            headline=True,
             margin=0.02,
             readings={
                 "supported": "The gain doesn't hang on a prior that is blind to the attribute.",

@@ -242,6 +242,7 @@ claim = Claim(
             "accounted",
             "dpsgd",
             "accuracy",
+            headline=True,
             readings=_readings(
                 "The filter helps at equal epsilon under full accounting.",
                 "Under full accounting and at equal epsilon the filter does not help.",

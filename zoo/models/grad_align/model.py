@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image as PILImage
-from PIL import ImageDraw
 from torch import Tensor, nn
 
 from zoo import figure, media
@@ -117,7 +116,7 @@ class PrivateClassification(Classification):
         return [*super().panels(), figure.Panel("privacy of the weights", badge(self.privacy))]
 
 
-class GradAlign(Model):
+class GradAlign(Model[PrivateClassification]):
     """ResNet-9 on a grey chest radiograph of a child: normal, bacterial or viral pneumonia."""
 
     plugin: ClassVar = plugin
@@ -131,25 +130,17 @@ class GradAlign(Model):
         """Logits; ``x`` as ``prepare`` gives it."""
         return self.network(x)
 
-    def predict(self, image: Any) -> PrivateClassification:
-        """Classify one 2-D radiograph. Raises ``MediaError`` for a volume or an image that is neither grey nor RGB."""
-        return self.predict_batch([image])[0]
-
-    @torch.inference_mode()
-    def predict_batch(self, images: Sequence[Any]) -> list[PrivateClassification]:
-        """As :meth:`predict`; all images go through the network together."""
-        pictures = [media.read(image).require_2d(plugin.name) for image in images]
-        x = torch.from_numpy(np.stack([prepare(picture, self.config.side) for picture in pictures]))
+    def _predict(self, images: Sequence[media.Image]) -> list[PrivateClassification]:
+        """Classify radiographs; all go through the network together."""
+        x = torch.from_numpy(np.stack([prepare(image, self.config.side) for image in images]))
         probabilities = self(x.to(self.device)).float().softmax(1).cpu().tolist()
         return [
             PrivateClassification(
-                source=picture.source,
-                provenance=self.provenance,
-                image=picture,
+                image=image,
                 probabilities=dict(zip(plugin.labels, p, strict=True)),
                 privacy=self.config.privacy,
             )
-            for picture, p in zip(pictures, probabilities, strict=True)
+            for image, p in zip(images, probabilities, strict=True)
         ]
 
 
@@ -206,22 +197,13 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(groups, channels), channels)
 
 
-def badge(privacy: Privacy, side: int = figure.PANEL_SIDE) -> PILImage.Image:
+def badge(privacy: Privacy) -> PILImage.Image:
     """The privacy statement as a picture: green with an epsilon, orange without a guarantee."""
-    image = PILImage.new("RGB", (side, side), "white")
-    draw = ImageDraw.Draw(image)
     proven = privacy.guaranteed and (privacy.accounting == "strict" or privacy.filter == "none")
-    fill = figure.colour(3) if proven else figure.colour(1)
-    draw.rounded_rectangle((8, 12, side - 8, 132), radius=14, fill=fill)
     headline = f"epsilon {privacy.epsilon:.2f}" if privacy.guaranteed else "no guarantee"
     under = f"delta {privacy.delta:g}" if privacy.guaranteed else "no epsilon is stated"
     if privacy.guaranteed and not proven:
         under += ", not proven"
-    if privacy.accounting == "untrained":
-        headline, under = "untrained", "nothing to protect"
-    ink = "white" if proven else "black"
-    draw.text((side // 2, 58), headline, fill=ink, font=figure.font(44), anchor="mm")
-    draw.text((side // 2, 106), under, fill=ink, font=figure.font(22), anchor="mm")
     names = {"none": "none (plain DP-SGD)", "cs": "cosine similarity", "random": "random share"}
     facts = {
         "accounting": privacy.accounting,
@@ -232,9 +214,7 @@ def badge(privacy: Privacy, side: int = figure.PANEL_SIDE) -> PILImage.Image:
         "sampling rate": f"{privacy.sample_rate:.4f}",
         "steps": f"{privacy.steps}",
     }
-    for row, (name, value) in enumerate(facts.items() if privacy.accounting != "untrained" else ()):
-        top = 160 + 44 * row
-        draw.text((16, top), name, fill=(90, 90, 90), font=figure.font(20))
-        draw.text((side - 16, top), value, fill="black", font=figure.font(20), anchor="ra")
-        draw.line((16, top + 34, side - 16, top + 34), fill=(225, 225, 225))
-    return image
+    if privacy.accounting == "untrained":
+        headline, under, facts = "untrained", "nothing to protect", {}
+    fill, ink = (figure.colour(3), (255, 255, 255)) if proven else (figure.colour(1), (0, 0, 0))
+    return figure.statement(headline, under, facts, fill=fill, ink=ink)

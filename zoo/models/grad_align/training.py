@@ -9,7 +9,6 @@ What a step costs is in ``accounting``.
 from __future__ import annotations
 
 import csv
-import io
 import math
 import sys
 import warnings
@@ -488,52 +487,34 @@ def _say(run: Run, text: str, always: bool = False) -> None:
 
 def chart(table: Path, plan: Plan) -> bytes:
     """A PNG of a training: alignment and share kept per epoch, and epsilon."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("the chart of a training", "matplotlib", "train") from error
+    from zoo.figure import plots
+
     with open(table, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("alignment")]
     columns = {name: np.array([float(row[name]) for row in rows]) for name in ("step", "alignment", "kept", "epsilon")}
     length = max(1, plan.count // plan.batch_size)
     epoch = (columns["step"] // length).astype(int)
-    means = {
-        name: [columns[name][epoch == e].mean() for e in np.unique(epoch)] for name in ("alignment", "kept", "epsilon")
-    }
-    canvas = Figure(figsize=(11, 3.4), layout="constrained")
-    FigureCanvasAgg(canvas)
-    axes = canvas.subplots(1, 3)
-    epochs = np.unique(epoch) + 1
-    axes[0].plot(epochs, means["alignment"], color="#0072B2", marker="o", markersize=4)
-    axes[0].axhline(0, color="0.6", linewidth=0.8)
-    axes[0].set_title("alignment: cosine of the step\nto the batch gradient without noise", size=10)
-    axes[1].plot(epochs, means["kept"], color="#D55E00", marker="s", markersize=4)
-    axes[1].set_ylim(0, 1.02)
-    axes[1].set_title("share of the samples kept", size=10)
+    epochs = np.unique(epoch)
+    means = {name: [columns[name][epoch == e].mean() for e in epochs] for name in ("alignment", "kept")}
+    drawing, axes = plots.canvas(
+        "the chart of a training", 1, 3, size=(11, 3.4),
+        title=f"{plugin.name}: filter {plan.recipe.filter}, accounting {plan.accountant.accounting}",
+    )  # fmt: skip
+    blue, orange, green = plots.INKS[0], plots.INKS[3], plots.INKS[2]
+    look: dict[str, Any] = {"x": "epoch", "xlim": (0, epochs[-1] + 1.5)}
+    title = "alignment: cosine of the step\nto the batch gradient without noise"
+    line = plots.Line("", epochs + 1, means["alignment"], blue, marker="o")
+    plots.lines(axes[0, 0], [line], level=0, title=title, **look)
+    line = plots.Line("", epochs + 1, means["kept"], orange, marker="s")
+    plots.lines(axes[0, 1], [line], title="share of the samples kept", ylim=(0, 1.02), **look)
+    title = f"epsilon spent (delta {plan.accountant.delta:g})"
     if np.isfinite(columns["epsilon"]).all():
-        axes[2].plot((columns["step"] + 1) / length, columns["epsilon"], color="#009E73")
-        if plan.recipe.epsilon is not None:
-            axes[2].axhline(plan.recipe.epsilon, color="black", linestyle=":")
-            axes[2].text(
-                0.03, plan.recipe.epsilon, "target", va="bottom", size=9, transform=axes[2].get_yaxis_transform()
-            )
-        axes[2].set_ylim(0, 1.15 * max(columns["epsilon"].max(), plan.recipe.epsilon or 0))
+        limit, most = plan.recipe.epsilon, max(columns["epsilon"].max(), plan.recipe.epsilon or 0)
+        line = plots.Line("", (columns["step"] + 1) / length, columns["epsilon"], green)
+        plots.lines(axes[0, 2], [line], level=limit, target="target", title=title, ylim=(0, 1.15 * most), **look)
     else:
-        axes[2].text(
-            0.5, 0.5, "infinite:\nno guarantee", ha="center", va="center", size=12, transform=axes[2].transAxes
-        )
-        axes[2].set_yticks([])
-    axes[2].set_title(f"epsilon spent (delta {plan.accountant.delta:g})", size=10)
-    for axis in axes:
-        axis.set_xlabel("epoch")
-        axis.set_xlim(0, epochs[-1] + 0.5)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color="0.92")
-    canvas.suptitle(f"{plugin.name}: filter {plan.recipe.filter}, accounting {plan.accountant.accounting}", size=11)
-    picture = io.BytesIO()
-    canvas.savefig(picture, format="png", dpi=130, metadata={"Software": None})
-    return picture.getvalue()
+        plots.message(axes[0, 2], "infinite:\nno guarantee", title=title)
+    return plots.png(drawing, dpi=130)
 
 
 SMALL = GradAlignConfig(channels=(8, 8, 16), groups=4, side=32)
