@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, final
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
+from typing_extensions import TypeVar
 
+from zoo import media, options
+from zoo.errors import PluginError
 from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
 
+P = TypeVar("P", bound=Prediction, default=Prediction)
 
-class Model(nn.Module, PyTorchModelHubMixin):
+
+class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
     """A network with a typed configuration that predicts on what a user has.
 
     A subclass sets ``plugin`` and ``config_class`` (a frozen dataclass), builds its layers in ``__init__``, and
-    implements ``predict``; ``predict_batch`` only if several inputs together are quicker than one by one.
+    implements ``_predict``. ``Model[Segmentation]`` says what it gives.
     """
 
     plugin: ClassVar[Plugin]
@@ -29,21 +35,71 @@ class Model(nn.Module, PyTorchModelHubMixin):
         self.config = self.config_class() if config is None else config
         self.provenance = Provenance(model=self.plugin.name)
 
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        for name in ("predict", "predict_batch"):
+            if name in vars(cls):
+                raise PluginError(f"{cls.__name__} has a {name} of its own; write _predict, which {name} calls")
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def predict(self, image: Any, *args: Any, **options: Any) -> Prediction:
+    # ---- what a user calls --------------------------------------------------------------------------------------
+
+    @final
+    def predict(self, input: Any, /, **given: Any) -> P:
         """Predict on one input: a path, ``sample:NAME``, ``phantom:NAME``, array, tensor, PIL or ``zoo.media.Image``.
 
-        Options are those the plugin declares. Raises ``MediaError`` for an input that can't be used and
-        ``OptionError`` for a wrong option.
+        ``given``: the options that the plugin's card declares, as ``zoo info`` lists them; one that is left out or
+        ``None`` has the card's default. Raises ``MediaError`` for an input that can't be used and ``OptionError`` for
+        a wrong option.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not implement predict")
+        return self.predict_batch([input], **given)[0]
 
-    def predict_batch(self, images: Sequence[Any], *args: Any, **options: Any) -> Sequence[Prediction]:
-        """Predict on several inputs; the same results as one by one."""
-        return [self.predict(image, **options) for image in images]
+    @final
+    def predict_batch(self, inputs: Sequence[Any], /, **given: Any) -> list[P]:
+        """Predict on several inputs with the same options; the same results as one by one."""
+        chosen = options.complete(self.plugin, given)
+        cases = [self._read(one) for one in inputs]
+        with torch.inference_mode(), _evaluating(self):
+            made = list(self._predict(cases, **chosen)) if cases else []
+        if len(made) != len(cases) or not all(isinstance(one, Prediction) for one in made):
+            kinds = ", ".join(type(one).__name__ for one in made[:3]) or "nothing"
+            raise PluginError(
+                f"{self.plugin.name} must give a zoo.Prediction for each of {len(cases)} inputs, not {kinds}"
+            )
+        for case, prediction in zip(cases, made, strict=True):
+            prediction.source = prediction.source or str(getattr(case, "source", "input"))
+            prediction.provenance = self.provenance
+            prediction.options = {**options.record(chosen), **prediction.options}
+        return made
+
+    # ---- what a plugin writes -----------------------------------------------------------------------------------
+
+    def _predict(self, cases: Any, /, *args: Any, **chosen: Any) -> Sequence[P]:
+        """One prediction for each of ``cases``, which are what ``_read`` gives.
+
+        A plugin writes ``_predict(self, images: Sequence[media.Image], *, threshold: float) -> list[Segmentation]``,
+        with a keyword for every option of its card: it arrives checked, as the card's default, or as ``None`` where
+        the card has no default. It runs in eval mode and without gradients. Source, options and provenance are filled
+        in afterwards; options that the plugin sets in a prediction stay as it set them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement _predict")
+
+    def _read(self, given: Any) -> Any:
+        """What ``_predict`` gets for one input of a user: a 2-D ``image``, a ``volume``, or the list of its ``images``.
+
+        A plugin whose input is none of these overrides it.
+        """
+        kind = self.plugin.primary_input.kind
+        if kind == "image":
+            return media.read(given).require_2d(self.plugin.name)
+        if kind == "volume":
+            return media.read(given).require_3d(self.plugin.name)
+        if kind == "images":
+            return [media.read(one) for one in media.members(given)]
+        return given
 
     @classmethod
     def unfold(cls, item: Any) -> list[Any]:
@@ -69,3 +125,19 @@ class Model(nn.Module, PyTorchModelHubMixin):
 
         spec = model_id if Path(model_id).exists() else f"hf://{model_id}" + (f"@{revision}" if revision else "")
         return weights.load_into(cls, spec)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for as long as it lasts; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    if not any(modes.values()):
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+        for module, mode in modes.items():
+            module.training = mode

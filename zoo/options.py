@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
-from pathlib import Path
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zoo.errors import OptionError
@@ -13,6 +13,8 @@ from zoo.plugin import Input, Plugin
 
 _FLAGS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
 _COORDINATES = {"box": 4, "point": 2}
+_VALUES = ("text", "number", "integer", "choice", "flag", "box", "point")
+_PATHS = ("image", "images", "volume", "mask", "file", "folder")
 
 
 def parse(plugin: Plugin, assignments: Iterable[str]) -> dict[str, Any]:
@@ -40,17 +42,43 @@ def parse(plugin: Plugin, assignments: Iterable[str]) -> dict[str, Any]:
     return check(plugin, values)
 
 
-def check(plugin: Plugin, values: dict[str, Any]) -> dict[str, Any]:
-    """Check values that a Python caller passes. Raises ``OptionError``; returns the values unchanged."""
+def check(plugin: Plugin, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check values that a Python caller passes, and return them in plain Python.
+
+    Numbers may be NumPy's or torch's, coordinates an array; a single value of an option that may be given several
+    times becomes a tuple of one. ``None`` is an option that isn't given. Raises ``OptionError``.
+    """
+    checked: dict[str, Any] = {}
     for name, value in values.items():
         declared = _declared(plugin, name)
-        for one in value if declared.many and isinstance(value, tuple | list) else (value,):
-            if one is not None:
-                _check_one(declared, one)
+        if declared.many:
+            found = tuple(_checked(declared, one) for one in _several(declared, value))
+            checked[name] = found or None
+        else:
+            checked[name] = None if value is None else _checked(declared, value)
     for declared in plugin.options:
-        if declared.required and values.get(declared.name) is None:
+        if declared.required and checked.get(declared.name) is None:
             raise OptionError(f"{plugin.name} needs {declared.name} ({declared.help}); add --with {declared.name}=...")
-    return values
+    return checked
+
+
+def complete(plugin: Plugin, values: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a plugin: what is given, checked, and the card's defaults for the rest. Raises ``OptionError``."""
+    given = check(plugin, values)
+    return {item.name: item.default if given.get(item.name) is None else given[item.name] for item in plugin.options}
+
+
+def record(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON can hold them: an image by its source, a file by its path."""
+    return {name: _recorded(value) for name, value in values.items()}
+
+
+def _recorded(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_recorded(one) for one in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else getattr(value, "source", "array")
 
 
 def _declared(plugin: Plugin, name: str) -> Input:
@@ -78,32 +106,79 @@ def _parse_one(declared: Input, text: str) -> Any:
     return text
 
 
-def _check_one(declared: Input, value: Any) -> None:
+def _several(declared: Input, value: Any) -> tuple[Any, ...]:
+    """The values of an option that may be given several times: of many, or of one without its brackets."""
+    value = _plain(value) if declared.kind in _VALUES else value
+    if value is None:
+        return ()
+    if not isinstance(value, tuple | list):
+        return (value,)
+    if declared.kind in _COORDINATES and value and all(_is_number(_plain(one)) for one in value):
+        return (value,)
+    return tuple(value)
+
+
+def _checked(declared: Input, value: Any) -> Any:
     kind = declared.kind
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    good = {
-        "integer": number and isinstance(value, int),
-        "number": number and math.isfinite(value),
-        "flag": isinstance(value, bool),
-        "choice": isinstance(value, str) and value in declared.choices,
-        "text": isinstance(value, str),
-    }.get(kind, True)
-    if kind in _COORDINATES:
-        good = isinstance(value, tuple | list) and len(value) == _COORDINATES[kind] and all(map(_finite, value))
-    if good and kind in ("integer", "number"):
-        low = declared.minimum if declared.minimum is not None else -math.inf
-        high = declared.maximum if declared.maximum is not None else math.inf
-        good = low <= value <= high
-    if not good:
-        raise OptionError(f"option {declared.name} must be {_expected(declared)}, not {value!r}")
-    if kind in ("file", "folder", "mask", "image") and isinstance(value, str | Path):
-        path = Path(value)
-        if not str(value).startswith(("sample:", "phantom:")) and not path.exists():
+    if kind in _VALUES:
+        value = _plain(value)
+    if kind in _COORDINATES and isinstance(value, tuple | list):
+        value = tuple(map(_plain, value))
+    if not _is_kind(declared, value) or not _in_range(declared, value):
+        raise OptionError(f"option {declared.name} must be {_expected(declared)}, not {_shown(value)}")
+    if kind in _PATHS and isinstance(value, str | os.PathLike):
+        made = str(value).startswith(("sample:", "phantom:")) and kind not in ("file", "folder")
+        if not made and not os.path.exists(os.path.expanduser(value)):
             raise OptionError(f"option {declared.name} names {value}, which does not exist")
+    return value
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_kind(declared: Input, value: Any) -> bool:
+    kind = declared.kind
+    if kind in ("integer", "number"):
+        return isinstance(value, int if kind == "integer" else int | float) and _is_number(value)
+    if kind in _COORDINATES:
+        return isinstance(value, tuple) and len(value) == _COORDINATES[kind] and all(map(_is_number, value))
+    if kind == "flag":
+        return isinstance(value, bool)
+    if kind == "choice":
+        return isinstance(value, str) and value in declared.choices
+    if kind == "text":
+        return isinstance(value, str)
+    if kind in ("file", "folder"):
+        return isinstance(value, str | os.PathLike)
+    return value is not None and not isinstance(value, bool | int | float)  # an image in one of its many forms
+
+
+def _in_range(declared: Input, value: Any) -> bool:
+    if declared.kind not in ("integer", "number"):
+        return True
+    return (declared.minimum is None or value >= declared.minimum) and (
+        declared.maximum is None or value <= declared.maximum
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A number or an array of NumPy or torch as Python's own; large arrays and anything else as they are."""
+    if hasattr(value, "tolist") and math.prod(getattr(value, "shape", (0,))) <= 1000:
+        return value.tolist()
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    if hasattr(value, "shape"):
+        return f"an array of {' x '.join(map(str, value.shape)) or 'one value'}"
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _expected(declared: Input) -> str:

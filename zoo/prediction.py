@@ -44,8 +44,9 @@ class Prediction:
 
     kind: ClassVar[str] = "prediction"
 
-    source: str
-    provenance: Provenance
+    # these three are filled in by Model.predict; options that the plugin states stay as it states them
+    source: str = ""
+    provenance: Provenance = Provenance("")
     options: dict[str, Any] = field(default_factory=dict)  # the optional inputs as used
     notes: tuple[str, ...] = ()  # what a person should know, such as "modality guessed: fundus"
     measurements: dict[str, float] = field(default_factory=dict)

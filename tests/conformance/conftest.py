@@ -70,9 +70,10 @@ class Toy(Model):
     def forward(self, grey):
         return self.weight[0] * grey + self.weight[1]
 
-    @torch.inference_mode()
-    def predict(self, image, *, threshold=0.5, region=None):
-        picture = media.read(image).require_2d("toy-model")
+    def _predict(self, images, *, threshold, region):
+        return [self._marked(image, threshold, region) for image in images]
+
+    def _marked(self, picture, threshold, region):
         probability = self(torch.from_numpy(picture.grey()).to(self.device)).sigmoid().cpu().numpy()
         if region is not None:
             inside = media.read(region).grey() > 0
@@ -80,7 +81,7 @@ class Toy(Model):
                 raise OptionError("region has another size than the image; give one of its size")
             probability = np.where(inside, probability, 0)
         return Segmentation(
-            source=picture.source, provenance=self.provenance, options={"threshold": threshold}, image=picture,
+            image=picture,
             mask=(probability > threshold).astype(np.uint8), probability=probability, labels=plugin.labels,
         )
 

@@ -12,7 +12,9 @@ from zoo.errors import OptionError, PluginError
 
 PREDICT = "probability = self(torch.from_numpy(picture.grey()).to(self.device)).sigmoid().cpu().numpy()"
 RETURN = "        return Segmentation("
-OPTIONS = 'options={"threshold": threshold}'
+IMAGE = "image=picture,"
+LOOP = "return [self._marked(image, threshold, region) for image in images]"
+SIGNATURE = "    def _predict(self, images, *, threshold, region):\n"
 INIT = "self.weight = torch.nn.Parameter(torch.tensor([self.config.scale, -0.5]))"
 WEIGHTS = 'weights=WeightsInfo(trained_on="phantom:toy?n=20", command="zoo train toy-model --data phantom:toy?n=20"),'
 QUICK = 'return {"method": {"dice": 0.9}, "baseline": {"dice": 0.8}}'
@@ -37,6 +39,25 @@ BROKEN = {
         "@dataclass\nclass ToyConfig",
         "must be frozen",
     ),
+    "a predict of its own": (
+        "build",
+        SIGNATURE,
+        "    def predict(self, image):\n        return None\n\n" + SIGNATURE,
+        "Toy has a predict of its own; write _predict, which predict calls",
+    ),
+    "no _predict": ("build", SIGNATURE, SIGNATURE.replace("_predict", "segment"), "has no _predict"),
+    "an option that nobody takes": (
+        "build",
+        SIGNATURE,
+        SIGNATURE.replace(", region", ", region=None, regions=None").replace("region=None, ", ""),
+        "_predict doesn't take region, which the card declares",
+    ),
+    "an option that nobody declares": (
+        "build",
+        SIGNATURE,
+        SIGNATURE.replace("region", "region, depth=3"),
+        "_predict takes depth, which the card doesn't declare",
+    ),
     "no parameters": ("build", INIT, "self.weight = [8.0, -3.5]", "has no parameters"),
     "config without equality": (
         "configuration",
@@ -59,36 +80,23 @@ BROKEN = {
         "below 2",
     ),
     "NaN": ("phantom", PREDICT, PREDICT + " * np.nan", "holds NaN"),
-    "no prediction": ("phantom", RETURN, "        return probability\n" + RETURN, "not a zoo.Prediction"),
-    "anonymous": (
-        "phantom",
-        "provenance=self.provenance",
-        'provenance=__import__("zoo").Provenance("x")',
-        "which model",
-    ),
+    "no prediction": ("phantom", RETURN, "        return probability\n" + RETURN, "not ndarray"),
     "random": ("deterministic", PREDICT, PREDICT + " * float(torch.rand(()))", "draw nothing at random"),
     "training mode": ("deterministic", RETURN, "        self.train()\n" + RETURN, "left the model in training mode"),
     "batch": (
         "batch",
-        "    @torch.inference_mode()\n",
-        "    def predict_batch(self, images, **given):\n"
-        "        return [self.predict(image, threshold=0.9) for image in images]\n\n    @torch.inference_mode()\n",
+        LOOP,
+        LOOP.replace("threshold,", "threshold if len(images) == 1 else 0.9,"),
         "gives another prediction: ",
     ),
-    "a batch cut short": (
-        "batch",
-        "    @torch.inference_mode()\n",
-        "    def predict_batch(self, images, **given):\n"
-        "        return [self.predict(images[0])]\n\n    @torch.inference_mode()\n",
-        "1 predictions for 2 inputs",
-    ),
-    "numpy in JSON": ("json", OPTIONS, OPTIONS + ', measurements={"area": np.float32(1)}', "what JSON can't"),
-    "NaN in JSON": ("json", OPTIONS, OPTIONS + ', measurements={"area": float("nan")}', "what JSON can't"),
+    "a batch cut short": ("batch", LOOP, LOOP + "[:1]", "for each of 2 inputs, not Segmentation"),
+    "numpy in JSON": ("json", IMAGE, IMAGE + ' measurements={"area": np.float32(1)},', "what JSON can't"),
+    "NaN in JSON": ("json", IMAGE, IMAGE + ' measurements={"area": float("nan")},', "what JSON can't"),
     "an option that breaks": ("options", "if region is not None:", "if region:", "region=an array of 24 x 24 fails"),
     "a wrong mask is taken": (
         "options",
         "if inside.shape != probability.shape:",
-        "if inside.shape != probability.shape:\n                return self.predict(picture)",
+        "if inside.shape != probability.shape:\n                return self._marked(picture, threshold, None)",
         "region=an array of 1 x 2 is taken; refuse it",
     ),
     "a wrong mask breaks": (
@@ -99,16 +107,17 @@ BROKEN = {
     ),
     "bad images are taken": (
         "bad images",
-        'picture = media.read(image).require_2d("toy-model")',
-        "try:\n            picture = media.read(image)\n        except Exception:\n"
-        "            picture = media.read(np.zeros((8, 8), np.uint8))",
+        SIGNATURE,
+        "    def _read(self, given):\n        try:\n            return media.read(given)\n        except Exception:\n"
+        "            return media.read(np.zeros((8, 8), np.uint8))\n\n" + SIGNATURE,
         "a file that isn't there is taken; refuse it",
     ),
     "bad images break": (
         "bad images",
-        'picture = media.read(image).require_2d("toy-model")',
-        "picture = media.Image(np.asarray(__import__('PIL.Image').Image.open(image))) "
-        "if isinstance(image, str) else media.read(image)",
+        SIGNATURE,
+        "    def _read(self, given):\n"
+        "        return media.Image(np.asarray(__import__('PIL.Image').Image.open(given))) "
+        "if isinstance(given, str) else media.read(given)\n\n" + SIGNATURE,
         "fails with FileNotFoundError",
     ),
     "a flat image breaks": (

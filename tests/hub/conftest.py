@@ -37,7 +37,7 @@ def __getattr__(name):
         raise AttributeError(name)
     import torch
     from torch import nn
-    from zoo import Classification, Model, media
+    from zoo import Classification, Model
 
     class Toy(Model):
         config_class = ToyConfig
@@ -50,15 +50,15 @@ def __getattr__(name):
                 self.layers.append(nn.Linear(w, w))
             self.norm = nn.BatchNorm1d(w)
 
-        @torch.inference_mode()
-        def predict(self, image, **options):
-            image = media.read(image)
+        def _predict(self, images, **options):
+            return [self._classified(image) for image in images]
+
+        def _classified(self, image):
             x = torch.full((1, self.config.width), float(image.grey().mean()))
             for layer in self.layers:
                 x = layer(x)
             p = float(self.norm(x).mean().sigmoid())
-            return Classification(source=image.source, provenance=self.provenance, image=image,
-                                  probabilities={"dark": 1 - p, "bright": p})
+            return Classification(image=image, probabilities={"dark": 1 - p, "bright": p})
 
     Toy.plugin = plugin
     globals()["Toy"] = Toy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,12 @@ class Toy(Model):
     def forward(self, grey: torch.Tensor) -> torch.Tensor:
         return self.weight * grey + self.bias
 
-    @torch.no_grad()
-    def predict(self, image: Any, **options: Any) -> Segmentation:
-        picture = media.read(image)
+    def _predict(self, images: Sequence[media.Image], **options: Any) -> list[Segmentation]:
+        return [self._marked(image) for image in images]
+
+    def _marked(self, picture: media.Image) -> Segmentation:
         probability = self(torch.from_numpy(picture.grey())).sigmoid().numpy()
         return Segmentation(
-            source=picture.source,
-            provenance=self.provenance,
             image=picture,
             mask=(probability > 0.5).astype(np.uint8),
             labels=self.plugin.labels,

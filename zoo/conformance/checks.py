@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -84,9 +85,8 @@ class Subject:
         return _required(self.plugin, self.image)
 
     def predict(self, spec: str, given: dict[str, Any] | None = None, model: Model | None = None) -> Prediction:
-        """One prediction as ``zoo.predict`` makes it, options checked."""
-        chosen = option_values.check(self.plugin, {**self.needed, **(given or {})})
-        return (model or self.model).predict(self.primary(spec), **chosen)
+        """One prediction; what isn't ``given`` and is needed is made up."""
+        return (model or self.model).predict(self.primary(spec), **{**self.needed, **(given or {})})
 
     @cached_property
     def prediction(self) -> Prediction:
@@ -183,10 +183,25 @@ def build(subject: Subject) -> str:
         raise Failed(f"{config_class.__name__} must be frozen: @dataclass(frozen=True)")
     torch.manual_seed(0)
     model = model_class(config_class())
+    _takes_its_options(model_class, plugin)
     count = sum(parameter.numel() for parameter in model.parameters())
     if not count:
         raise Failed(f"{model_class.__name__} has no parameters after __init__; build its layers there")
     return f"{model_class.__name__}, {count:,} parameters"
+
+
+def _takes_its_options(model_class: type[Model], plugin: Plugin) -> None:
+    """``_predict`` has a keyword for every option of the card, and needs no other."""
+    if model_class._predict is Model._predict:
+        raise Failed(f"{model_class.__name__} has no _predict(self, images, *, ...), which predict calls")
+    keywords = list(inspect.signature(model_class._predict).parameters.values())[2:]
+    names = {one.name for one in keywords if one.kind != one.VAR_KEYWORD}
+    declared = {item.name for item in plugin.options}
+    open_ended = any(one.kind == one.VAR_KEYWORD for one in keywords)
+    if lacking := sorted(declared - names) if not open_ended else []:
+        raise Failed(f"{model_class.__name__}._predict doesn't take {', '.join(lacking)}, which the card declares")
+    if unknown := sorted(names - declared):
+        raise Failed(f"{model_class.__name__}._predict takes {', '.join(unknown)}, which the card doesn't declare")
 
 
 def configuration(subject: Subject) -> str:
@@ -279,8 +294,6 @@ def _described(subject: Subject, prediction: Any) -> str:
     """The summary of a prediction that is what the card says."""
     if not isinstance(prediction, Prediction):
         raise Failed(f"predict returned a {type(prediction).__name__}, not a zoo.Prediction")
-    if prediction.provenance.model != subject.plugin.name:
-        raise Failed("the prediction doesn't say which model made it; pass provenance=self.provenance")
     probabilities = getattr(prediction, "probabilities", None)
     if isinstance(probabilities, dict):
         if tuple(probabilities) != subject.plugin.labels:
@@ -315,9 +328,7 @@ def deterministic(subject: Subject) -> str:
 
 def batch(subject: Subject) -> str:
     inputs = [subject.primary(spec) for spec in subject.specs]
-    together = list(subject.model.predict_batch(inputs, **subject.needed))
-    if len(together) != len(inputs):
-        raise Failed(f"predict_batch gave {len(together)} predictions for {len(inputs)} inputs")
+    together = subject.model.predict_batch(inputs, **subject.needed)
     for spec, one in zip(subject.specs, together, strict=True):
         if difference := different(subject.predict(spec), one, SAME):
             raise Failed(f"in a batch {spec} gives another prediction: {difference}")
@@ -396,7 +407,7 @@ def options(subject: Subject) -> str:
             if outcome := _not_refused(partial(subject.predict, subject.specs[0], given)):
                 raise Failed(f"{item.name}={_shown(value)} {outcome}")
             refused += 1
-    if outcome := _not_refused(partial(option_values.parse, subject.plugin, ["no_such_option=1"])):
+    if outcome := _not_refused(partial(subject.predict, subject.specs[0], {"no_such_option": 1})):
         raise Failed(f"an unknown option {outcome}")
     untried = f"; {', '.join(skipped)} not tried" if skipped else ""
     return f"{tried} values taken, {refused} refused{untried}" if subject.plugin.options else "it has none"
@@ -435,21 +446,21 @@ def wrong_values(item: Input) -> list[Any]:
     if item.kind == "choice":
         return ["no such choice", 1.5]
     if item.kind == "flag":
-        return ["perhaps"]
+        return ["perhaps", 1]
     if item.kind == "number":
-        return [*below, *above, "many", math.nan]
+        return [*below, *above, "many", math.nan, math.inf, True]
     if item.kind == "integer":
-        return [*map(int, [*below, *above]), 1.5, "many"]
+        return [*map(int, [*below, *above]), 1.5, "many", math.nan, True]
     if item.kind == "text":
         return [1.5]
     if item.kind in ("mask", "image", "volume"):
         size_is_fixed = [np.ones((1, 2), np.uint8)] if item.kind == "mask" else []
-        return [*size_is_fixed, "no/such/file.png"]
+        return [*size_is_fixed, "no/such/file.png", 1.5]
     if item.kind == "box":
-        return [(1, 2, 3), "everywhere"]
+        return [(1, 2, 3), (0, 0, math.inf, 1), "everywhere"]
     if item.kind == "point":
-        return [(1,), "everywhere"]
-    return ["no/such/file"] if item.kind in ("file", "folder") else []
+        return [(1,), (math.nan, 0), "everywhere"]
+    return ["no/such/file", 1.5]  # images, file, folder
 
 
 def bad_images(subject: Subject) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 import zoo
 from zoo.conformance import check
@@ -40,12 +39,6 @@ def test_lesions_below_the_minimum_area_are_left_out():
     everything, nothing = (model.predict("phantom:spot-finder?seed=7", minimum_area=a).mask for a in (0, 64 * 64))
     assert everything.any()
     assert not nothing.any()
-
-
-@pytest.mark.parametrize("threshold", [-0.1, 1.5])
-def test_a_threshold_out_of_range_is_refused(threshold):
-    with pytest.raises(zoo.OptionError, match="between 0 and 1"):
-        zoo.load("spot-finder", device="cpu").predict("phantom:spot-finder", threshold=threshold)
 
 
 def test_it_conforms():

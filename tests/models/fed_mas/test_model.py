@@ -88,8 +88,12 @@ def test_distance_is_refused_where_no_prior_is_at_hand(tiny: FedMASRecipe, lesio
     assert public.prior is None  # it's large and has its own licence
     with pytest.raises(OptionError, match="give its file or folder as prior=PATH"):
         public.predict(lesion.image, ssl_distance=True)
+    broken = tmp_path / "broken.safetensors"
+    with pytest.raises(OptionError, match=r"prior names .*broken\.safetensors, which does not exist"):
+        public.predict(lesion.image, ssl_distance=True, prior=broken)
+    broken.write_bytes(b"no tensors")
     with pytest.raises(WeightsError, match="can't be read"):
-        public.predict(lesion.image, ssl_distance=True, prior=tmp_path / "none.safetensors")
+        public.predict(lesion.image, ssl_distance=True, prior=broken)
 
 
 def test_volumes_are_refused(model: FedMAS) -> None:

@@ -184,14 +184,13 @@ def test_figure_shows_input_result_and_what_the_network_saw(model: MapVessel, ph
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 1.5}, "threshold"),
-        ({"tile": 4}, "tile"),
-        ({"modality": "xray"}, "modality"),
         ({"fov_mask": np.ones((8, 8), np.uint8)}, "fov_mask is 8 x 8"),
         ({"fov_mask": np.zeros((160, 160), np.uint8)}, "fov_mask is empty"),
     ],
 )
-def test_wrong_options_are_refused(model: MapVessel, photograph: np.ndarray, options: dict, message: str):
+def test_a_field_of_view_that_does_not_fit_is_refused(
+    model: MapVessel, photograph: np.ndarray, options: dict, message: str
+):
     with pytest.raises(OptionError, match=message):
         model.predict(photograph, **options)
 

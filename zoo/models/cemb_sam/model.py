@@ -127,7 +127,7 @@ def conditional_instance_norm(
     return gamma[..., None, None] * (x - mean) / (variance.sqrt() + epsilon) + beta[..., None, None]
 
 
-class CEmbSam(Model):
+class CEmbSam(Model[PromptedSegmentation]):
     """What is trained: the block and the mask decoder. SAM's encoders stay frozen and are not part of the weights."""
 
     plugin: ClassVar = plugin
@@ -182,37 +182,32 @@ class CEmbSam(Model):
             features = self.block(features, condition)
         return decode(self.base.sam, features, prompts, decoder=self.decoder)
 
-    def predict(
+    def _predict(
         self,
-        image: Any,
+        images: Sequence[media.Image],
         *,
-        box: Sequence[Sequence[float]] | Sequence[float] | None = None,
-        point: Sequence[Sequence[float]] | None = None,
-        background: Sequence[Sequence[float]] | None = None,
-        mask: Any = None,
-        condition: str | int | None = None,
-        threshold: float = 0.5,
-    ) -> PromptedSegmentation:
-        """Segment what lies in each box of one image.
+        box: Sequence[Sequence[float]],
+        point: Sequence[Sequence[float]] | None,
+        background: Sequence[Sequence[float]] | None,
+        mask: Any,
+        condition: str | None,
+        threshold: float,
+    ) -> list[PromptedSegmentation]:
+        """Segment what lies in each box; an image is encoded once for all its boxes.
 
-        Args:
-            image: 2-D ultrasound image of any size.
-            box: ``(x0, y0, x1, y1)`` in pixels of the image, or several; the image is encoded once for all.
-            point, background: places inside and outside the object of the one box. Training used boxes alone.
-            mask: a rough mask of that object, of the image's size.
-            condition: the image's sub-group, by name or number. Without it all are tried and the one taken whose masks
-                the network expects to be best.
-            threshold: a pixel belongs to the object from this probability on.
-
-        Raises:
-            MediaError: the image is a volume.
-            OptionError: no box, a prompt that isn't on the image, an unknown condition.
+        ``condition``: the sub-group, by name or number. Without it all are tried and the one taken whose masks the
+        network expects to be best. Raises ``OptionError`` for a prompt beside the image and an unknown condition.
         """
-        if not 0 <= threshold <= 1:
-            raise OptionError(f"threshold must lie between 0 and 1, not {threshold}")
-        picture = media.read(image).require_2d(plugin.name)
-        prompts = self._prompts(picture, box, point, background, mask)
         given = self._condition(condition)
+        inside = None if mask is None else media.read(mask).grey() > 0
+        prompts = prompts_from(box, point, background, inside)
+        return [self._segmented(image, prompts, given, threshold) for image in images]
+
+    def _segmented(
+        self, picture: media.Image, prompts: tuple[Prompt, ...], given: int | None, threshold: float
+    ) -> PromptedSegmentation:
+        for prompt in prompts:
+            prompt.check(*picture.size)
         tried = [given] if given is not None else list(range(len(self.config.conditions)))
         if self.block is None:
             tried = tried[:1]
@@ -224,7 +219,7 @@ class CEmbSam(Model):
             notes.append(f"{self.config.method} knows no conditions: {names[given]} was not used")
         elif self.block is not None and given is None:
             notes.append(f"condition inferred: {names[tried[best]]}; say otherwise with condition={'|'.join(names)}")
-        if point or background or mask is not None:
+        if any(prompt.points or prompt.mask is not None for prompt in prompts):
             notes.append("trained with boxes alone: points and masks may help less than expected")
         return PromptedSegmentation.of(
             picture,
@@ -233,34 +228,20 @@ class CEmbSam(Model):
             chosen=names[tried[best]] if self.block else "",
             inferred=given is None and self.block is not None,
             threshold=threshold,
-            provenance=self.provenance,
             notes=tuple(notes),
         )
 
-    def _prompts(self, picture: media.Image, box: Any, point: Any, background: Any, mask: Any) -> tuple[Prompt, ...]:
-        if box is None or not len(box):
-            raise OptionError(f"{plugin.name} needs a box around the object; add --with box=x0,y0,x1,y1")
-        boxes = [box] if np.ndim(box[0]) == 0 else box
-        inside = None
-        if mask is not None:
-            inside = media.read(mask).grey() > 0
-        prompts = prompts_from(boxes, point, background, inside)
-        for prompt in prompts:
-            prompt.check(*picture.size)
-        return prompts
-
-    def _condition(self, condition: str | int | None) -> int | None:
+    def _condition(self, condition: str | None) -> int | None:
         names = self.config.conditions
         if condition is None:
             return None
-        if str(condition) in names:
-            return names.index(str(condition))
-        if str(condition).isdigit() and int(condition) < len(names):
+        if condition in names:
+            return names.index(condition)
+        if condition.isdecimal() and int(condition) < len(names):
             return int(condition)
         listed = ", ".join(f"{name} ({i})" for i, name in enumerate(names))
         raise OptionError(f"these weights know no condition {condition!r}; choose one of {listed}, or leave it out")
 
-    @torch.inference_mode()
     def _answer(self, picture: media.Image, prompts: Sequence[Prompt], condition: int) -> Answer:
         small = working_image(picture, self.config.working_size)
         if self.unet is not None:

@@ -17,7 +17,7 @@ from zoo.metrics import dice
 from zoo.models.cemb_sam import plugin
 from zoo.nn.promptable.drawing import draw_prompts
 from zoo.nn.promptable.prompts import Prompt
-from zoo.prediction import Provenance, Segmentation
+from zoo.prediction import Segmentation
 
 
 class Answer(NamedTuple):
@@ -48,16 +48,13 @@ class PromptedSegmentation(Segmentation):
         chosen: str,
         inferred: bool,
         threshold: float,
-        provenance: Provenance,
         notes: tuple[str, ...] = (),
     ) -> PromptedSegmentation:
         cut = max(threshold, 1e-6)
         objects = (answers[chosen].probability >= cut).astype(np.uint8)
         known = {name: float(a.quality.mean()) for name, a in answers.items() if np.isfinite(a.quality).all()}
         return cls(
-            source=picture.source,
-            provenance=provenance,
-            options={"condition": chosen or None, "condition_inferred": inferred, "threshold": threshold},
+            options={"condition": chosen or None, "condition_inferred": inferred},
             notes=notes,
             measurements={f"expected IoU {name}".strip(): round(value, 4) for name, value in known.items()},
             image=picture,

@@ -67,7 +67,7 @@ class DisbelieveConfig:
             raise ValueError(f"{self.architecture} needs images of at least 32 px")
 
 
-class Disbelieve(Model):
+class Disbelieve(Model[AuditedClassification]):
     """Class probabilities of the clean global model; on request those of its poisoned copies beside them."""
 
     plugin: ClassVar = plugin
@@ -86,23 +86,9 @@ class Disbelieve(Model):
 
     # ---- prediction ---------------------------------------------------------------------------------------------
 
-    def predict(self, image: Any, *, compare: bool = True) -> AuditedClassification:
-        """Classify one image by the clean global model.
-
-        Args:
-            image: grey or colour; scaled as a whole to the square that the network sees.
-            compare: also run the poisoned copies, where the weights have some, and show how they differ.
-
-        Raises:
-            MediaError: the image is a volume, or neither grey nor RGB.
-        """
-        return self.predict_batch([image], compare=compare)[0]
-
-    @torch.inference_mode()
-    def predict_batch(self, images: Sequence[Any], *, compare: bool = True) -> list[AuditedClassification]:
-        """As :meth:`predict`; the images go through the networks together."""
-        pictures = [media.read(image).require_2d(plugin.name) for image in images]
-        views = np.stack([prepare(picture, self.config) for picture in pictures])
+    def _predict(self, images: Sequence[media.Image], *, compare: bool) -> list[AuditedClassification]:
+        """Classify by the clean global model; ``compare`` also runs the poisoned copies that the weights have."""
+        views = np.stack([prepare(image, self.config) for image in images])
         x = normalise(torch.from_numpy(views).to(self.device), self.config)
         clean = self._probabilities(self.network, x)
         curves = [curve for curve in self.config.curves if curve.stored] if compare else []
@@ -113,16 +99,13 @@ class Disbelieve(Model):
 
         return [
             AuditedClassification(
-                source=picture.source,
-                provenance=self.provenance,
-                options={"compare": compare},
                 notes=(_note(compare, len(curves)),),
-                image=picture,
+                image=image,
                 probabilities=named(clean[i]),
                 attacked={curve.weights_name: named(found[i]) for curve, found in zip(curves, attacked, strict=True)},
                 curves=self.config.curves if compare else (),
             )
-            for i, picture in enumerate(pictures)
+            for i, image in enumerate(images)
         ]
 
     def _probabilities(self, network: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[np.ndarray, "b k"]:

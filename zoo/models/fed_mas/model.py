@@ -141,7 +141,7 @@ def build_network(config: FedMASConfig, *, pretrained: bool = False) -> Network:
     return Network(encoder, classifier, projector)
 
 
-class FedMAS(Model):
+class FedMAS(Model[LongTailClassification]):
     """Class probabilities of the aggregated global network; the prior only serves ``ssl_distance``."""
 
     plugin: ClassVar = plugin
@@ -157,31 +157,16 @@ class FedMAS(Model):
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Seen:
         return self.network(x)
 
-    def predict(
-        self, image: Any, *, ssl_distance: bool = False, saliency: bool = False, prior: Any = None
-    ) -> LongTailClassification:
-        """Classify one colour photograph.
-
-        Args:
-            image: dermoscopic or endoscopic picture; short side scaled, largest centred square used.
-            ssl_distance: also say how far the network's view of the image is from the frozen prior's: 0 (alike) to 4.
-            saliency: also show where the evidence for the predicted class lies (Grad-CAM of the last feature map).
-            prior: file or folder of the prior that the weights were trained with, unless they contain it.
-
-        Raises:
-            MediaError: the image is a volume, or neither grey nor RGB.
-            OptionError: ``ssl_distance`` is asked for and the prior isn't at hand.
-            WeightsError: ``prior`` can't be used.
-        """
-        return self.predict_batch([image], ssl_distance=ssl_distance, saliency=saliency, prior=prior)[0]
-
-    @torch.inference_mode()
-    def predict_batch(
-        self, images: Sequence[Any], *, ssl_distance: bool = False, saliency: bool = False, prior: Any = None
+    def _predict(
+        self, images: Sequence[media.Image], *, ssl_distance: bool, saliency: bool, prior: str | None
     ) -> list[LongTailClassification]:
-        """As :meth:`predict`; the images go through the network together."""
-        pictures = [media.read(image).require_2d(plugin.name) for image in images]
-        views = np.stack([view(picture, self.config.image_size) for picture in pictures])
+        """Classify photographs: the short side is scaled, and the largest centred square is what the network sees.
+
+        ``ssl_distance``: how far its view of an image is from the frozen prior's, 0 (alike) to 4. ``saliency``: where
+        the evidence for the predicted class lies (Grad-CAM of the last feature map). Raises ``OptionError`` where the
+        distance is asked for and the prior isn't at hand.
+        """
+        views = np.stack([view(image, self.config.image_size) for image in images])
         x = to_network(torch.from_numpy(views).permute(0, 3, 1, 2).to(self.device))
         seen = self.network(x)
         probabilities = seen.logits.softmax(1).cpu().numpy()
@@ -190,20 +175,16 @@ class FedMAS(Model):
             frozen = self._frozen(prior)
             distances = prior_distance(seen.y, frozen(x)).cpu().numpy()
         maps = self._cam(x, seen.logits.argmax(1)).cpu().numpy() if saliency else None
-        options = {"ssl_distance": ssl_distance, "saliency": saliency, "prior": None if prior is None else str(prior)}
         return [
             LongTailClassification(
-                source=picture.source,
-                provenance=self.provenance,
-                options=options,
                 measurements={} if distances is None else {"ssl_distance": float(distances[i])},
-                image=picture,
+                image=image,
                 probabilities={name: float(p) for name, p in zip(self.config.labels, probabilities[i], strict=True)},
                 groups=self.config.groups,
                 view=views[i],
                 saliency=None if maps is None else maps[i],
             )
-            for i, picture in enumerate(pictures)
+            for i, image in enumerate(images)
         ]
 
     def _cam(self, x: Float[Tensor, "b 3 h w"], chosen: Tensor) -> Float[Tensor, "b h2 w2"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class GradAlignConfig:
             raise ValueError("channels must be at least 1 each")
 
 
-class GradAlign(Model):
+class GradAlign(Model[PrivateClassification]):
     """ResNet-9 on a grey chest radiograph of a child: normal, bacterial or viral pneumonia."""
 
     plugin: ClassVar = plugin
@@ -48,25 +48,17 @@ class GradAlign(Model):
         """Logits; ``x`` as ``prepare`` gives it."""
         return self.network(x)
 
-    def predict(self, image: Any) -> PrivateClassification:
-        """Classify one 2-D radiograph. Raises ``MediaError`` for a volume or an image that is neither grey nor RGB."""
-        return self.predict_batch([image])[0]
-
-    @torch.inference_mode()
-    def predict_batch(self, images: Sequence[Any]) -> list[PrivateClassification]:
-        """As :meth:`predict`; all images go through the network together."""
-        pictures = [media.read(image).require_2d(plugin.name) for image in images]
-        x = torch.from_numpy(np.stack([prepare(picture, self.config.side) for picture in pictures]))
+    def _predict(self, images: Sequence[media.Image]) -> list[PrivateClassification]:
+        """Classify radiographs; all go through the network together."""
+        x = torch.from_numpy(np.stack([prepare(image, self.config.side) for image in images]))
         probabilities = self(x.to(self.device)).float().softmax(1).cpu().tolist()
         return [
             PrivateClassification(
-                source=picture.source,
-                provenance=self.provenance,
-                image=picture,
+                image=image,
                 probabilities=dict(zip(plugin.labels, p, strict=True)),
                 privacy=self.config.privacy,
             )
-            for picture, p in zip(pictures, probabilities, strict=True)
+            for image, p in zip(images, probabilities, strict=True)
         ]
 
 

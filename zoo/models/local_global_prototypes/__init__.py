@@ -22,8 +22,7 @@ plugin = Plugin(
         Input(
             "branch",
             "choice",
-            "which evidence decides: whole images (global), regions (local) or both (joint)",
-            default="joint",
+            "which evidence decides: whole images (global), regions (local) or both (joint); by default all there is",
             choices=("joint", "global", "local"),
         ),
         Input("pruned", "flag", "leave out redundant prototypes", default=False),

@@ -204,8 +204,6 @@ def explain(
         pictures |= sources
     order = torch.argsort(contribution, descending=True, stable=True).tolist()
     return LookAlikes(
-        source=image.source,
-        provenance=model.provenance,
         options=options,
         notes=tuple(notes),
         image=image,

@@ -89,7 +89,7 @@ class Evidence(NamedTuple):
     winner: Int[Tensor, "b c k"]  # j*, the best cell
 
 
-class LocalGlobalPrototypes(Model):
+class LocalGlobalPrototypes(Model[LookAlikes]):
     """Class probabilities from cosine similarities to prototypes of images and of regions."""
 
     plugin: ClassVar = plugin
@@ -162,60 +162,23 @@ class LocalGlobalPrototypes(Model):
 
     # ---- prediction ---------------------------------------------------------------------------------------------
 
-    def predict(
-        self,
-        image: Any,
-        *,
-        branch: BranchName | None = None,
-        pruned: bool = False,
-        top_k: int = 5,
-        gallery: Any = None,
-    ) -> LookAlikes:
-        """Diagnose one dermoscopic image and show what the diagnosis rests on.
-
-        Args:
-            image: colour photograph; the largest centred square is what the network sees.
-            branch: ``joint``, ``global`` or ``local`` evidence; by default all that the weights have.
-            pruned: leave out prototypes whose nearest training image is nearer to another one.
-            top_k: number of look-alikes and of regions, at least 1.
-            gallery: folder of images to search instead of the stored training images. Labelled ones are attached to a
-                prototype of their class, others to the closest of all.
-
-        Raises:
-            MediaError: the image is a volume, or neither grey nor RGB.
-            OptionError: an option is out of its range, or the weights lack the branch.
-            DataError: the gallery holds no image that can be read.
-        """
-        return self.predict_batch([image], branch=branch, pruned=pruned, top_k=top_k, gallery=gallery)[0]
-
-    @torch.inference_mode()
-    def predict_batch(
-        self,
-        images: Sequence[Any],
-        *,
-        branch: BranchName | None = None,
-        pruned: bool = False,
-        top_k: int = 5,
-        gallery: Any = None,
+    def _predict(
+        self, images: Sequence[media.Image], *, branch: BranchName | None, pruned: bool, top_k: int, gallery: Any
     ) -> list[LookAlikes]:
-        """As :meth:`predict`; the images go through the network together."""
-        if branch is not None and branch not in ("joint", "global", "local"):
-            raise OptionError(f"branch must be joint, global or local, not {branch!r}")
+        """Diagnose dermoscopic images, which go through the network together, and show what each diagnosis rests on.
+
+        ``branch``: the evidence that decides; by default all that the weights have. ``gallery``: a folder of images to
+        search instead of the stored ones. Labelled images are attached to a prototype of their class, others to the
+        closest of all. Raises ``DataError`` where it holds no image that can be read.
+        """
         if branch is not None and branch not in self.config.choices:
             raise OptionError(f"these weights have the {self.config.branch} branch only; leave out branch={branch}")
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise OptionError(f"top_k must be a whole number of at least 1, not {top_k!r}")
         choice = branch or self.config.branch
         prepared = [prepare(image, self.config) for image in images]
         evidence = self(to_network([item.view for item in prepared], self.device))
         probabilities = self.probabilities(evidence, choice, pruned).cpu().numpy()
         cases = self._gallery(gallery)
-        options = {
-            "branch": choice,
-            "pruned": pruned,
-            "top_k": top_k,
-            "gallery": None if gallery is None else str(gallery),
-        }
+        options = {"branch": choice, "pruned": pruned, "top_k": top_k}
         return [
             explain(self, item.image, item.window, item.digest, cases, probabilities[i], options,
                     {name: Evidence(*(part[i : i + 1] for part in e)) for name, e in evidence.items()})

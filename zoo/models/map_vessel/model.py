@@ -40,7 +40,7 @@ class MapVesselConfig:
             raise ValueError("channels needs at least two levels, each with one channel or more")
 
 
-class MapVessel(Model):
+class MapVessel(Model[Segmentation]):
     """Vessel probability from one grey image in which vessels may be bright or dark."""
 
     plugin: ClassVar = plugin
@@ -54,49 +54,18 @@ class MapVessel(Model):
         """Logits of background and vessel. ``x`` is in [0, 1]; h and w are multiples of 2 ** (levels - 1)."""
         return self.network(x)[0]
 
-    def predict(
-        self,
-        image: Any,
-        *,
-        modality: Modality = "auto",
-        fov_mask: Any = None,
-        threshold: float = 0.5,
-        tile: int | None = None,
-    ) -> Segmentation:
-        """Segment the vessels of one 2-D image.
-
-        Args:
-            image: colour fundus photograph, OCT angiogram or fluorescein angiogram.
-            modality: ``auto`` takes a colour image for a fundus photograph and a grey one for an angiogram.
-            fov_mask: image of the same size, above 0 inside the field of view; nothing is marked outside. Estimated
-                for fundus photographs when not given.
-            threshold: a pixel is vessel from this probability on, in [0, 1].
-            tile: side in px of overlapping tiles that are segmented at the image's own resolution. Without it the
-                image is scaled to the calibre the network was trained on and the result scaled back.
-
-        Raises:
-            MediaError: the image is a volume, or neither grey nor RGB.
-            OptionError: an option is out of its range, or ``fov_mask`` has another size.
-        """
-        options = {"modality": modality, "fov_mask": fov_mask, "threshold": threshold, "tile": tile}
-        return self.predict_batch([image], **options)[0]
-
-    def predict_batch(
-        self,
-        images: Sequence[Any],
-        *,
-        modality: Modality = "auto",
-        fov_mask: Any = None,
-        threshold: float = 0.5,
-        tile: int | None = None,
+    def _predict(
+        self, images: Sequence[media.Image], *, modality: Modality, fov_mask: Any, threshold: float, tile: int | None
     ) -> list[Segmentation]:
-        """As :meth:`predict`; images of one working size go through the network together."""
-        if not 0 <= threshold <= 1:
-            raise OptionError(f"threshold must lie between 0 and 1, not {threshold}")
+        """Segment the vessels. Images of one working size go through the network together.
+
+        ``fov_mask``: nothing is marked outside of it; estimated for fundus photographs where not given. ``tile``: side
+        in px of overlapping tiles that are segmented at the image's own resolution; without it the image is scaled to
+        the calibre the network was trained on and the result scaled back.
+        """
         if tile is not None and tile < self.network.stride:
-            raise OptionError(f"tile must be at least {self.network.stride} px, not {tile}")
-        scale_free = tile is not None
-        inputs = [prepare(image, self.config, modality, fov_mask, scale_free) for image in images]
+            raise OptionError(f"tile must be at least {self.network.stride} px for these weights, not {tile}")
+        inputs = [prepare(image, self.config, modality, fov_mask, native=tile is not None) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, item in enumerate(inputs):
             groups.setdefault(item.grey.shape, []).append(i)
@@ -105,10 +74,8 @@ class MapVessel(Model):
             grey = torch.from_numpy(np.stack([inputs[i].grey for i in members])[:, None]).to(self.device)
             p = self._tiled(grey, tile) if tile else self._whole(grey)
             probabilities |= dict(zip(members, p.cpu().numpy(), strict=True))
-        used = {"threshold": threshold, "tile": tile}
-        return [self._prediction(item, probabilities[i], used) for i, item in enumerate(inputs)]
+        return [self._prediction(item, probabilities[i], threshold) for i, item in enumerate(inputs)]
 
-    @torch.inference_mode()
     def _whole(self, grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b h w"]:
         h, w = grey.shape[-2:]
         stride = self.network.stride
@@ -130,19 +97,17 @@ class MapVessel(Model):
                 norm[top : top + ph, left : left + pw] += weight[:ph, :pw]
         return total / norm
 
-    def _prediction(self, item: Prepared, probability: np.ndarray, used: dict[str, Any]) -> Segmentation:
+    def _prediction(self, item: Prepared, probability: np.ndarray, threshold: float) -> Segmentation:
         size = item.image.size
         probability = np.clip(resize(probability, size), 0, 1)
         if item.field is not None:
             probability = np.where(item.field, probability, 0)
         strip = "inverted green, CLAHE" if item.modality == "fundus" else "grey levels, min-max"
         return Segmentation(
-            source=item.image.source,
-            provenance=self.provenance,
-            options={"modality": item.modality, **used},
+            options={"modality": item.modality},
             notes=item.notes,
             image=item.image,
-            mask=(probability >= max(used["threshold"], 1e-6)).astype(np.uint8),
+            mask=(probability >= max(threshold, 1e-6)).astype(np.uint8),
             probability=probability.astype(np.float32),
             labels=plugin.labels,
             extra_panels=(
@@ -182,8 +147,6 @@ def prepare(
         colourful = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) > 0.01
         chosen = "fundus" if colourful else "octa"
         notes = (f"modality guessed: {chosen}; say otherwise with modality=fundus|octa|fa",)
-    elif modality not in ("fundus", "octa", "fa"):
-        raise OptionError(f"modality must be auto, fundus, octa or fa, not {modality!r}")
     inside = None if fov_mask is None else _read_field(fov_mask, picture)
     if chosen != "fundus":
         size = picture.size if native else _fit(picture.size, min(1.0, config.longest_side / max(picture.size)))

@@ -61,7 +61,7 @@ class MelddConfig:
         return self.small_channels[-1] if self.backbone == "small" else 2048
 
 
-class MelDD(Model):
+class MelDD(Model[PatientLesions]):
     """Probability of melanoma for all lesions of a patient."""
 
     plugin: ClassVar = plugin
@@ -114,37 +114,30 @@ class MelDD(Model):
             return [*found, rest] if rest else found
         return [item]
 
-    def predict(
+    def _read(self, given: Any) -> Patient:
+        return patient_from(given)
+
+    def _predict(
         self,
-        image: Any,
+        patients: Sequence[Patient],
         *,
-        site: Sequence[str] | str | None = None,
-        age: float | None = None,
-        sex: str | None = None,
-        variant: str = "auto",
-    ) -> PatientLesions:
-        """Judge all lesions of one patient.
+        site: Sequence[str] | None,
+        age: float | None,
+        sex: str | None,
+        variant: str,
+    ) -> list[PatientLesions]:
+        """Judge all lesions of each patient; images that can't be read are left out, with a note.
 
-        Args:
-            image: the patient's lesions: a list of images, a folder, a stack ``[n h w 3]``, a table with one patient,
-                or a :class:`Patient`. Images that can't be read are left out, with a note.
-            site: where each lesion lies, in the order of the images, or one for all.
-            age: of the patient, 0 to 120 years.
-            sex: female or male.
-            variant: V0 to V4, or ``auto``: V4, V3, V2 or V1 by what is known of site and of age or sex.
-
-        A lesion's score depends on the patient's other lesions, so it changes when some are added or left out.
-
-        Raises:
-            MediaError: no image of the patient can be read.
-            OptionError: an option is out of its range, or the weights lack the variant.
+        ``site``: in the order of the images, or one for all. ``variant``: ``auto`` is V4, V3, V2 or V1 by what is known
+        of site and of age or sex. A lesion's score depends on the patient's other lesions, so it changes when some are
+        added or left out.
         """
-        if variant not in ("auto", *VARIANTS):
-            raise OptionError(f"variant must be auto or one of {', '.join(VARIANTS)}, not {variant!r}")
         if variant != "auto" and variant not in self.config.variants:
             raise OptionError(f"these weights have no {variant}; choose auto or {', '.join(self.config.variants)}")
-        patient = patient_from(image).told(site, age, sex)
-        features, kept, refusals = self._read(patient)
+        return [self._judged(patient.told(site, age, sex), variant) for patient in patients]
+
+    def _judged(self, patient: Patient, variant: str) -> PatientLesions:
+        features, kept, refusals = self._seen(patient)
         notes = _notes_on_files(refusals, len(patient.images))
         sites = tuple(patient.sites[i] for i in kept)
         views = [self._sets(one, sites, patient) for one in features]
@@ -159,16 +152,13 @@ class MelDD(Model):
         evidence = {one: p.float().cpu().numpy() for one, p in logits.items()}
         probability, point = evidence[name], self.operating_point(name)
         rank = np.argsort(-probability, kind="stable")
-        with torch.no_grad():
-            network = self.variant(name)
-            received = network.received(views[0]).numpy()
-            small = len(kept) <= MAPPED
-            attention = network.attention_maps(views[0]).cpu().numpy() if small else None
+        network = self.variant(name)
+        received = network.received(views[0]).numpy()
+        attention = network.attention_maps(views[0]).cpu().numpy() if len(kept) <= MAPPED else None
         shown = sorted(rank[:SHOWN].tolist())
         pictures = {i: PILImage.fromarray(_square(media.read(patient.images[kept[i]]))) for i in shown}
         return PatientLesions(
             source=patient.name,
-            provenance=self.provenance,
             options={
                 "site": [one or "unknown" for one in sites], "age": patient.age, "sex": patient.sex, "variant": name,
             },
@@ -208,7 +198,7 @@ class MelDD(Model):
             torch.tensor([-1 if patient.sex is None else SEXES.index(patient.sex)]),
         ).to(self.device)
 
-    def _read(self, patient: Patient) -> tuple[list[Float[Tensor, "n f"]], list[int], list[str]]:
+    def _seen(self, patient: Patient) -> tuple[list[Float[Tensor, "n f"]], list[int], list[str]]:
         """Features of the images that can be read (one entry, or one per mirror image), which these are, and why not.
 
         A batch of images is in memory at a time.
@@ -232,6 +222,7 @@ class MelDD(Model):
             raise MediaError(f"no image of {patient.name} can be read{what}")
         return list(features.unbind(1)), kept, refusals
 
+    @torch.inference_mode(False)  # what is remembered may enter a training later
     @torch.no_grad()
     def features(self, views: Iterable[UInt8[np.ndarray, "s s 3"]]) -> Float[Tensor, "n m f"]:
         """Of every image, m = 1, or 4 with its mirror images. An image that was seen before isn't computed again."""

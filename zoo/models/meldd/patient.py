@@ -43,26 +43,16 @@ class Patient:
     def label(self) -> str:
         return "melanoma" if self.labels and any(self.labels) else "benign"
 
-    def told(self, site: Sequence[str] | str | None, age: float | None, sex: str | None) -> Patient:
-        """With what a user says beside the images. Raises ``OptionError`` for what can't be."""
+    def told(self, site: Sequence[str] | None, age: float | None, sex: str | None) -> Patient:
+        """With what a user says beside the images. Raises ``OptionError`` where sites and images don't match."""
         sites = self.sites
         if site is not None:
-            given = [site] if isinstance(site, str) else list(site)
-            try:
-                sites = tuple(site_of(str(one)) for one in given)
-            except ValueError as error:
-                raise OptionError(f"option site: {error}") from None
-            if len(sites) == 1:
-                sites = sites * len(self.images)
+            sites = tuple(map(site_of, site)) * (len(self.images) if len(site) == 1 else 1)
             if len(sites) != len(self.images):
                 raise OptionError(
                     f"{len(sites)} sites were given for {len(self.images)} lesions of {self.name}; give one for each, "
                     "with unknown where it isn't known"
                 )
-        if age is not None and (isinstance(age, bool) or not math.isfinite(age) or not 0 <= age <= OLDEST):
-            raise OptionError(f"age must be a number of years from 0 to {OLDEST}, not {age}")
-        if sex is not None and sex not in SEXES:
-            raise OptionError(f"sex must be female or male, not {sex!r}")
         return replace(self, sites=sites, age=self.age if age is None else float(age), sex=sex or self.sex)
 
 

@@ -23,7 +23,7 @@ plugin = Plugin(
             "layers from bottom to top: a folder, files in order, a multi-page TIFF, whole slides, masks, or a volume",
             required=True,
         ),
-        Input("masks", "folder", "folder or multi-page TIFF of tumour masks, one per layer; replaces the network"),
+        Input("masks", "images", "folder or multi-page TIFF of tumour masks, one per layer; replaces the network"),
         Input(
             "spacing",
             "number",

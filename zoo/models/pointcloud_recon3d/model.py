@@ -58,7 +58,7 @@ class Masks(NamedTuple):
     note: str = ""
 
 
-class PointCloudRecon3D(Model):
+class PointCloudRecon3D(Model[PointCloud]):
     """The segmenter is the only part with weights; points, registration and rendering have none."""
 
     plugin: ClassVar = plugin
@@ -72,40 +72,43 @@ class PointCloudRecon3D(Model):
         """Logits of other tissue and tumour for patches in [0, 1]; ``p`` is ``config.network.patch``."""
         return self.network(x)
 
-    def predict(
+    def _read(self, given: Any) -> Stack:
+        return open_stack(given)
+
+    def _predict(self, stacks: Sequence[Stack], **chosen: Any) -> list[PointCloud]:
+        """Reconstruct each specimen."""
+        return [self._reconstructed(stack, **chosen) for stack in stacks]
+
+    def _reconstructed(
         self,
-        sections: Any,
+        stack: Stack,
         *,
-        masks: Any = None,
-        spacing: float | Sequence[float] | None = None,
-        threshold: float = 0.5,
-        register: bool | None = None,
-        band: str | Sequence[float] = "auto",
-        band_mode: BandMode = "or",
-        d_max: float | None = None,
-        reference: Literal["chain", "rolling"] = "chain",
-        allow_flip: bool = False,
-        downsample: int | None = None,
-        max_points: int = 20_000,
-        z_factor: int = 4,
-        interpolate: bool = True,
-        mesh: bool = False,
-        views: int = 0,
-        gif: bool = False,
-        working_size: int = 2048,
+        masks: Any,
+        spacing: Sequence[float] | None,
+        threshold: float,
+        register: bool | None,
+        band: str,
+        band_mode: BandMode,
+        d_max: float | None,
+        reference: Literal["chain", "rolling"],
+        allow_flip: bool,
+        downsample: int | None,
+        max_points: int,
+        z_factor: int,
+        interpolate: bool,
+        mesh: bool,
+        views: int,
+        gif: bool,
+        working_size: int,
     ) -> PointCloud:
-        """Reconstruct one specimen.
+        """One specimen.
 
         Args:
-            sections: the layers from bottom to top: a folder, a list of files or arrays, a multi-page TIFF, a volume,
-                or an array ``[z h w 3]`` or ``[z h w]``. Grey images of two values are masks. One image gives its one
-                layer.
-            masks: a tumour mask for each layer, in any of these forms; the network is then not used.
+            masks: a tumour mask for each layer, in any form that a stack may have; the network is then not used.
             spacing: width and height of a pixel and distance of layers in µm; two numbers are pixel and distance, one
                 is all three. Without it that of the files, else pixels, with layers ``z_factor`` pixels apart.
-            threshold: a pixel is tumour from this probability on, in [0, 1].
             register: ``None`` registers all but DICOM and NIfTI volumes, whose slices lie where they were.
-            band: ``auto``, ``all``, ``random``, or four numbers ``u_min, u_max, v_min, v_max`` in pixels.
+            band: ``auto``, ``all``, ``random``, or four numbers ``u_min,u_max,v_min,v_max`` in pixels.
             band_mode: ``or`` takes the points in either band, ``and`` those in both.
             d_max: in pixels; ``None`` is 5 % of the diagonal of a layer's bounding box.
             reference: ``chain`` moves a layer onto the one below, ``rolling`` onto the last three together.
@@ -119,15 +122,12 @@ class PointCloudRecon3D(Model):
             working_size: sections with a longer side are read at a reduced size, in pixels.
 
         Raises:
-            MediaError: an image can't be used, layers can't belong to one stack, or no layer shows tissue.
-            OptionError: an option is out of its range, or ``masks`` don't fit the layers.
+            MediaError: no layer shows tissue.
+            OptionError: ``masks`` don't fit the layers, or ``band`` or ``spacing`` can't be read.
         """
         from zoo.progress import Bar, track
 
         selection = _selection(band)
-        if working_size < 1 or (downsample or 1) < 1 or max_points < 1 or z_factor < 1:
-            raise OptionError("working_size, downsample, max_points and z_factor must be at least 1")
-        stack = open_stack(sections)
         notes = list(stack.notes)
         scale = _scale(spacing, stack, z_factor)
         given = None if masks is None else open_masks(masks, stack)
@@ -186,9 +186,8 @@ class PointCloudRecon3D(Model):
         meshes = _meshes(points, label, [z for _, z in planes], step * scale[0], pitch) if mesh else {}
         return PointCloud(
             source=stack.source,
-            provenance=self.provenance,
             options={
-                "band": band if isinstance(band, str) else [float(v) for v in band], "band_mode": band_mode,
+                "band": band, "band_mode": band_mode,
                 "register": use_register, "reference": reference, "allow_flip": allow_flip, "d_max": d_max,
                 "downsample": step, "max_points": max_points, "z_factor": z_factor, "interpolate": interpolate,
                 "threshold": threshold, "masks": masks is not None, "reduced_by": factor,
@@ -258,25 +257,25 @@ class PointCloudRecon3D(Model):
 # ---- options ------------------------------------------------------------------------------------------------------
 
 
-def _selection(band: str | Sequence[float]) -> Selection:
+def _selection(band: str) -> Selection:
     if band in ("auto", "all", "random"):
         return band  # type: ignore[return-value]
     try:
-        values = [float(v) for v in (band.split(",") if isinstance(band, str) else band)]
+        values = [float(v) for v in band.split(",")]
         u_min, u_max, v_min, v_max = values
-    except (TypeError, ValueError):
+    except ValueError:
         raise OptionError(f"option band must be auto, all, random or UMIN,UMAX,VMIN,VMAX, not {band!r}") from None
     if not (np.isfinite(values).all() and u_min < u_max and v_min < v_max):
         raise OptionError(f"option band must have UMIN below UMAX and VMIN below VMAX, not {band!r}")
     return Band(u_min, u_max, v_min, v_max)
 
 
-def _scale(spacing: float | Sequence[float] | None, stack: Stack, z_factor: int) -> tuple[float, float, float]:
+def _scale(spacing: Sequence[float] | None, stack: Stack, z_factor: int) -> tuple[float, float, float]:
     """Width and height of a pixel and distance of layers."""
     if spacing is not None:
-        values = [float(v) for v in (spacing if isinstance(spacing, Sequence) else [spacing])]
-        if not 1 <= len(values) <= 3 or not all(0 < v < np.inf for v in values):
-            raise OptionError(f"option spacing must be one to three numbers above 0 in µm, not {spacing!r}")
+        values = [float(v) for v in spacing]
+        if len(values) > 3:
+            raise OptionError(f"option spacing must be one to three numbers above 0 in µm, not {len(values)}")
         x, z = values[0], values[-1]
         return x, (values[1] if len(values) == 3 else x), z
     if stack.spacing is None:

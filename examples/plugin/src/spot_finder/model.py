@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from zoo import Model, OptionError, Segmentation, media
+from zoo import Model, Segmentation, media
 
 from . import plugin
 
@@ -28,7 +29,7 @@ class SpotFinderConfig:
     """Larger images are reduced to this, px."""
 
 
-class SpotFinder(Model):
+class SpotFinder(Model[Segmentation]):
     """Dilated convolutions at full resolution: each pixel sees 31 x 31 around it."""
 
     plugin: ClassVar = plugin
@@ -47,25 +48,19 @@ class SpotFinder(Model):
         mean, std = x.mean((2, 3), keepdim=True), x.std((2, 3), correction=0, keepdim=True)
         return self.network((x - mean) / (std + 0.05))
 
-    @torch.inference_mode()
-    def predict(self, image: Any, *, threshold: float = 0.5, minimum_area: int = 0) -> Segmentation:
-        """Find the lesions of one 2-D image. Raises ``MediaError`` for anything else, ``OptionError`` for options."""
-        if not 0 <= threshold <= 1:
-            raise OptionError(f"threshold must lie between 0 and 1, not {threshold}")
-        if minimum_area < 0:
-            raise OptionError(f"minimum_area must be at least 0, not {minimum_area}")
-        picture = media.read(image).require_2d(self.plugin.name)
-        grey = picture.grey()
+    def _predict(self, images: Sequence[media.Image], *, threshold: float, minimum_area: int) -> list[Segmentation]:
+        """What `predict` calls, with images that are read and options that are checked against the card."""
+        return [self._segmented(image, threshold, minimum_area) for image in images]
+
+    def _segmented(self, image: media.Image, threshold: float, minimum_area: int) -> Segmentation:
+        grey = image.grey()
         scale = min(1.0, self.config.longest_side / max(grey.shape))
         small = resize(grey, (max(1, round(grey.shape[0] * scale)), max(1, round(grey.shape[1] * scale))))
         x = torch.tensor(small, device=self.device)[None, None]
         probability = np.clip(resize(self(x).sigmoid()[0, 0].cpu().numpy(), grey.shape), 0, 1)
         mask = without_small((probability >= max(threshold, 1e-6)).astype(np.uint8), minimum_area)
         return Segmentation(
-            source=picture.source,
-            provenance=self.provenance,
-            options={"threshold": threshold, "minimum_area": minimum_area},
-            image=picture,
+            image=image,
             mask=mask,
             probability=probability,
             labels=self.plugin.labels,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from zoo import Classification, Model, OptionError, media
+from zoo import Classification, Model, media
 
 from . import plugin
 
@@ -27,7 +28,7 @@ class MyModelConfig:
     """Images are scaled to squares of this side, px."""
 
 
-class MyModel(Model):
+class MyModel(Model[Classification]):
     """Three levels of convolutions, and the mean over what they found."""
 
     plugin: ClassVar = plugin
@@ -49,22 +50,15 @@ class MyModel(Model):
         found = self.features((x - mean) / (std + 0.05))
         return self.head(torch.cat([found.mean((2, 3)), found.amax((2, 3))], 1))
 
-    @torch.inference_mode()
-    def predict(self, image: Any, *, views: Literal["one", "four"] = "one") -> Classification:
-        """Classify one 2-D image. Raises ``MediaError`` for anything else, ``OptionError`` for options."""
-        if views not in ("one", "four"):
-            raise OptionError(f"views must be one or four, not {views!r}")
-        picture = media.read(image).require_2d(self.plugin.name)
-        x = torch.tensor(square(picture.grey(), self.config.side), device=self.device)[None, None]
+    def _predict(self, images: Sequence[media.Image], *, views: Literal["one", "four"]) -> list[Classification]:
+        """What `predict` calls, with images that are read and options that are checked against the card."""
+        return [self._classified(image, views) for image in images]
+
+    def _classified(self, image: media.Image, views: str) -> Classification:
+        x = torch.tensor(square(image.grey(), self.config.side), device=self.device)[None, None]
         turned = torch.cat([x.rot90(k, (2, 3)) for k in range(4 if views == "four" else 1)])
         probabilities = self(turned).softmax(1).mean(0).tolist()
-        return Classification(
-            source=picture.source,
-            provenance=self.provenance,
-            options={"views": views},
-            image=picture,
-            probabilities=dict(zip(self.plugin.labels, probabilities, strict=True)),
-        )
+        return Classification(image=image, probabilities=dict(zip(self.plugin.labels, probabilities, strict=True)))
 
 
 def square(grey: Float[np.ndarray, "h w"], side: int) -> Float[np.ndarray, "side side"]:
