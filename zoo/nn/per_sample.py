@@ -1,7 +1,7 @@
 """Gradients of each sample by itself, for methods that clip, compare or weigh them. Opacus computes them.
 
-    with per_sample_gradients(network, needed_by="my-model") as gradients:
-        grads, loss = gradients(x, y, physical_batch=64)  # [b f] in the order of network.parameters()
+with per_sample_gradients(network, needed_by="my-model") as gradients:
+    grads, loss = gradients(x, y, physical_batch=64)  # [b f] in the order of network.parameters()
 """
 
 from __future__ import annotations

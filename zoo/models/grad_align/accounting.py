@@ -33,13 +33,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from zoo.errors import OptionError
-
 Accounting = Literal["nonprivate", "paper", "strict"]
 
 ORDERS = np.arange(2, 257)
 CAP_SHARE = 0.01  # of delta, for a batch that the cap would have to cut
-USUAL_SIGMA = 0.8
 LARGEST_NOISE = 1e4  # a noise multiplier beyond this trains nothing
 
 
@@ -109,77 +106,6 @@ class Accountant:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.epsilon(middle) <= target else (low, middle - 1)
         return low
-
-
-@dataclass(frozen=True)
-class Budget:
-    """An accountant, how many of the ``planned`` steps fit into its target, and the cap B on a batch where it's one."""
-
-    accountant: Accountant
-    planned: int
-    steps: int
-    batch_cap: int | None
-
-    @classmethod
-    def settle(
-        cls, accounting: Accounting, count: int, sample_rate: float, planned: int, *,
-        sigma: float | None, tau: float | None, delta: float, target: float | None,
-    ) -> Budget:  # fmt: skip
-        """``sigma`` None: so large that all steps fit into ``target``, else as usual. Raises ``OptionError``."""
-        if sigma is None:
-            sigma = USUAL_SIGMA
-            if target is not None:
-                found = smallest_sigma(accounting, sample_rate, tau, delta, target, planned)
-                if found is None:
-                    raise OptionError(_unreachable(accounting, sample_rate, tau, delta, target, planned))
-                digits = 3 - math.floor(math.log10(found))
-                sigma = math.ceil(found * 10**digits) / 10**digits  # four digits, never less
-        accountant = Accountant(accounting, sample_rate, sigma, tau, delta)
-        steps = planned if target is None else accountant.steps_within(target, planned)
-        if steps == 0:
-            raise OptionError(
-                f"epsilon {target:g} can't be reached: a single step with sigma {sigma:g} spends "
-                f"{accountant.epsilon(1):.3g}; raise sigma, or leave it out to have it chosen"
-            )
-        capped = accounting == "strict" and tau is not None
-        cap = batch_cap(count, sample_rate, steps, delta, accountant.epsilon(steps)) if capped else None
-        return cls(accountant, planned, steps, cap)
-
-    def announcement(self) -> str:
-        """What a training is about to spend, in one line."""
-        spender = self.accountant
-        if spender.accounting == "nonprivate":
-            return "accounting=nonprivate: epsilon is infinite, whatever the noise; set epsilon=... for a guarantee"
-        spends = (
-            f"sigma {spender.sigma:g}, {spender.epsilon(1):.3f} in the first step and "
-            f"{spender.epsilon(self.steps):.3f} in {self.steps} of {self.planned} steps"
-        )
-        if spender.tau is None:
-            return f"DP-SGD: {spends}"
-        if spender.accounting == "paper":
-            return (
-                f"accounting=paper: {spends}; its sensitivity argument is not proven: one image moves the "
-                "similarities of the whole batch. accounting=strict holds"
-            )
-        return (
-            f"accounting=strict: {spends}; the noise on the similarities is matched to batches of {self.batch_cap}, "
-            "which makes the selection nearly random: compare with filter=none"
-        )
-
-
-def _unreachable(
-    accounting: Accounting, rate: float, tau: float | None, delta: float, target: float, planned: int
-) -> str:
-    alone = 0.0 if tau is None else Accountant(accounting, rate, math.inf, tau, delta).epsilon(planned)
-    if alone > target:
-        return (
-            f"epsilon {target:g} can't be reached: the noisy similarities alone (tau {tau:g}) spend "
-            f"{alone:.3g} in {planned} steps; raise tau, train for fewer epochs, or choose filter=none"
-        )
-    return (
-        f"epsilon {target:g} can't be reached in {planned} steps at delta {delta:g}; "
-        "train for fewer epochs, or with more cases"
-    )
 
 
 def together(sigma: float, tau: float) -> float:

@@ -34,41 +34,6 @@ class GradAlignConfig:
             raise ValueError("channels must be at least 1 each")
 
 
-class GradAlign(Model[PrivateClassification]):
-    """ResNet-9 on a grey chest radiograph of a child: normal, bacterial or viral pneumonia."""
-
-    plugin: ClassVar = plugin
-    config_class: ClassVar[type] = GradAlignConfig
-
-    def __init__(self, config: GradAlignConfig | None = None) -> None:
-        super().__init__(config)
-        self.network = ResNet9(1, len(plugin.labels), self.config.channels, self.config.groups)
-
-    def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
-        """Logits; ``x`` as ``prepare`` gives it."""
-        return self.network(x)
-
-    def _predict(self, images: Sequence[media.Image]) -> list[PrivateClassification]:
-        """Classify radiographs; all go through the network together."""
-        x = torch.from_numpy(np.stack([prepare(image, self.config.side) for image in images]))
-        probabilities = self(x.to(self.device)).float().softmax(1).cpu().tolist()
-        return [
-            PrivateClassification(
-                image=image,
-                probabilities=dict(zip(plugin.labels, p, strict=True)),
-                privacy=self.config.privacy,
-            )
-            for image, p in zip(images, probabilities, strict=True)
-        ]
-
-
-def prepare(picture: media.Image, side: int) -> Float[np.ndarray, "1 side side"]:
-    """Grey, square, of mean 0 and deviation 1. Each image by itself: statistics of a training set would leak it."""
-    small = PILImage.fromarray(picture.grey()).resize((side, side), PILImage.Resampling.BILINEAR)
-    x = np.asarray(small, np.float32)
-    return ((x - x.mean()) / max(float(x.std()), 1e-3))[None]
-
-
 class ResNet9(nn.Module):
     """ResNet-9 with Mish, group norm after the activation, and scale norm after each residual (Sec. 4.1).
 
@@ -113,3 +78,38 @@ def conv_block(in_channels: int, out_channels: int, groups: int) -> nn.Sequentia
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(groups, channels), channels)
+
+
+class GradAlign(Model[PrivateClassification]):
+    """ResNet-9 on a grey chest radiograph of a child: normal, bacterial or viral pneumonia."""
+
+    plugin: ClassVar = plugin
+    config_class: ClassVar[type] = GradAlignConfig
+
+    def __init__(self, config: GradAlignConfig | None = None) -> None:
+        super().__init__(config)
+        self.network = ResNet9(1, len(plugin.labels), self.config.channels, self.config.groups)
+
+    def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
+        """Logits; ``x`` as ``prepare`` gives it."""
+        return self.network(x)
+
+    def _predict(self, images: Sequence[media.Image]) -> list[PrivateClassification]:
+        """Classify radiographs; all go through the network together."""
+        x = torch.from_numpy(np.stack([prepare(image, self.config.side) for image in images]))
+        probabilities = self(x.to(self.device)).float().softmax(1).cpu().tolist()
+        return [
+            PrivateClassification(
+                image=image,
+                probabilities=dict(zip(plugin.labels, p, strict=True)),
+                privacy=self.config.privacy,
+            )
+            for image, p in zip(images, probabilities, strict=True)
+        ]
+
+
+def prepare(picture: media.Image, side: int) -> Float[np.ndarray, "1 side side"]:
+    """Grey, square, of mean 0 and deviation 1. Each image by itself: statistics of a training set would leak it."""
+    small = PILImage.fromarray(picture.grey()).resize((side, side), PILImage.Resampling.BILINEAR)
+    x = np.asarray(small, np.float32)
+    return ((x - x.mean()) / max(float(x.std()), 1e-3))[None]
