@@ -1,9 +1,14 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several rooms share, and how a whole run is shared among the cores.
+
+``pytest`` without files runs with one worker for each core and one thread in each; with files, in this process. ``-n``
+says otherwise (``-n 0`` for none). What shares costly fixtures stays on one worker: all about one plugin, or one file.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +28,42 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile("gate")
 
 TESTS = Path(__file__).resolve().parent
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads what it is asked for
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ or not hasattr(config.option, "numprocesses"):
+        return
+    everything = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    if config.option.numprocesses is None and everything and not config.option.collectonly:
+        config.option.numprocesses = "auto"
+    if config.option.numprocesses:
+        config.option.dist = "loadgroup"
+        config.option.loadscopereorder = False  # our own order, below
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # of the workers and of what they start
+            os.environ.setdefault(variable, "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    groups = [_group(item) for item in items]
+    for item, group in zip(items, groups, strict=True):
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(group))
+    long = {group for item, group in zip(items, groups, strict=True) if item.get_closest_marker("slow")}
+    if "PYTEST_XDIST_WORKER" in os.environ:  # what takes minutes first, so that no worker ends alone with it
+        order = sorted(range(len(items)), key=lambda place: groups[place] not in long)
+        items[:] = [items[place] for place in order]
+
+
+def _group(item: pytest.Item) -> str:
+    """The plugin that a test is about, or its file."""
+    place = item.path.relative_to(TESTS)
+    if place.parts[0] == "models" and len(place.parts) > 2:
+        return place.parts[1].replace("_", "-")
+    if place == Path("conformance/test_built_in.py") and hasattr(item, "callspec"):
+        return str(item.callspec.params["name"])
+    return place.as_posix()
 
 
 @dataclass(frozen=True)

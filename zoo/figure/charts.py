@@ -71,8 +71,8 @@ def grouped_bars(
             label = fit(bar.name, indent - 12, size)
             draw.text((indent - 6, top), label, fill=(60, 60, 60), font=font(size), anchor="ra")
             _bar(draw, (indent, top + 1, right, top + step - 4), bar.value, bar.colour)
-            text = f"{bar.value:.{digits}%} {bar.mark}".rstrip()
-            draw.text((right + 6, top), text, fill=INK, font=font(size))
+            draw.text((right + 54, top), f"{bar.value:.{digits}%}", fill=INK, font=font(size), anchor="ra")
+            draw.text((right + 58, top), bar.mark, fill=INK, font=font(size))
             top += step
         top += 8
     if len(groups) > len(some):

@@ -11,7 +11,7 @@ import torch
 import zoo
 from zoo.errors import MediaError, OptionError
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
-from zoo.models.disbelieve.pictures import curves_chart, split_name
+from zoo.models.disbelieve.result import curves_chart, split_name
 
 CURVES = (
     Curve("dos", "none", (0.5, 0.8, 0.9)),

@@ -16,7 +16,7 @@ from zoo import media
 from zoo.errors import MissingExtraError
 from zoo.model import Model
 from zoo.models.disbelieve import plugin
-from zoo.models.disbelieve.pictures import AuditedClassification
+from zoo.models.disbelieve.result import AuditedClassification
 
 Architecture = Literal["mlp", "lenet", "resnet18", "vgg11", "vgg11-imagenet"]
 POISONED = "-poisoned"

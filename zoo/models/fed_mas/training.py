@@ -395,7 +395,7 @@ def report(
 ) -> None:
     """``scores.json`` of the test part, and the figures of the split and of the training."""
     from zoo.federated import split_figure
-    from zoo.models.fed_mas.figures import training_figures
+    from zoo.models.fed_mas.result import training_figures
     from zoo.storage import write_file
 
     counts = np.bincount(y, minlength=len(recipe.network.labels))
