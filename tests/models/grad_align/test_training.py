@@ -252,7 +252,7 @@ def test_equal_seeds_give_equal_weights(noise: str):
 
 class TestGradAlign(PluginTests):
     name = "grad-align"
-    recipe = replace(TINY, epsilon=8.0, filter="cov", accounting="paper", epochs=4)
+    recipe = replace(TINY, epsilon=8.0, filter="cov", accounting="paper", tau=5.0, epochs=4)
     data = "phantom:chest-xray?n=40&size=32"
     facts: ClassVar = {
         "accuracy, 150 unseen phantoms of three classes": "accuracy",

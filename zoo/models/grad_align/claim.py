@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.claims import Claim, Comparison, Verdict
-from zoo.errors import MissingExtraError
+from zoo.data.digits import digits as read_digits
 from zoo.models.grad_align.accounting import Accountant, Accounting
 from zoo.models.grad_align.training import (
     GradAlignRecipe,
@@ -144,13 +144,9 @@ def mixture(seed: int) -> Parts:
 
 def digits(seed: int) -> Parts:
     """The 1,797 digits of scikit-learn, 8 x 8 pixels: 1,100 for training, 297 for validation, 400 for testing."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingExtraError(CLAIM, "scikit-learn", "tabular") from error
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng([0xD161, seed]).permutation(len(x))
-    x = (x[order].astype(np.float32) - 8) / 8  # by the range of the pixels: nothing is learned from the data
+    pixels, y = read_digits(CLAIM)
+    order = np.random.default_rng([0xD161, seed]).permutation(len(y))
+    x = (pixels.reshape(len(y), -1)[order].astype(np.float32) - 8) / 8  # by their range: nothing is learned from them
     parts = [slice(0, 1100), slice(1100, 1397), slice(1397, 1797)]
     return Parts(*(Split(torch.from_numpy(x[p]), torch.from_numpy(y[order][p])) for p in parts))
 

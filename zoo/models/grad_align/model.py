@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from zoo import media
+from zoo.data.images import resize
 from zoo.model import Model
 from zoo.models.grad_align import plugin
 from zoo.models.grad_align.result import Privacy, PrivateClassification
@@ -110,6 +110,5 @@ class GradAlign(Model[PrivateClassification]):
 
 def prepare(picture: media.Image, side: int) -> Float[np.ndarray, "1 side side"]:
     """Grey, square, of mean 0 and deviation 1. Each image by itself: statistics of a training set would leak it."""
-    small = PILImage.fromarray(picture.grey()).resize((side, side), PILImage.Resampling.BILINEAR)
-    x = np.asarray(small, np.float32)
+    x = resize(picture.grey(), side, "bilinear")
     return ((x - x.mean()) / max(float(x.std()), 1e-3))[None]

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo import media
-from zoo.errors import DataError, OptionError
+from zoo.data.images import label_index
+from zoo.errors import OptionError
 from zoo.models.grad_align import plugin
 from zoo.models.grad_align.accounting import Accounting
 from zoo.models.grad_align.budget import Budget, refuse_contradictions
@@ -301,17 +302,9 @@ def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def load(cases: Sequence[Case], side: int) -> tuple[Float[Tensor, "n 1 side side"], Int[Tensor, " n"]]:
     """Images and class numbers. Raises ``DataError`` for a label that is none of the card's."""
-    pairs = [(prepare(media.read(case.image).require_2d(plugin.name), side), _class(case)) for case in cases]
-    return torch.from_numpy(np.stack([x for x, _ in pairs])), torch.tensor([y for _, y in pairs])
-
-
-def _class(case: Case) -> int:
-    text = str(case.label)
-    if text in plugin.labels:
-        return plugin.labels.index(text)
-    if text.isdigit() and int(text) < len(plugin.labels):
-        return int(text)
-    raise DataError(f"case {case.id} has the label {case.label!r}; use one of {', '.join(plugin.labels)}")
+    x = np.stack([prepare(media.read(case.image).require_2d(plugin.name), side) for case in cases])
+    y = [label_index(case.label, plugin.labels, f"case {case.id}") for case in cases]
+    return torch.from_numpy(x), torch.tensor(y)
 
 
 def _say(run: Run, text: str, always: bool = False) -> None:
