@@ -33,11 +33,12 @@ if TYPE_CHECKING:
         ZooError,
     )
     from zoo.evaluation import evaluate
-    from zoo.hub import pull, push
+    from zoo.hub import pull
     from zoo.inference import load, predict
     from zoo.model import Model
     from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
     from zoo.prediction import Classification, Prediction, Provenance, Segmentation
+    from zoo.publish import push
     from zoo.registry import info, list_models
     from zoo.training import train
 
@@ -49,7 +50,7 @@ _PUBLIC = {
     "train": "zoo.training",
     "evaluate": "zoo.evaluation",
     "reproduce": "zoo.claims",
-    "push": "zoo.hub",
+    "push": "zoo.publish",
     "pull": "zoo.hub",
     "Model": "zoo.model",
     "Plugin": "zoo.plugin",

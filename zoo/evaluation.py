@@ -179,9 +179,8 @@ def _network(model: Any, weights: str | None, device: str) -> tuple[Model, Plugi
 
         network = load(model, weights=weights, device=device)
     elif isinstance(model, Plugin):
-        from zoo.inference import pick_device
+        from zoo.loading import load_into, pick_device
         from zoo.training.recipe import resolve
-        from zoo.weights import load_into
 
         spec = weights or ("demo" if model.weights else "none")
         network = load_into(resolve(model, "model")[1], spec, pick_device(device))

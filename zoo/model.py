@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, final
 
@@ -12,7 +13,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 from typing_extensions import TypeVar
 
-from zoo import media, options
+from zoo import loading, media, options, weights
 from zoo.errors import PluginError
 from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
@@ -109,22 +110,17 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
     # PyTorchModelHubMixin's hooks: `from_pretrained`, `save_pretrained` and `push_to_hub` use our layout and checks.
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from zoo.weights import save
-
-        save(self, save_directory)
+        weights.save(self, save_directory)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
         """Publish this model with its card; ``options`` as for :func:`zoo.push`. Returns the address of the commit."""
-        from zoo.hub import push
-
-        return push(self, repo_id, **options).url or ""
+        # By name: publishing stands above the models that it publishes, and a user finds it here all the same.
+        return import_module("zoo.publish").push(self, repo_id, **options).url or ""
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> Model:
-        from zoo import weights
-
         spec = model_id if Path(model_id).exists() else f"hf://{model_id}" + (f"@{revision}" if revision else "")
-        return weights.load_into(cls, spec)
+        return loading.load_into(cls, spec)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from zoo import registry, weights
+from zoo import loading, registry, weights
 from zoo.conformance.checks import different, with_query
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData, split
@@ -171,7 +171,7 @@ class PluginTests:
         self, plugin: Plugin, trained: Trained, predict_on_phantom: Any, tmp_path: Path
     ):
         weights.save(trained.model, tmp_path, trained_on="a few phantoms")
-        back = weights.load_into(type(trained.model), str(tmp_path), "cpu")
+        back = loading.load_into(type(trained.model), str(tmp_path), "cpu")
         assert _unequal(back, trained.model) == []
         before, after = (predict_on_phantom(self.name, model) for model in (trained.model, back))
         assert different(before, after, 1e-5) == ""  # elsewhere in memory sums run in another order

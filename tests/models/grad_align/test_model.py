@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo import weights
+from zoo import loading, weights
 from zoo.data.phantoms.chest import chest_xray
 from zoo.media import read
 from zoo.models.grad_align.model import GradAlign, GradAlignConfig, ResNet9, prepare
@@ -105,12 +105,12 @@ def test_the_papers_accounting_is_called_unproven(image: np.ndarray):
 def test_the_ledger_travels_with_the_weights(tmp_path, image: np.ndarray):
     trained = model(STRICT)
     weights.save(trained, tmp_path, trained_on="nothing")
-    back = weights.load_into(GradAlign, str(tmp_path))
+    back = loading.load_into(GradAlign, str(tmp_path))
     assert back.config.privacy == STRICT
     assert back.predict(image).privacy == STRICT
     none = model(Privacy("nonprivate", math.inf, 1e-5))
     weights.save(none, tmp_path, trained_on="nothing")
-    assert weights.load_into(GradAlign, str(tmp_path)).config.privacy.epsilon == math.inf
+    assert loading.load_into(GradAlign, str(tmp_path)).config.privacy.epsilon == math.inf
 
 
 def test_impossible_channels_are_refused():
