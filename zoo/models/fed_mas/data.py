@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,11 +133,13 @@ def attribute_values(where: str, cases: Dataset) -> list[str]:
 
 
 @torch.no_grad()
-def predict_labels(network: Network, views: UInt8[Tensor, "n 3 s s"]) -> Int[np.ndarray, " n"]:
+def predict_labels(
+    network: Network, views: Tensor, prepare: Callable[[Tensor], Tensor] = to_network
+) -> Int[np.ndarray, " n"]:
     """The most probable class of every image."""
     network.eval()
     device = next(network.parameters()).device
-    parts = [network(to_network(part.to(device))).logits.argmax(1).cpu() for part in views.split(128)]
+    parts = [network(prepare(part.to(device))).logits.argmax(1).cpu() for part in views.split(128)]
     return torch.cat(parts).numpy()
 
 

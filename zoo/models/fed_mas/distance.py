@@ -5,6 +5,8 @@ The server's weights RF_c / sum RF (Eq. 5) are the aggregation rule ``metric:res
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -33,6 +35,22 @@ class ClassMeans:
     @property
     def means(self) -> Float[Tensor, " k"]:
         return self.sums / self.counts.clamp(min=1)
+
+
+@torch.no_grad()
+def class_distances(
+    project: Callable[[Tensor], Float[Tensor, "b d"]], x: Tensor, y: Int[Tensor, " n"], prior: Float[Tensor, "n d"],
+    classes: int,
+) -> Float[Tensor, " k"]:  # fmt: skip
+    """w_k: mean distance to the prior by class, of images without augmentation; 0 for absent classes.
+
+    ``project``: from images to MLP(g(x)).
+    """
+    means = ClassMeans(classes)
+    for places in torch.arange(len(y)).split(128):
+        projected = project(x[places])
+        means.add(prior_distance(projected, prior[places].to(projected.device)), y[places])
+    return means.means
 
 
 def rescue_factor(

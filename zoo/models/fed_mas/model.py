@@ -99,8 +99,11 @@ class CosineClassifier(nn.Linear):
         return self.scale * F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
 
 
-def build_network(config: FedMASConfig, *, pretrained: bool = False) -> Network:
-    """theta with random weights, or with ImageNet's in the encoder (``resnet18`` only)."""
+def build_network(config: FedMASConfig, *, pretrained: bool = False, balanced: bool = False) -> Network:
+    """theta with random weights, or with ImageNet's in the encoder (``resnet18`` only).
+
+    ``balanced``: with CReFF's second classifier, which starts as the first.
+    """
     if config.encoder == "small":
         encoder: Small | Backbone = small_encoder(config.small_channels)
     else:
@@ -109,13 +112,14 @@ def build_network(config: FedMASConfig, *, pretrained: bool = False) -> Network:
     classifier = (
         CosineClassifier(width, classes, config.cosine_scale) if config.cosine_classifier else nn.Linear(width, classes)
     )
-    if config.prior.kind == "none":
-        return Network(encoder, classifier, None)
-    # Two layers without batch norm; the paper says only "MLP".
-    projector = nn.Sequential(
-        nn.Linear(width, config.projector_width), nn.ReLU(), nn.Linear(config.projector_width, config.prior.width)
-    )
-    return Network(encoder, classifier, projector)
+    projector = None
+    if config.prior.kind != "none":  # two layers without batch norm; the paper says only "MLP"
+        wide = config.projector_width
+        projector = nn.Sequential(nn.Linear(width, wide), nn.ReLU(), nn.Linear(wide, config.prior.width))
+    second = nn.Linear(width, classes) if balanced else None
+    if second is not None:
+        second.load_state_dict(classifier.state_dict())
+    return Network(encoder, classifier, projector, second)
 
 
 class FedMAS(Model[LongTailClassification]):

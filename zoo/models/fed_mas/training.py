@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from zoo.data.augment import cropped_views
@@ -29,8 +29,8 @@ from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData
 from zoo.errors import OptionError
 from zoo.federated import Context, Federation, Outcome, State, Update, average, check, construct, split_figure
-from zoo.metrics import recalls
-from zoo.models.fed_mas.baselines import PLANS, CReFF, MethodName, Plan, class_gradients, supervised
+from zoo.metrics import balanced_accuracy
+from zoo.models.fed_mas.baselines import CReFF, MethodName, Plan, class_gradients, supervised
 from zoo.models.fed_mas.data import (
     Shard,
     attribute_values,
@@ -48,6 +48,7 @@ from zoo.models.fed_mas.model import FedMAS, FedMASConfig, Network, build_networ
 from zoo.models.fed_mas.prior import PriorConfig, load_prior, pretrain, prior_features, save_prior
 from zoo.models.fed_mas.result import training_figures
 from zoo.nn.long_tail import model_contrastive_loss, proximal_term
+from zoo.nn.schedules import cosine
 from zoo.storage import remove_folder, write_file
 from zoo.training import Run, Training
 
@@ -100,18 +101,11 @@ class FedMASRecipe:
     @property
     def plan(self) -> Plan:
         """The method with its parts replaced. Raises ``OptionError`` for parts that don't go together."""
-        plan = PLANS[self.method]
-        plan = plan if self.loss == "method" else replace(plan, loss=self.loss)
-        plan = plan if self.kd == "method" else replace(plan, distil=self.kd == "on")
-        plan = plan if self.aggregation == "method" else replace(plan, aggregation=self.aggregation)
-        if plan.aggregation == "mas" and not plan.distil:
-            raise OptionError("aggregation=mas needs distillation, which trains the projector; set kd=on")
+        plan = planned(self.method, self.loss, self.kd, self.aggregation)
         if plan.distil and self.lambda_f == 0:
             raise OptionError("lambda_f=0 leaves the projector untrained; set it above 0, or choose method=bsm")
         if plan.distil and self.network.prior.kind == "none":
             raise OptionError(f"method={self.method} distils a prior; set network.prior.kind to moco, clip or small")
-        if plan.federated_features and plan.loss == "ldam":
-            raise OptionError("method=creff re-trains a linear classifier, and loss=ldam needs one of cosines")
         return plan
 
     @property
@@ -167,8 +161,11 @@ def update(
     received = copy.deepcopy(network).requires_grad_(False).eval()
     before = (previous or received).requires_grad_(False).eval()
     measured = shard.prior is not None and network.projector is not None
-    w = class_distances(received, shard, site) if measured else torch.zeros(site.classes)  # global observation
-    w_hat = torch.zeros(site.classes)
+    w, w_hat = torch.zeros(site.classes), torch.zeros(site.classes)
+    if measured:  # global observation
+        w = class_distances(
+            lambda x: received(site.prepare(x.to(device))).y, shard.x, shard.y, shard.prior, site.classes
+        )
     criterion = supervised(
         plan.loss, counts.to(device), absent=recipe.absent, tau=recipe.fedlc_tau, scale=recipe.network.cosine_scale,
         deferred=round_ > math.ceil(0.8 * recipe.rounds),
@@ -208,39 +205,18 @@ def update(
         if recipe.report_distances:
             metrics |= {f"w_{k}": float(value) for k, value in enumerate(w)}
     if shard.test is not None and round_ == recipe.rounds:
-        metrics["own_balanced_accuracy"] = own_score(network, shard.test, site)
+        x, truth = shard.test
+        found = predict_labels(network, x, site.prepare) if len(x) else truth.numpy()
+        metrics["own_balanced_accuracy"] = balanced_accuracy(found, truth.numpy())
     return metrics
-
-
-@torch.no_grad()
-def class_distances(network: Network, shard: Shard, site: Site) -> Float[Tensor, " k"]:
-    """w_k: mean distance to the prior by class, of the client's images without augmentation; 0 for absent classes."""
-    assert shard.prior is not None
-    means = ClassMeans(site.classes)
-    device = next(network.parameters()).device
-    for places in torch.arange(len(shard.y)).split(128):
-        y = network(site.prepare(shard.x[places].to(device))).y
-        means.add(prior_distance(y, shard.prior[places].to(device)), shard.y[places])
-    return means.means
 
 
 def make_optimizer(recipe: FedMASRecipe, parameters: list[nn.Parameter], round_: int) -> torch.optim.Optimizer:
     """A fresh one for each round; the rate is constant within it."""
-    cosine = recipe.schedule == "cosine"
-    lr = recipe.lr * (0.5 * (1 + math.cos(math.pi * (round_ - 1) / recipe.rounds)) if cosine else 1.0)
+    lr = recipe.lr * (cosine(round_ - 1, recipe.rounds) if recipe.schedule == "cosine" else 1.0)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=lr)
     return torch.optim.SGD(parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-
-
-@torch.no_grad()
-def own_score(network: Network, test: tuple[Tensor, Tensor], site: Site) -> float:
-    """Balanced accuracy of a client's own model after its last training, on its own test images."""
-    device = next(network.parameters()).device
-    if not len(test[1]):
-        return math.nan
-    parts = [network(site.prepare(x.to(device))).logits.argmax(1).cpu() for x in test[0].split(128)]
-    return float(np.nanmean(recalls(torch.cat(parts).numpy(), test[1].numpy(), site.classes)))
 
 
 # ---- the parts of a federation ---------------------------------------------------------------------------------------
@@ -249,6 +225,7 @@ def own_score(network: Network, test: tuple[Tensor, Tensor], site: Site) -> floa
 def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
     """The federation of a recipe, the same in every process; ``recipe.network.prior.path`` holds a trained prior."""
     config, plan = recipe.form, recipe.plan
+    form = partial(build_network, config, balanced=plan.federated_features)
     y = labels_of(data.train, config.labels)
     partitions = divide(data.train, y, recipe.partition, recipe.clients, recipe.alpha, seed)
     prior = cache(partial(load_prior, config.prior))
@@ -272,7 +249,7 @@ def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
         if not len(data.validation):
             return None
         views, truth = validation()
-        network = form_network(recipe)
+        network = form()
         network.load_state_dict(state.network)
         counts = np.bincount(y, minlength=len(config.labels))
         return group_scores(recipe, predict_labels(network, views), truth, counts)
@@ -281,19 +258,8 @@ def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
         return to_network(cropped_views(views.float() / 255, rng))
 
     site = Site(recipe, len(config.labels), to_network, augment if recipe.augment else None)
-    start = partial(form_network, recipe, pretrained=True) if recipe.pretrained else None
-    return federation(
-        site, partitions, network=partial(form_network, recipe), shard=shard, seed=seed, start=start, evaluate=evaluate
-    )
-
-
-def form_network(recipe: FedMASRecipe, pretrained: bool = False) -> Network:
-    """What travels: the network, and CReFF's second classifier, which starts as the first."""
-    network = build_network(recipe.form, pretrained=pretrained and recipe.network.encoder == "resnet18")
-    if recipe.plan.federated_features:
-        network.balanced = torch.nn.Linear(network.classifier.in_features, network.classifier.out_features)
-        network.balanced.load_state_dict(network.classifier.state_dict())
-    return network
+    start = partial(form, pretrained=config.encoder == "resnet18") if recipe.pretrained else None
+    return federation(site, partitions, network=form, shard=shard, seed=seed, start=start, evaluate=evaluate)
 
 
 def federation(
