@@ -33,6 +33,11 @@ class Plan:
     contrastive: bool = False
     federated_features: bool = False
 
+    @property
+    def weights(self) -> str:
+        """As ``Federation.weights``: by samples, equally, or by the clients' rescue factors (Eq. 5)."""
+        return "metric:rescue_factor" if self.aggregation == "mas" else self.aggregation
+
 
 PLANS: dict[str, Plan] = {
     "fedavg": Plan(),

@@ -94,13 +94,11 @@ def train_arm(recipe: FedMASRecipe, digits: Digits, attribute: bool, prior: Prio
         return Shard(torch.from_numpy(x[places]).flatten(1), torch.from_numpy(digits.y[places]), features)
 
     network = partial(form, seed, recipe.plan.distil)
-    site = Site(recipe, CLASSES, prepare=lambda images: images)
+    site = Site(recipe, network, shard, CLASSES, prepare=lambda images: images)
     cases = [Case(image, f"digit-{i}", label=int(y)) for i, (image, y) in enumerate(zip(x, digits.y, strict=True))]
     data = TrainData(Dataset("digits", [Entry(case.id, case) for case in cases]), *[Dataset("digits", [])] * 2)
     with Run(None, seed=seed, device="cpu", progress=False) as run_:
-        outcome = federate(
-            lambda *_: federation(site, digits.partitions, network=network, shard=shard, seed=seed), recipe, data, run_
-        )
+        outcome = federate(lambda *_: federation(site, digits.partitions, seed), recipe, data, run_)
     result = network()
     result.load_state_dict(outcome.state_dict())
     return result.eval()
@@ -122,9 +120,6 @@ def score(network: Network, digits: Digits, rare: bool) -> tuple[float, float]:
     x: Tensor = torch.from_numpy(with_rare_attribute(digits.test_x) if rare else digits.test_x).flatten(1)
     by_class = recalls(network(x).logits.argmax(1).numpy(), digits.test_y, CLASSES)
     return float(by_class.mean()), float(by_class[digits.tail].mean())
-
-
-# ---- data ------------------------------------------------------------------------------------------------------------
 
 
 def draw(seed: int) -> Digits:
@@ -152,15 +147,10 @@ def draw(seed: int) -> Digits:
     rare = set(rng.choice(CLIENTS, RARE_CLIENTS, replace=False).tolist())
     kept = [client for client in range(CLIENTS) if (owner == client).sum() >= 2]
     return Digits(
-        x=images[pool],
-        y=y,
-        partitions=[np.flatnonzero(owner == client) for client in kept],
-        rare=frozenset(place for place, client in enumerate(kept) if client in rare),
-        test_x=images[unseen],
-        test_y=labels[unseen].astype(np.int64),
-        public=images[public],
-        tail=order[-TAIL:],
-    )
+        images[pool], y, [np.flatnonzero(owner == client) for client in kept],
+        frozenset(place for place, client in enumerate(kept) if client in rare),
+        images[unseen], labels[unseen].astype(np.int64), images[public], order[-TAIL:],
+    )  # fmt: skip
 
 
 def with_rare_attribute(x: Images) -> Images:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from zoo.models.fed_mas.distance import prior_distance
 from zoo.models.fed_mas.prior import PriorConfig, build_prior, load_prior, small_encoder
 from zoo.models.fed_mas.result import LongTailClassification
 from zoo.nn.backbones import Backbone, Small, build
-from zoo.nn.long_tail import frequency_groups
+from zoo.nn.long_tail import CosineClassifier, frequency_groups
 
 
 @dataclass(frozen=True)
@@ -86,17 +85,6 @@ class Network(nn.Module):
         z = self.encoder(x)
         decide = self.classifier if self.balanced is None or self.training else self.balanced
         return Seen(decide(z), z, z[:, :0] if self.projector is None else self.projector(z))
-
-
-class CosineClassifier(nn.Linear):
-    """``scale`` times the cosine between features and class vectors."""
-
-    def __init__(self, width: int, classes: int, scale: float) -> None:
-        super().__init__(width, classes, bias=False)
-        self.scale = scale
-
-    def forward(self, z: Float[Tensor, "b w"]) -> Float[Tensor, "b k"]:
-        return self.scale * F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
 
 
 def build_network(config: FedMASConfig, *, pretrained: bool = False, balanced: bool = False) -> Network:
