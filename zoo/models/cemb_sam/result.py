@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from PIL import Image as PILImage
-from PIL import ImageDraw
 
 from zoo import figure, media
 from zoo.metrics import dice
@@ -104,29 +103,22 @@ class PromptedSegmentation(Segmentation):
             figure.Panel("probability", figure.heatmap(self.probability)),
         ]
         if len(self.others) > 1:
-            panels.append(figure.Panel("the same under every condition; Dice with the chosen one", self._strip()))
+            panels.append(figure.Panel("the same under every condition; Dice with the chosen one", self._under_all()))
         return panels
 
-    def _strip(self) -> PILImage.Image:
-        """One small overlay for each condition, one below the other."""
-        side = figure.PANEL_SIDE
-        row = side // len(self.others)
-        sheet = PILImage.new("RGB", (side, side), "white")
-        draw = ImageDraw.Draw(sheet)
-        for i, (name, mask) in enumerate(self.others.items()):
-            small = figure.overlay(self.image.thumbnail(figure.PANEL_SIDE), mask.astype(np.uint8), opacity=0.45)
-            small.thumbnail((side // 2, row - 8))
-            top = i * row + 4
-            sheet.paste(small, (4, top))
-            lines = [name + (" (chosen)" if name == self.condition else "")]
+    def _under_all(self) -> PILImage.Image:
+        """One small overlay for each condition, the chosen one framed."""
+        picture, tiles = self.image.thumbnail(figure.PANEL_SIDE), []
+        for name, mask in self.others.items():
+            chosen = name == self.condition
+            lines = [name + (" (chosen)" if chosen else "")]
             if name in self.quality:
                 lines.append(f"expected IoU {self.quality[name]:.2f}")
-            if name != self.condition:
+            if not chosen:
                 lines.append(f"Dice {dice(mask, self.others[self.condition]):.2f}")
-            size = max(10, min(17, row // 4))
-            for k, line in enumerate(lines):
-                draw.text((side // 2 + 14, top + k * (size + 5)), line, fill="black", font=figure.font(size))
-        return sheet
+            shown = figure.overlay(picture, mask.astype(np.uint8), opacity=0.45)
+            tiles.append(figure.Tile(shown, lines, figure.colour(1) if chosen else None, bold=chosen))
+        return figure.tiles(tiles)
 
     def files(self) -> dict[str, Any]:
         more = super().files()
