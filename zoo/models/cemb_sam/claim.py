@@ -29,21 +29,22 @@ GROUPS = ("first without second", "second's opposite", "both together")
 Arm = Literal["cemb", "dec", "m1", "shuffled"]
 ARMS: tuple[Arm, ...] = ("cemb", "dec", "m1", "shuffled")
 
-# How long to train was chosen on seed 900 by the time it takes and by the Dice of "dec" on the control, nothing else.
+# Size and length were chosen on seed 900, by time (a minute a seed on one core) and by what "dec" and "m1" learn on the
+# control within it (Dice 93 % each); the heterogeneous images were not looked at.
 RECIPE = CEmbSamRecipe(
-    sam="demo", image_size=128, working_size=SIDE, lr=1e-3, epochs=20, batch_size=16, jitter=4, conditions=GROUPS
+    sam="demo", image_size=128, working_size=SIDE, lr=1e-3, epochs=6, batch_size=8, jitter=4, conditions=GROUPS
 )
-COUNT = 240  # images to train on, and as many to test on
+COUNTS = (160, 80)  # images to train on, and to test on
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     """Dice in percent of every arm on both kinds of data; all arms start from and see the same."""
-    recipe, count = (replace(RECIPE, epochs=1), 16) if quick else (RECIPE, COUNT)
+    recipe, counts = (replace(RECIPE, epochs=1), (16, 12)) if quick else (RECIPE, COUNTS)
     cache = FeatureCache(half=True)
     scores: dict[str, dict[str, float]] = {arm: {} for arm in ARMS}
     for kind in ("heterogeneous", "homogeneous"):
         rng = np.random.default_rng([0xCE3B, seed, kind == "homogeneous"])
-        cases = [draw(count, rng, homogeneous=kind == "homogeneous") for _ in range(2)]
+        cases = [draw(count, rng, homogeneous=kind == "homogeneous") for count in counts]
         train, test = ([load(case, GROUPS, SIDE) for case in part] for part in cases)
         for arm in ARMS:
             dice = 100 * train_and_test(arm, recipe, train, test, cache, seed)
@@ -121,7 +122,10 @@ claim = Claim(
         "Where sub-groups want different things marked, a segmenter that is told the sub-group (CEmb) beats the same "
         "block without that knowledge; where they want the same, knowing it gains nothing."
     ),
-    data="32 x 32 px images of two ellipses; three sub-groups with different targets, and a control with one rule",
+    data=(
+        f"{SIDE} x {SIDE} px images of two ellipses, {COUNTS[0]} to train on and {COUNTS[1]} to test on; three "
+        "sub-groups with different targets, and a control with one rule"
+    ),
     arms={
         "cemb": "condition-embedding block, told the sub-group",
         "dec": "no block: the decoder alone is trained",
@@ -186,6 +190,6 @@ claim = Claim(
     ),
     # Table 1, Dice on BUSI's three sub-groups: CEmb-SAM, and the decoder fine-tuned on the same images
     paper={"cemb": {"heterogeneous": 89.35}, "dec": {"heterogeneous": 85.95}},
-    seeds=(20, 21, 22, 23, 24),  # others than those this set-up was tried on
+    seeds=(30, 31, 32, 33, 34),  # named before any of them was run; earlier ones had another claim
     falsified_if="on sub-groups that differ, the block told the sub-group is not above the block with one condition",
 )

@@ -167,7 +167,8 @@ class CEmbSam(Model[PromptedSegmentation]):
                     "train it on the SAM that it is to be used with"
                 )
             self._base = Promptable(sam)
-        self._base.sam.to(self.device)
+        if self._base.device != self.device:
+            self._base.sam.to(self.device)
         return self._base
 
     @base.setter
