@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 
 from zoo.data.sets import load_dataset
-from zoo.data.splits import split
+from zoo.data.splits import Split, split
 from zoo.errors import DataError, OptionError
-from zoo.federated import deployment, engines, federate
+from zoo.federated import construct, deployment, federate
 from zoo.federated.app import facts_of, rebuild
+from zoo.federated.federation import initial_models
 from zoo.training import Run
 from zoo.training.recipe import digest, train
 
@@ -42,7 +44,7 @@ def start(toy, table, tmp_path, monkeypatch):
 
     def run(engine, resume=False, **fields):
         parts = split(load_dataset(table), seed=0)
-        source = {"data": table, "phantom": None, "fractions": (0.7, 0.1, 0.2), "cases": digest(parts)}
+        source = {"data": table, "phantom": None, "split": asdict(Split()), "cases": digest(parts)}
         run = Run(
             tmp_path / engine, device="cpu", progress=False, engine=engine, source=source, resume=resume,
             identity={"model": "toy"},
@@ -111,7 +113,7 @@ def test_the_generated_app_passes_flowers_own_check(toy, tmp_path):
 
 def test_other_processes_refuse_other_data(toy, table, tmp_path):
     parts = split(load_dataset(table), seed=0)
-    source = {"data": table, "phantom": None, "fractions": (0.7, 0.1, 0.2), "cases": digest(parts)}
+    source = {"data": table, "phantom": None, "split": asdict(Split()), "cases": digest(parts)}
     run = Run(tmp_path / "run", device="cpu", engine="simulation", source=source)
     facts = facts_of(toy.build, toy.ToyRecipe(), run, "federated")
     assert rebuild(json.dumps(facts)).clients == 2
@@ -157,10 +159,10 @@ def test_importing_the_package_imports_neither_torch_nor_flower():
 
 
 def test_the_model_starts_from_the_seed_or_from_given_weights(toy):
-    federation = engines.construct(toy.build, toy.ToyRecipe(), toy.toy_data(), 3)
-    first, again = (engines.initial_arrays(federation, 3, "federated") for _ in range(2))
+    federation = construct(toy.build, toy.ToyRecipe(), toy.toy_data(), 3)
+    first, again = (initial_models(federation, 3, "federated")["network"] for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     given = {name: torch.full_like(value, 2) for name, value in first.items()}
     run = Run(None, device="cpu", progress=False)
-    outcome = federate(toy.build, toy.ToyRecipe(rounds=1, lr=1e-9), toy.toy_data(), run, arrays=given)
+    outcome = federate(toy.build, toy.ToyRecipe(rounds=1, lr=1e-9), toy.toy_data(), run, models={"network": given})
     torch.testing.assert_close(outcome.state_dict()["0.weight"], given["0.weight"])

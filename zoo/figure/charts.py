@@ -223,7 +223,8 @@ def _bar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], shar
     left, top, right, bottom = box
     draw.rectangle(box, outline=(195, 195, 195))
     if share > 0:
-        draw.rectangle((left, top, left + max(1, (right - left) * share), bottom), fill=ink)
+        rim = GREY if sum(ink) > 450 else None  # a pale bar on white
+        draw.rectangle((left, top, left + max(1, (right - left) * share), bottom), fill=ink, outline=rim)
 
 
 def _key(draw: ImageDraw.ImageDraw, left: float, inks: Mapping[str, RGB]) -> None:

@@ -103,21 +103,19 @@ class PromptedSegmentation(Segmentation):
             figure.Panel("probability", figure.heatmap(self.probability)),
         ]
         if len(self.others) > 1:
-            panels.append(figure.Panel("the same under every condition; Dice with the chosen one", self._under_all()))
+            panels.append(figure.Panel("the same under every condition; Dice with the chosen one", self._strip()))
         return panels
 
-    def _under_all(self) -> PILImage.Image:
-        """One small overlay for each condition, the chosen one framed."""
-        picture, tiles = self.image.thumbnail(figure.PANEL_SIDE), []
+    def _strip(self) -> PILImage.Image:
+        """A small overlay for each condition."""
+        chosen, picture = self.others[self.condition], self.image.thumbnail(figure.PANEL_SIDE)
+        tiles = []
         for name, mask in self.others.items():
-            chosen = name == self.condition
-            lines = [name + (" (chosen)" if chosen else "")]
-            if name in self.quality:
-                lines.append(f"expected IoU {self.quality[name]:.2f}")
-            if not chosen:
-                lines.append(f"Dice {dice(mask, self.others[self.condition]):.2f}")
-            shown = figure.overlay(picture, mask.astype(np.uint8), opacity=0.45)
-            tiles.append(figure.Tile(shown, lines, figure.colour(1) if chosen else None, bold=chosen))
+            expected = [f"expected IoU {self.quality[name]:.2f}"] if name in self.quality else []
+            agreement = [] if name == self.condition else [f"Dice {dice(mask, chosen):.2f}"]
+            title = name + (" (chosen)" if name == self.condition else "")
+            small = figure.overlay(picture, mask.astype(np.uint8), opacity=0.45)
+            tiles.append(figure.Tile(small, [title, ", ".join(expected + agreement)], bold=name == self.condition))
         return figure.tiles(tiles)
 
     def files(self) -> dict[str, Any]:
