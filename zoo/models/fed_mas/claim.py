@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from zoo.claims import Claim, Comparison
 from zoo.data.case import Case
+from zoo.data.digits import digits as all_digits
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
-from zoo.errors import MissingExtraError
-from zoo.models.fed_mas.data import Shard, recalls
+from zoo.metrics import recalls
+from zoo.models.fed_mas.data import Shard
 from zoo.models.fed_mas.model import Network
 from zoo.models.fed_mas.training import FedMASRecipe, Site, federation
 from zoo.training import Run
@@ -132,12 +133,8 @@ def score(network: Network, digits: Digits, rare: bool) -> tuple[float, float]:
 
 def draw(seed: int) -> Digits:
     """Classes in random order, from 90 images down to a twentieth; Dirichlet(0.5) over the clients, class by class."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise MissingExtraError("the claim of fed-mas", "scikit-learn", "tabular") from None
-    images, labels = load_digits(return_X_y=True)
-    images = (images.reshape(-1, 8, 8) / 16).astype(np.float32)
+    grey, labels = all_digits("the claim of fed-mas")
+    images = (grey / 16).astype(np.float32)
     rng = np.random.default_rng([0xFEDA, seed])
     order = rng.permutation(CLASSES)
     test, train, free = [], [], []

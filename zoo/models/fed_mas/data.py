@@ -12,21 +12,23 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from zoo import media
-from zoo.data.case import Case
+from zoo.data.images import ImageSet, label_index, read_views
 from zoo.data.sets import Dataset, table_rows
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError
 from zoo.federated import by_attribute, by_file, dirichlet, iid
+from zoo.metrics import recalls
+from zoo.models.fed_mas import plugin
 from zoo.models.fed_mas.model import FedMASConfig, Network, to_network, view
 from zoo.nn.long_tail import frequency_groups
+
+RENAME = "choose other classes with --set network.labels=A,B,..."
 
 
 def load_views(cases: Dataset, size: int) -> UInt8[Tensor, "n 3 s s"]:
     """The images as the network takes them, in memory."""
-    views = [view(media.read(case.image).require_2d("fed-mas"), size) for case in cases]
-    stacked = np.stack(views) if views else np.zeros((0, size, size, 3), np.uint8)
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+    views = read_views(cases, lambda picture: view(picture, size), plugin.name)
+    return ImageSet.of(views, [0] * len(views), empty=(3, size, size)).views
 
 
 class Shard(NamedTuple):
@@ -43,21 +45,12 @@ class Shard(NamedTuple):
 
 def labels_of(cases: Dataset, labels: Sequence[str]) -> Int[np.ndarray, " n"]:
     """The class of every case. Raises ``DataError`` for a case without label, or with one that isn't in ``labels``."""
-    return np.array([class_of(case, labels) for case in cases], dtype=np.int64)
-
-
-def class_of(case: Case, labels: Sequence[str]) -> int:
-    """The place of a case's label among ``labels``; a number counts as a place."""
-    if case.label is None:
-        raise DataError(f"case {case.id} has no label; every client trains on labelled cases")
-    if str(case.label) in labels:
-        return list(labels).index(str(case.label))
-    if str(case.label).isdigit() and int(str(case.label)) < len(labels):
-        return int(str(case.label))
-    raise DataError(
-        f"case {case.id} has the label {case.label!r}, which is none of {', '.join(labels)}; "
-        "choose other classes with --set network.labels=A,B,..."
-    )
+    places = []
+    for case in cases:
+        if case.label is None:
+            raise DataError(f"case {case.id} has no label; every client trains on labelled cases")
+        places.append(label_index(case.label, labels, f"case {case.id}", RENAME))
+    return np.array(places, dtype=np.int64)
 
 
 def batches(
@@ -146,11 +139,6 @@ def predict_labels(network: Network, views: UInt8[Tensor, "n 3 s s"]) -> Int[np.
     device = next(network.parameters()).device
     parts = [network(to_network(part.to(device))).logits.argmax(1).cpu() for part in views.split(128)]
     return torch.cat(parts).numpy()
-
-
-def recalls(predicted: Int[np.ndarray, " n"], y: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, " k"]:
-    """By class, in [0, 1]; NaN for a class without a case."""
-    return np.array([np.mean(predicted[y == k] == k) if (y == k).any() else np.nan for k in range(classes)])
 
 
 def scores(

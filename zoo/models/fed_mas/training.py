@@ -23,12 +23,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zoo.data.augment import cropped_views
 from zoo.data.endoscopy import HYPERKVASIR_CLASSES
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData
 from zoo.errors import OptionError
 from zoo.federated import Context, Federation, Outcome, State, Update, average, check, construct, split_figure
-from zoo.models.fed_mas.augment import augmented
+from zoo.metrics import recalls
 from zoo.models.fed_mas.baselines import PLANS, CReFF, MethodName, Plan, class_gradients, supervised
 from zoo.models.fed_mas.data import (
     Shard,
@@ -40,7 +41,6 @@ from zoo.models.fed_mas.data import (
     load_views,
     own_test,
     predict_labels,
-    recalls,
     scores,
 )
 from zoo.models.fed_mas.distance import ClassMeans, prior_distance, rescue_factor
@@ -278,7 +278,7 @@ def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
         return group_scores(recipe, predict_labels(network, views), truth, counts)
 
     def augment(views: Tensor, rng: np.random.Generator) -> Tensor:
-        return to_network(augmented(views.float() / 255, rng))
+        return to_network(cropped_views(views.float() / 255, rng))
 
     site = Site(recipe, len(config.labels), to_network, augment if recipe.augment else None)
     start = partial(form_network, recipe, pretrained=True) if recipe.pretrained else None
