@@ -34,7 +34,7 @@ def place_of(text: Any, names: Sequence[str]) -> int | None:
     text = str(text)
     if text in names:
         return list(names).index(text)
-    return int(text) if text.isdigit() and int(text) < len(names) else None
+    return int(text) if text.isdecimal() and int(text) < len(names) else None
 
 
 def label_index(label: str | int | None, labels: Sequence[str], where: str, remedy: str = "") -> int:
