@@ -75,7 +75,7 @@ class FedMASRecipe:
     augment: bool = True  # crops of .6 to 1, flips, mild colour; open
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random
     attribute: str = ""
-    """A column, or ``file:PATH`` (a table of id and value), each of whose values is also scored on its own (Table 3)."""
+    """A column, or ``file:PATH`` (a table of id and value); each of its values is also scored on its own (Table 3)."""
     report_distances: bool = False
     """Clients also send w_k, for a figure. The method doesn't: it tells the server which classes a client lacks."""
     prior_data: str = "phantom:skin-lesion?n=400&seed=500000&size=96"  # public images for a ``small`` prior, no labels
