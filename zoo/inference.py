@@ -41,7 +41,7 @@ def predict(
     chosen = options.check(model.plugin, given)
     many = inputs if isinstance(inputs, list | tuple) else [inputs]
     if model.plugin.primary_input.kind == "images":
-        many = [one for item in media.group(many) for one in model.unfold(item)]
+        many = unfold(media.group(many))
     elif all(isinstance(one, str) for one in many):
         many = media.expand(list(many))
     results = []
@@ -52,13 +52,11 @@ def predict(
     return results
 
 
-def unfold(name: str, items: Iterable[Any]) -> list[Any]:
-    """Inputs of a model of several images, with tables replaced by what they stand for. Loads no weights."""
-    entry = registry.find(name)
-    assert entry.plugin is not None
-    extras.require(entry.plugin.extras, entry.plugin.name, entry.distribution)
-    model_class = registry.resolve(entry, "model")
-    return [one for item in items for one in model_class.unfold(item)]
+def unfold(items: Iterable[Any]) -> list[Any]:
+    """Inputs of a model of several images, with tables of images replaced by the patients that they stand for."""
+    from zoo.data import patients
+
+    return [one for item in items for one in patients.unfold(item)]
 
 
 def predict_each(

@@ -14,6 +14,7 @@ from torch import nn
 from typing_extensions import TypeVar
 
 from zoo import loading, media, options, weights
+from zoo.data import patients
 from zoo.errors import PluginError
 from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
@@ -71,7 +72,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
                 f"{self.plugin.name} must give a zoo.Prediction for each of {len(cases)} inputs, not {kinds}"
             )
         for case, prediction in zip(cases, made, strict=True):
-            prediction.source = prediction.source or str(getattr(case, "source", "input"))
+            prediction.source = prediction.source or str(getattr(case, "source", getattr(case, "id", "input")))
             prediction.provenance = self.provenance
             prediction.options = {**options.record(chosen), **prediction.options}
         return made
@@ -89,7 +90,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         raise NotImplementedError(f"{type(self).__name__} does not implement _predict")
 
     def _read(self, given: Any) -> Any:
-        """What ``_predict`` gets for one input of a user: a 2-D ``image``, a ``volume``, or the list of its ``images``.
+        """What ``_predict`` gets for one input of a user: a 2-D ``image``, a ``volume``, or a case with its ``images``.
 
         A plugin whose input is none of these overrides it.
         """
@@ -99,13 +100,8 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         if kind == "volume":
             return media.read(given).require_3d(self.plugin.name)
         if kind == "images":
-            return [media.read(one) for one in media.members(given)]
+            return patients.case_of(given)
         return given
-
-    @classmethod
-    def unfold(cls, item: Any) -> list[Any]:
-        """The predictions that one input stands for: itself, unless a model of several images takes tables of them."""
-        return [item]
 
     # PyTorchModelHubMixin's hooks: `from_pretrained`, `save_pretrained` and `push_to_hub` use our layout and checks.
 

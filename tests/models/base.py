@@ -65,7 +65,7 @@ import torch
 from zoo import loading, registry, weights
 from zoo.conformance.checks import different, with_query
 from zoo.data.sets import load_dataset
-from zoo.data.splits import TrainData, split
+from zoo.data.splits import TrainData, divide
 from zoo.evaluation import evaluate
 from zoo.model import Model
 from zoo.plugin import Plugin
@@ -230,7 +230,7 @@ class PluginTests:
 
 def _parts(dataset: Any, training: Training, recipe: Any) -> TrainData:
     """The division that `zoo train` makes with seed 0."""
-    return training.divide(recipe, dataset, 0) if training.divide else split(dataset, training.fractions, 0)
+    return divide(dataset, training.split, recipe)
 
 
 def _unequal(a: torch.nn.Module, b: torch.nn.Module) -> list[str]:

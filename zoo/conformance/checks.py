@@ -539,7 +539,7 @@ def training(subject: Subject) -> str:
     from zoo.conformance.fixed_batch import FixedBatchRun
     from zoo.data.check import require
     from zoo.data.sets import load_dataset
-    from zoo.data.splits import split
+    from zoo.data.splits import divide
     from zoo.training import Training
 
     plugin = subject.plugin
@@ -553,13 +553,14 @@ def training(subject: Subject) -> str:
         raise Failed(f"the training has no preset {lacking[0]!r}; add it to presets")
     if not plugin.phantom:
         raise Skipped("the card names no phantom to train on")
-    data = with_query(plugin.phantom, f"n={TRAINING_CASES}&seed=0")
+    recipe = recipes.configure("demo")
+    count = max(TRAINING_CASES, 2 * recipe.folds) if recipes.split.folds else TRAINING_CASES
+    data = with_query(plugin.phantom, f"n={count}&seed=0")
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
-    recipe = recipes.configure("demo")
     run = FixedBatchRun(seed=0, device="cpu", progress=False, limit=TRAINING_STEPS)
     with run:
-        model = recipes.run(recipe, split(dataset, recipes.fractions, 0), run)
+        model = recipes.run(recipe, divide(dataset, recipes.split, recipe), run)
     if type(model) is not subject.model_class:
         raise Failed(f"the training returned a {type(model).__name__}, not a {subject.model_class.__name__}")
     losses = run.losses
