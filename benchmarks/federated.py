@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,10 @@ import contest
 import machine
 import numpy as np
 import torch
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAvg
 
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData, split
-from zoo.federated import Federation, client_generator, federate, iid, reply
+from zoo.federated import Context, Federation, Update, federate, iid
 from zoo.training import Run
 from zoo.training.recipe import digest
 
@@ -48,25 +46,20 @@ def network() -> torch.nn.Module:
     )  # fmt: skip
 
 
+def client(net: torch.nn.Module, data: int, rng: np.random.Generator, context: Context, steps: int) -> Update:
+    sgd = torch.optim.SGD(net.parameters(), lr=0.01)
+    for _ in range(steps):
+        x = torch.from_numpy(rng.normal(size=(16, 3, 48, 48)).astype(np.float32))
+        loss = torch.nn.functional.cross_entropy(net(x), (x.mean((1, 2, 3)) > 0).long())
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+    return Update({"network": net}, num_examples=16)
+
+
 def build(recipe: Recipe, data: TrainData, seed: int) -> Federation:
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        net = network()
-        net.load_state_dict(message.content["arrays"].to_torch_state_dict())
-        sgd = torch.optim.SGD(net.parameters(), lr=0.01)
-        rng = client_generator(message, context)
-        for _ in range(recipe.steps):
-            x = torch.from_numpy(rng.normal(size=(16, 3, 48, 48)).astype(np.float32))
-            loss = torch.nn.functional.cross_entropy(net(x), (x.mean((1, 2, 3)) > 0).long())
-            sgd.zero_grad()
-            loss.backward()
-            sgd.step()
-        return reply(message, net.state_dict(), num_examples=16)
-
-    strategy = FedAvg(fraction_evaluate=0.0)
-    return Federation(network, strategy, app, iid(len(data.train), recipe.clients, seed), recipe.rounds)
+    partitions = iid(len(data.train), recipe.clients, seed)
+    return Federation(network, partial(client, steps=recipe.steps), int, partitions, recipe.rounds)
 
 
 def seconds(recipe: Recipe, engine: str = "local") -> float:

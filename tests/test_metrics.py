@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import DataError
-from zoo.metrics import auroc, dice, roc, youden
+from zoo.metrics import auroc, balanced_accuracy, dice, recalls, roc, youden
 
 labelled = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40).filter(
     lambda rows: len({label for _, label in rows}) == 2
@@ -60,3 +60,30 @@ def test_dice_of_two_masks():
     assert dice(a, a) == dice(a & ~a, a & ~a) == 1
     assert dice(a, ~a) == 0
     assert dice(a, np.array([1, 0, 0, 0], bool)) == pytest.approx(2 / 3)
+    assert dice(a & ~a, a & ~a, empty=0.0) == 0
+
+
+def test_scores_of_any_size_are_taken_as_they_are():
+    logits, truth = np.array([-800.0, 40.0, 40.0 + 1e-12, 900.0]), np.array([0, 0, 1, 1])
+    assert auroc(logits, truth) == 1.0  # a sigmoid would make 40 and 900 one score
+    assert roc(logits, truth)[0].tolist() == [np.inf, 900.0, 40.0 + 1e-12, 40.0, -800.0]
+
+
+def test_rates_are_exact_in_double_precision():
+    _, sensitivity, specificity = roc(np.arange(10.0), np.array([0, 1, 1, 0, 0, 1, 0, 0, 0, 0]))
+    assert sensitivity.tolist() == [0, 0, 0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 2 / 3, 1, 1]
+    assert specificity.tolist() == [1 - k / 7 for k in (0, 1, 2, 3, 4, 4, 5, 6, 6, 6, 7)]
+
+
+def test_ties_count_half():
+    assert auroc(np.array([1.0, 1.0, 0.0, 2.0]), np.array([0, 1, 0, 1])) == 0.875
+
+
+def test_recall_of_each_class_and_their_mean_over_those_that_are_there():
+    found, truth = np.array([0, 0, 2, 2, 3, 2]), np.array([0, 0, 0, 2, 2, 2])
+    by_class = recalls(found, truth, 4)
+    assert by_class[[0, 2]].tolist() == [2 / 3, 2 / 3]
+    assert np.isnan(by_class[[1, 3]]).all()
+    assert balanced_accuracy(found, truth) == 2 / 3
+    assert balanced_accuracy(np.array([1, 1, 1]), np.array([1, 1, 0])) == 0.5
+    assert np.isnan(balanced_accuracy(truth[:0], truth[:0]))

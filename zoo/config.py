@@ -12,15 +12,15 @@ dataclass, and may state its range where it is declared::
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import OptionError
+from zoo.text import nearest
 
 T = TypeVar("T")
 
@@ -64,15 +64,6 @@ def parse(text: str, kind: Any, name: str) -> Any:
 def validate(config: Any) -> None:
     """Raises ``OptionError`` if a directly constructed ``config`` has a value of the wrong type or out of range."""
     from_dict(type(config), to_dict(config))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy for a mistyped ``name``: the closest of ``known``, or all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(known)}" if known else "there are none"
 
 
 def _types(cls: type) -> dict[str, Any]:

@@ -126,13 +126,16 @@ def roc(
     positives = int((truth == 1).sum())
     if positives in (0, len(truth)):
         raise DataError("sensitivity and specificity need cases of both labels")
-    order = np.argsort(-scores, kind="stable")
-    ordered, hits = scores[order], np.cumsum(truth[order] == 1)
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # of every run of equal scores
-    found, false = hits[last], last + 1 - hits[last]
-    sensitivity = np.concatenate([[0.0], found / positives])
-    specificity = np.concatenate([[1.0], 1 - false / (len(truth) - positives)])
-    return np.concatenate([[np.inf], ordered[last].astype(np.float64)]), sensitivity, specificity
+    functional, torch = _torchmetrics()
+    # torchmetrics takes scores beyond [0, 1] for logits and divides in single precision: ranks keep the order of any
+    # scores, and counts of cases are whole numbers.
+    cuts, rank = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True)
+    ranks = torch.from_numpy((rank.reshape(-1) + 1.0) / (len(cuts) + 1))
+    false, found, _ = functional.binary_roc(ranks, torch.from_numpy((truth == 1).astype(np.int64)))
+    negatives = len(truth) - positives
+    sensitivity = np.round(found.double().numpy() * positives) / positives
+    specificity = 1 - np.round(false.double().numpy() * negatives) / negatives
+    return np.concatenate([[np.inf], cuts[::-1]]), sensitivity, specificity
 
 
 def youden(scores: Float[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]) -> tuple[float, float]:
@@ -150,8 +153,28 @@ def youden(scores: Float[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]) ->
 
 def auroc(scores: Float[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]) -> float:
     """Area under the curve of :func:`roc`, ties counted half."""
+    from torchmetrics.utilities.compute import auc
+
     _, sensitivity, specificity = roc(scores, truth)
-    return float(np.sum(np.diff(1 - specificity) * (sensitivity[1:] + sensitivity[:-1]) / 2))
+    _, torch = _torchmetrics()
+    return float(auc(torch.from_numpy(1 - specificity), torch.from_numpy(sensitivity)))
+
+
+def recalls(
+    predicted: Integer[np.ndarray, " n"], truth: Integer[np.ndarray, " n"], classes: int
+) -> Float[np.ndarray, " k"]:
+    """Share of each class's cases that are found, in [0, 1]; NaN for a class without a case."""
+    functional, torch = _torchmetrics()
+    found, wanted = (torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64)) for y in (predicted, truth))
+    counts = functional.multiclass_confusion_matrix(found, wanted, classes).double()  # its own recall is float32
+    return (counts.diagonal() / counts.sum(1)).numpy()
+
+
+def balanced_accuracy(predicted: Integer[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]) -> float:
+    """Mean recall over the classes that ``truth`` has, in [0, 1]; NaN without a case."""
+    if not len(truth):
+        return math.nan
+    return float(np.nanmean(recalls(predicted, truth, int(max(predicted.max(), truth.max())) + 1)))
 
 
 def over_cases(rows: Sequence[Mapping[str, float]], seed: int = 0) -> list[Metric]:
@@ -185,10 +208,10 @@ def bootstrap(statistic: Callable[[Integer[np.ndarray, " n"]], float], n: int, s
     return _percentiles([statistic(rng.integers(0, n, n)) for _ in range(RESAMPLES)])
 
 
-def dice(a: Bool[np.ndarray, "*grid"], b: Bool[np.ndarray, "*grid"]) -> float:
-    """Dice of two masks, in [0, 1]; two empty masks agree, where ``segmentation_scores`` leaves such a case out."""
+def dice(a: Bool[np.ndarray, "*grid"], b: Bool[np.ndarray, "*grid"], *, empty: float = 1.0) -> float:
+    """Dice of two masks, in [0, 1]; ``empty`` for two empty ones, where ``segmentation_scores`` leaves a case out."""
     total = int(a.sum()) + int(b.sum())
-    return 1.0 if total == 0 else float(2 * (a & b).sum() / total)
+    return float(2 * int((a & b).sum()) / total) if total else empty
 
 
 _BINARY = ("dice", "iou", "sensitivity", "specificity")

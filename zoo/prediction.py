@@ -80,9 +80,17 @@ class Prediction:
 
     def figure(self) -> PILImage.Image:
         """Input left, result right, legend and the disclaimer below."""
-        title = f"{self.provenance.model}: {Path(self.source).name or self.source}"
-        footer = f"weights: {self.provenance.weights} ({self.provenance.disclaimer})"
-        return fig.compose(self.panels(), legend=self.legend(), title=title, footer=footer)
+        return fig.compose(self.panels(), legend=self.legend(), title=self.title, footer=self.footer)
+
+    @property
+    def title(self) -> str:
+        """What stands above the figure: the model and the input's name."""
+        return f"{self.provenance.model}: {Path(self.source).name or self.source}"
+
+    @property
+    def footer(self) -> str:
+        """What stands below the figure: the weights and what may be believed of them."""
+        return f"weights: {self.provenance.weights} ({self.provenance.disclaimer})"
 
     def save(self, folder: str | os.PathLike[str], stem: str | None = None, figure: bool = True) -> list[Path]:
         """Write ``<stem>.json``, ``<stem>.png`` (the figure) and the files of this kind of prediction.

@@ -13,8 +13,9 @@ from PIL import Image
 from zoo.data.sets import load_dataset
 from zoo.data.splits import split
 from zoo.errors import DataError, OptionError
-from zoo.federated import deployment, engines, federate
+from zoo.federated import construct, deployment, federate
 from zoo.federated.app import facts_of, rebuild
+from zoo.federated.federation import initial_models
 from zoo.training import Run
 from zoo.training.recipe import digest, train
 
@@ -157,10 +158,10 @@ def test_importing_the_package_imports_neither_torch_nor_flower():
 
 
 def test_the_model_starts_from_the_seed_or_from_given_weights(toy):
-    federation = engines.construct(toy.build, toy.ToyRecipe(), toy.toy_data(), 3)
-    first, again = (engines.initial_arrays(federation, 3, "federated") for _ in range(2))
+    federation = construct(toy.build, toy.ToyRecipe(), toy.toy_data(), 3)
+    first, again = (initial_models(federation, 3, "federated")["network"] for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     given = {name: torch.full_like(value, 2) for name, value in first.items()}
     run = Run(None, device="cpu", progress=False)
-    outcome = federate(toy.build, toy.ToyRecipe(rounds=1, lr=1e-9), toy.toy_data(), run, arrays=given)
+    outcome = federate(toy.build, toy.ToyRecipe(rounds=1, lr=1e-9), toy.toy_data(), run, models={"network": given})
     torch.testing.assert_close(outcome.state_dict()["0.weight"], given["0.weight"])

@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
 
 from zoo.errors import DataError, OptionError
-from zoo.federated import LocalGrid, engines, federate, grid, server
+from zoo.federated import Update, accounts, average, client, engines, federate, grid
+from zoo.federated.grid import Cohort, LocalGrid
 from zoo.training import Run
 
 # Dies when the clients of round 3 have answered and kept their states.
 DYING = """
 import os, signal, sys
 import toy_federation as toy
-from zoo.federated import federate, server
+from zoo.federated import accounts, federate
 from zoo.training import Run
 
-write = server._Table.write
-server._Table.write = lambda self, n, rows: os.kill(os.getpid(), signal.SIGKILL) if n == 3 else write(self, n, rows)
+write = accounts.Table.write
+accounts.Table.write = lambda self, n, rows: os.kill(os.getpid(), signal.SIGKILL) if n == 3 else write(self, n, rows)
 recipe = toy.ToyRecipe(clients=3, rounds=4, history=True)
 federate(toy.build, recipe, toy.toy_data(), Run(sys.argv[1], seed=1, device="cpu", progress=False))
 """
@@ -74,27 +74,42 @@ def test_clients_results_do_not_depend_on_the_order_in_which_they_work(toy, monk
 
 
 def test_a_grid_isolates_clients_and_gives_the_server_its_random_numbers_back():
-    app = ClientApp()
-
-    @app.train()
     def spoil(message: Message, context: Context) -> Message:
         torch.rand(3)
-        message.content["config"]["note"] = "mine"
         context.state["n"] = ConfigRecord({"n": 1})
+        if context.node_id == 2:
+            raise ValueError("the scanner is off")
         return Message(RecordDict({"m": MetricRecord({"fresh": int("n" in context.state)})}), reply_to=message)
 
-    local = LocalGrid(app, 3)
-    shared = RecordDict({"config": ConfigRecord({"note": "ours"})})
-    messages = [Message(shared, node, "train") for node in (1, 2, 9)]
+    local = LocalGrid(spoil, 3)
+    messages = [Message(RecordDict(), node, "train") for node in (1, 2, 9)]
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    replies = local.send_and_receive(messages)
+    replies = local.pull_messages(local.push_messages(messages))
     assert torch.equal(torch.rand(1), expected)
-    assert shared["config"]["note"] == "ours"
     assert [reply.metadata.src_node_id for reply in replies] == [1, 2, 9]
-    assert replies[2].has_error()
+    assert [reply.has_error() for reply in replies] == [False, True, True]
+    assert "the scanner is off" in replies[1].error.reason
     assert "no node 9" in replies[2].error.reason
+
+
+def test_a_client_may_change_what_it_got_without_changing_anybody_elses(toy):
+    seen = []
+
+    def spoils(recipe, data, seed):
+        def client(net, _, rng, context):
+            seen.append(float(context.received["network"]["0.weight"].sum()))
+            for tensor in (*net.parameters(), *context.received["network"].values()):
+                tensor.data.zero_()
+            return Update({"network": net}, num_examples=1)
+
+        return replace(toy.build(recipe, data, seed), client=client, exchanges=("train",), aggregate=average)
+
+    outcome = federate(spoils, toy.ToyRecipe(clients=3, rounds=1), toy.toy_data(), run_here())
+    assert len(set(seen)) == 1
+    assert seen[0] != 0
+    assert not outcome.state_dict()["0.weight"].any()
 
 
 @pytest.mark.parametrize(("fields", "status"), [({"crash": 1}, "the scanner is off"), ({"nan": 1}, "NaN or infinity")])
@@ -200,10 +215,10 @@ def test_a_hundred_clients_need_hardly_more_memory_than_ten(toy):
 
 
 def test_what_clients_keep_lies_on_disk_and_not_in_memory(toy, tmp_path, monkeypatch):
-    grids = []
-    monkeypatch.setattr(engines, "LocalGrid", lambda *a, **k: grids.append(LocalGrid(*a, **k)) or grids[-1])
+    apps = []
+    monkeypatch.setattr(engines, "Clients", lambda *a: apps.append(client.Clients(*a)) or apps[-1])
     train(toy, run=run_here(out=tmp_path / "run"), clients=3, rounds=2)
-    assert not any(context.state for context in grids[0]._contexts.values())
+    assert not apps[0]._kept
     assert len(list((tmp_path / "run" / "clients" / "federated").glob("client-*"))) == 3
 
 
@@ -213,19 +228,18 @@ def test_the_table_shows_clients_and_global_numbers(toy):
     outcome = train(toy, clients=3, rounds=1)
     rows = outcome.clients
     console = Console(width=110, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(server._live_table(1, 3, rows, outcome.rows[0]))
+    console.print(accounts.live_table(1, 3, rows, outcome.rows[0]))
     text = console.export_text()
     assert "round 1 of 3" in text
     assert "evaluate/accuracy" in text
     assert text.count("train ") >= 3
 
 
-def test_silent_nodes_are_errors_not_hangs(toy, monkeypatch):
-    app = ClientApp()
-    local = LocalGrid(app, 2)
+def test_silent_nodes_are_errors_not_hangs(monkeypatch):
+    local = LocalGrid(lambda message, context: message, 2)
     monkeypatch.setattr(local, "pull_messages", lambda names: [])
-    monkeypatch.setattr(server, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(grid, "CONNECT_SECONDS", 0.1)
     start = time.monotonic()
     with pytest.raises(DataError, match="no node says that it is client 0"):
-        server.Cohort(local, 2, timeout=0.1)
+        Cohort(local, 2, timeout=0.1)
     assert time.monotonic() - start < 30

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flwr.clientapp import ClientApp
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -11,19 +11,19 @@ from zoo.errors import DataError, OptionError
 from zoo.federated import (
     History,
     HistoryPolicy,
-    LocalGrid,
-    aggregator,
+    State,
+    Update,
+    average,
     by_attribute,
     by_file,
     dirichlet,
     iid,
     labels_of,
-    require_tolerated,
+    lossy,
     split_figure,
-    tolerated,
+    weighted_mean,
 )
 from zoo.federated.federation import holdings, weigh
-from zoo.federated.server import load_strategy_state, strategy_state
 
 
 @settings(max_examples=40, deadline=None)
@@ -84,43 +84,9 @@ def test_the_figure_shows_every_client(tmp_path):
     assert len(figure.axes[0].get_legend().get_texts()) == 9
 
 
-@pytest.mark.parametrize(
-    ("name", "bound"),
-    [("fedavg", 0), ("krum", 3), ("multi-krum", 3), ("trimmed-mean", 4), ("median", 4), ("bulyan", 1)],
-)
-def test_aggregators_know_how_many_attackers_they_stand(name, bound):
-    assert tolerated(name, 10) == bound
-    assert aggregator(name, 10, bound, fraction_evaluate=0.0) is not None
-    with pytest.raises(OptionError, match=f"{name} stands at most {bound} attackers among 10 clients, not {bound + 1}"):
-        require_tolerated(name, 10, bound + 1)
-
-
-def test_unknown_aggregators_are_refused():
-    with pytest.raises(OptionError, match="did you mean 'krum'"):
-        aggregator("krumm", 10)
-
-
-@pytest.mark.parametrize(("name", "attackers"), [("krum", 2), ("multi-krum", 2), ("trimmed-mean", 2), ("median", 3)])
-def test_robust_aggregators_ignore_outliers(toy, name, attackers):
-    from flwr.app import Message, MetricRecord, RecordDict
-
-    from zoo.federated.client import array_record
-
-    LocalGrid(ClientApp(), 9)  # messages can only be written where a grid is
-    strategy = aggregator(name, 9, attackers)
-    asked = [Message(RecordDict(), node, "train") for node in range(1, 10)]
-    replies = []
-    for i, message in enumerate(asked):
-        value = 1e6 if i < attackers else 1 + i / 100
-        content = {"arrays": array_record({"w": np.full(3, value)}), "metrics": MetricRecord({"num-examples": 1})}
-        replies.append(Message(RecordDict(content), reply_to=message))
-    arrays, _ = strategy.aggregate_train(1, replies)
-    assert np.abs(arrays["w"].numpy() - 1).max() < 0.2
-
-
 def test_weight_rules_refuse_what_cannot_be_averaged():
-    rows = [{"num-examples": 3.0, "rf": 0.0}, {"num-examples": 1.0, "rf": float("nan")}]
-    assert weigh(lambda m: [r["num-examples"] ** 2 for r in m], [0, 1], rows) == [9, 1]
+    rows = [{"num_examples": 3.0, "rf": 0.0}, {"num_examples": 1.0, "rf": float("nan")}]
+    assert weigh(lambda m: [r["num_examples"] ** 2 for r in m], [0, 1], rows) == [9, 1]
     with pytest.raises(DataError, match="client 1 has the aggregation weight nan"):
         weigh("metric:rf", [0, 1], rows)
     with pytest.raises(DataError, match="weight 0"):
@@ -130,30 +96,50 @@ def test_weight_rules_refuse_what_cannot_be_averaged():
 
 
 def test_a_history_stays_within_its_bytes_and_spans_the_training(tmp_path):
-    arrays = {"w": np.arange(10, dtype=np.float32)}
+    network = {"w": torch.arange(10.0)}
     history = History(HistoryPolicy(max_bytes=5 * 20), tmp_path / "history")  # five rounds of ten halves
     for number in range(20):
-        history.add(number, arrays, {}, 2)
+        history.add(number, network, {}, 2)
     assert history.rounds == [0, 4, 8, 12, 16]
-    assert history.arrays(8)["w"].dtype == np.float16
+    assert history.network(8)["w"].dtype == torch.float16
     with pytest.raises(KeyError, match="round 7 isn't kept"):
-        history.arrays(7)
+        history.network(7)
     with pytest.raises(OptionError, match="more than the history's"):
-        History(HistoryPolicy(max_bytes=10)).add(0, arrays, {}, 2)
+        History(HistoryPolicy(max_bytes=10)).add(0, network, {}, 2)
     with pytest.raises(OptionError, match="dtype"):
         HistoryPolicy(dtype="bytes")
 
 
-def test_strategies_remember_what_they_had(toy):
-    from flwr.serverapp.strategy import FedAdam
+def test_the_mean_keeps_number_types_and_weights():
+    models = [{"w": torch.tensor([1.0, 2]), "n": torch.tensor(3)}, {"w": torch.tensor([5.0, 2]), "n": torch.tensor(4)}]
+    mean = weighted_mean(models, [1, 3])
+    assert mean["w"].tolist() == [4, 2]
+    assert (mean["n"].dtype, int(mean["n"])) == (torch.int64, 4)
 
-    from zoo.federated.client import array_record
 
-    strategy = FedAdam()
-    strategy.m_t, strategy.seen = {"w": np.ones(2)}, [array_record({"w": np.zeros(3)})]
-    state = strategy_state(strategy)
-    assert not any(callable(value) for value in state.values())
-    other = FedAdam()
-    load_strategy_state(other, state)
-    assert np.array_equal(other.m_t["w"], np.ones(2))
-    assert np.array_equal(other.seen[0]["w"].numpy(), np.zeros(3))
+def test_averaging_touches_only_models_that_every_client_returned():
+    state = State({"network": {"w": torch.zeros(1)}, "teacher": {"w": torch.ones(1)}}, {"kept": 1})
+    updates = [Update({"network": {"w": torch.full((1,), v)}, "images": {"x": torch.ones(2)}}, num_examples=1)
+               for v in (1.0, 3.0)]  # fmt: skip
+    for update in updates:
+        update.weight = 0.5
+    after = average(updates, state)
+    assert float(after.network["w"]) == 2
+    assert float(after.models["teacher"]["w"]) == 1
+    assert after.models.keys() == {"network", "teacher"}
+    assert after.own == {"kept": 1}
+    assert float(state.network["w"]) == 0
+
+
+def test_a_lossy_link_loses_whole_rows_and_other_ones_on_the_way_back():
+    z = torch.ones(4, 3, 50, 7, requires_grad=True)
+    arrived = lossy(z, 0.3, np.random.default_rng(0))
+    arrived.sum().backward()
+    forth, back = (t.detach().mean(-1) for t in (arrived, z.grad))
+    for rows in (forth, back):
+        assert set(rows.unique().tolist()) == {0.0, 1.0}
+        assert float(rows.mean()) == pytest.approx(0.7, abs=0.06)
+        assert not torch.equal(rows[0, 0], rows[0, 1])  # by map
+        assert not torch.equal(rows[0], rows[1])  # and by image
+    assert not torch.equal(forth, back)
+    assert torch.equal(lossy(z, 0.0, np.random.default_rng(0)), z)

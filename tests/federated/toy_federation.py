@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Context, Message
-from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAvgM
 
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
-from zoo.federated import (
-    Federation,
-    HistoryPolicy,
-    client_device,
-    client_generator,
-    client_id,
-    federate,
-    iid,
-    reply,
-    server_round,
-)
+from zoo.federated import Context, Federation, HistoryPolicy, State, Update, average, federate, iid
 from zoo.plugin import Input, Output, Paper, Plugin
 from zoo.training import Run, Training
 
@@ -78,29 +66,26 @@ def numbers(case: Case) -> np.ndarray:
 
 def build(recipe: ToyRecipe, data: TrainData, seed: int) -> Federation:
     partitions = iid(len(data.train), recipe.clients, seed)
-    app = ClientApp()
 
-    def tensors(context: Context) -> tuple[torch.Tensor, torch.Tensor]:
-        cases = data.train.subset(partitions[client_id(context)])
+    def tensors(client: int) -> tuple[torch.Tensor, torch.Tensor]:
+        cases = data.train.subset(partitions[client])
         x = np.stack([numbers(case) for case in cases])
         return torch.from_numpy(x), torch.tensor([int(case.label == "b") for case in cases])
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        who = client_id(context)
+    def client(net: Any, data: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator, context: Context) -> Update:
+        x, y = data
+        who = context.client
+        if context.exchange == "evaluate":
+            with torch.no_grad():
+                return Update(num_examples=len(x), accuracy=float((net.eval()(x).argmax(1) == y).float().mean()))
         if who == recipe.crash:
             raise ValueError("the scanner is off")
         if who == recipe.slow:
-            import time
-
             time.sleep(0.2)
-        x, y = tensors(context)
-        net = network(recipe.width + (who == recipe.odd)).to(client_device(context))
-        if who != recipe.odd:
-            net.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        if who == recipe.odd:
+            net = network(recipe.width + 1)
         sgd = torch.optim.SGD(net.parameters(), lr=recipe.lr)
-        rng = client_generator(message, context)
-        seen = int(context.state["seen"]["rounds"]) if "seen" in context.state else 0
+        seen = context.kept.get("seen", 0)
         for _ in range(recipe.steps):
             index = rng.integers(len(x), size=4)
             noise = torch.randn(4, 6) * 0.01 * (1 + seen)  # depends on what the client kept
@@ -108,36 +93,42 @@ def build(recipe: ToyRecipe, data: TrainData, seed: int) -> Federation:
             sgd.zero_grad()
             loss.backward()
             sgd.step()
-        context.state["seen"] = ConfigRecord({"rounds": seen + 1})
-        state = net.state_dict()
-        if who == recipe.nan and server_round(message) == 2:
-            state["3.bias"] = state["3.bias"] * float("nan")
-        return reply(message, state, num_examples=len(x), loss=float(loss.detach()), seen=seen, trust=1.0 + who)
-
-    @app.evaluate()
-    @torch.no_grad()
-    def evaluate(message: Message, context: Context) -> Message:
-        x, y = tensors(context)
-        net = network(recipe.width).eval()
-        net.load_state_dict(message.content["arrays"].to_torch_state_dict())
-        return reply(message, num_examples=len(x), accuracy=float((net(x).argmax(1) == y).float().mean()))
-
-    def on_server(number: int, arrays: Any) -> dict[str, float]:
-        return {"norm": float(sum(np.square(a.numpy()).sum() for a in arrays.values()))}
+        context.kept["seen"] = seen + 1
+        if who == recipe.nan and context.round == 2:
+            torch.nn.init.constant_(net[3].bias, float("nan"))
+        return Update({"network": net}, num_examples=len(x), loss=loss.item(), seen=seen, trust=1.0 + who)
 
     return Federation(
         model=lambda: network(recipe.width),
-        strategy=FedAvgM(server_momentum=0.5),
-        client=app,
+        client=client,
+        data=tensors,
         partitions=partitions,
         rounds=recipe.rounds,
+        aggregate=momentum,
+        exchanges=("train", "evaluate"),
         weights=recipe.weights,
-        evaluate=on_server,
+        evaluate=lambda state: {"norm": float(sum(t.double().square().sum() for t in state.network.values()))},
         min_clients=recipe.min_clients,
         timeout=recipe.timeout,
         target="label",
         history=HistoryPolicy(clients=True, dtype="float32") if recipe.history else None,
     )
+
+
+def momentum(updates: list[Update], state: State) -> State:
+    """FedAvgM: the server moves on in the direction of past rounds."""
+    if state.exchange != "train":
+        return state
+    mean = average(updates, state).network
+    before = state.own.get("velocity", {})
+    velocity, after = {}, {}
+    for name, here in state.network.items():
+        if not here.is_floating_point():
+            after[name] = mean[name]
+            continue
+        velocity[name] = here - mean[name] + 0.5 * before.get(name, 0)
+        after[name] = here - velocity[name]
+    return state.updated({"velocity": velocity}, network=after)
 
 
 def run_training(recipe: ToyRecipe, data: TrainData, run: Run) -> torch.nn.Module:

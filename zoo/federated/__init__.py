@@ -1,8 +1,9 @@
-"""Federated learning on Flower: a paper brings a ``Strategy`` and a ``ClientApp``, this package runs them.
+"""Federated learning: a paper says what a client does and what the server makes of it, in plain torch.
 
-``federate`` runs the same two apps on one of three engines: ``local`` (one process, sequential and deterministic),
-``simulation`` (Flower's, on Ray) and ``deployment`` (a SuperLink and one SuperNode per client). Nothing here imports
-Flower until it's used.
+``client(network, data, rng, context) -> Update`` and ``aggregate(updates, state) -> State`` are all there is to write;
+``federate`` runs them on one of three engines: ``local`` (one process, sequential and deterministic), ``simulation``
+(Flower's, on Ray) and ``deployment`` (a SuperLink and one SuperNode per client). Nothing here imports torch or Flower
+until it's used, and nothing outside this package imports Flower.
 """
 
 from __future__ import annotations
@@ -11,21 +12,19 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
+    "Context": "exchange",
+    "State": "exchange",
+    "Update": "exchange",
+    "average": "exchange",
+    "weighted_mean": "exchange",
     "Federation": "federation",
     "Outcome": "federation",
-    "LocalGrid": "grid",
+    "check": "federation",
+    "construct": "federation",
     "federate": "engines",
-    "client_id": "client",
-    "client_of": "client",
-    "client_device": "client",
-    "client_generator": "client",
-    "reply": "client",
-    "server_round": "client",
     "History": "history",
     "HistoryPolicy": "history",
-    "aggregator": "aggregators",
-    "require_tolerated": "aggregators",
-    "tolerated": "aggregators",
+    "lossy": "link",
     "by_attribute": "partition",
     "by_file": "partition",
     "dirichlet": "partition",

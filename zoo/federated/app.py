@@ -21,7 +21,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from zoo import config as configs
 from zoo.errors import DataError, OptionError, ZooError
-from zoo.federated.client import ZooClientApp
+from zoo.federated.client import Clients
+from zoo.federated.federation import construct, initial_models
+from zoo.federated.server import serve
 from zoo.storage import write_file
 
 if TYPE_CHECKING:
@@ -51,11 +53,11 @@ def facts_of(build: Callable[..., Federation], recipe: Any, run: Run, stage: str
     }
 
 
-def client_app(facts: Mapping[str, Any]) -> ZooClientApp:
+def client_app(facts: Mapping[str, Any]) -> Clients:
     """The clients' side."""
     text = json.dumps(facts)
     states = Path(facts["out"]) / "clients" / facts["stage"]
-    return ZooClientApp(lambda: rebuild(text), facts["seed"], facts["device"], states)
+    return Clients(lambda: rebuild(text), facts["seed"], facts["device"], states)
 
 
 def server_app(facts: Mapping[str, Any]) -> ServerApp:
@@ -64,8 +66,6 @@ def server_app(facts: Mapping[str, Any]) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        from zoo.federated.engines import initial_arrays
-        from zoo.federated.server import serve
         from zoo.training import Run, checkpoint
 
         out, stage = Path(facts["out"]), facts["stage"]
@@ -78,7 +78,7 @@ def server_app(facts: Mapping[str, Any]) -> ServerApp:
                 if facts.get("start"):
                     start: Mapping[str, Any] = checkpoint.load(facts["start"])
                 else:
-                    start = initial_arrays(federation, run.seed, stage)
+                    start = initial_models(federation, run.seed, stage)
                 serve(federation, grid, run, stage, start)
         except Exception as error:
             said = str(error) if isinstance(error, ZooError) else f"the server stopped: {type(error).__name__}: {error}"
@@ -93,7 +93,6 @@ def rebuild(facts: str) -> Federation:
     """The federation of these facts (JSON), built once per process. Raises ``DataError`` if the data differ here."""
     from zoo.data.sets import load_dataset
     from zoo.data.splits import split
-    from zoo.federated.engines import construct
     from zoo.training.recipe import digest
 
     known = json.loads(facts)

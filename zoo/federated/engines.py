@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
 from zoo.federated import flower
 from zoo.federated.app import client_app, facts_of
-from zoo.federated.client import ZooClientApp
+from zoo.federated.client import Clients
 from zoo.federated.deployment import deploy, write_app
-from zoo.federated.federation import Federation, Outcome, check
+from zoo.federated.exchange import Tensors
+from zoo.federated.federation import Build, Federation, Outcome, check, construct, initial_models
 from zoo.federated.grid import LocalGrid
 from zoo.federated.server import serve
-from zoo.seeds import derive_seed, seed_everything
 from zoo.training import checkpoint
 
 if TYPE_CHECKING:
     from zoo.training import Run, TrainData
-
-Build = Callable[[Any, "TrainData", int], Federation]
 
 
 def federate(
@@ -31,12 +29,12 @@ def federate(
     run: Run,
     *,
     stage: str = "federated",
-    arrays: Mapping[str, Any] | None = None,
+    models: Mapping[str, Tensors] | None = None,
 ) -> Outcome:
     """Train what ``build(recipe, data, seed)`` describes, as the stage ``stage`` of ``run``, on ``run.engine``.
 
-    ``arrays``: weights to start from, a state dict; by default those of a new ``Federation.model()``. A killed run
-    goes on after its last whole round, and equals one that wasn't killed.
+    ``models``: what to start from, such as ``{"network": state_dict}``; by default what ``Federation.start`` says. A
+    killed run goes on after its last whole round, and equals one that wasn't killed.
 
     Raises ``OptionError`` and ``DataError`` for a federation that can't be trained, ``DataError`` when a round has too
     few usable answers, ``MissingExtraError`` without Flower.
@@ -47,27 +45,27 @@ def federate(
         check(federation, data.train)
         if run.accelerator.num_processes > 1:
             raise OptionError("a federation runs in one process; start it without accelerate launch")
-        start = arrays if arrays is not None else initial_arrays(federation, run.seed, stage)
+        start = models if models is not None else initial_models(federation, run.seed, stage)
         if run.engine == "local" or run.finished(stage):
             states = None if run.out is None else run.out / "clients" / stage
-            app = ZooClientApp(lambda: federation, run.seed, str(run.device), states)
+            app = Clients(lambda: federation, run.seed, str(run.device), states)
             grid = LocalGrid(app, federation.clients, timeout=federation.timeout)
             return serve(federation, grid, run, stage, start)
         facts = facts_of(build, recipe, run, stage)
         if run.engine == "simulation":
             return _simulate(federation, facts, run, stage, start)
         assert run.out is not None
-        if arrays is not None:
+        if models is not None:
             facts["start"] = str((run.out / "start" / stage).resolve())
-            checkpoint.save(facts["start"], dict(arrays))
+            checkpoint.save(facts["start"], dict(models))
         write_app(run.out / "app", facts, clients=federation.clients, rounds=federation.rounds)
         deploy(run.out, stage, federation.clients)
         # The server has left its end among the checkpoints, as a server of this process would have.
-        return serve(federation, LocalGrid(federation.client, federation.clients), run, stage, start)
+        return serve(federation, None, run, stage, start)
 
 
 def _simulate(
-    federation: Federation, facts: Mapping[str, Any], run: Run, stage: str, start: Mapping[str, Any]
+    federation: Federation, facts: Mapping[str, Any], run: Run, stage: str, start: Mapping[str, Tensors]
 ) -> Outcome:
     """The rounds on Flower's simulation engine: the server in a thread here, the clients in processes of Ray's."""
     from flwr.serverapp import ServerApp
@@ -101,14 +99,3 @@ def _simulate(
     if not outcome:
         raise KeyboardInterrupt(f"the simulation was stopped; resume it from {run.out}")
     return outcome[0]
-
-
-def construct(build: Build, recipe: Any, data: TrainData, seed: int) -> Federation:
-    """The same federation in every process, whatever random numbers were drawn there before."""
-    seed_everything(derive_seed(seed, "federation"))
-    return build(recipe, data, seed)
-
-
-def initial_arrays(federation: Federation, seed: int, stage: str) -> Mapping[str, Any]:
-    seed_everything(derive_seed(seed, "model", stage))
-    return federation.model().state_dict()

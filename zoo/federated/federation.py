@@ -9,47 +9,54 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from zoo.errors import DataError, OptionError
+from zoo.federated.exchange import Context, State, Tensors, Update, average, tensors_of
+from zoo.seeds import derive_seed, seed_everything
 
 if TYPE_CHECKING:
-    from flwr.app import ArrayRecord
-    from flwr.clientapp import ClientApp
-    from flwr.serverapp.strategy import Strategy
-    from torch import Tensor, nn
-
     from zoo.data.sets import Dataset
+    from zoo.data.splits import TrainData
     from zoo.federated.history import History, HistoryPolicy
 
 Weights = str | Callable[[list[dict[str, float]]], Sequence[float]]
+Client = Callable[[Any, Any, np.random.Generator, Context], Update]
+Aggregate = Callable[[Sequence[Update], State], State]
+Build = Callable[[Any, "TrainData", int], "Federation"]
 
 
 @dataclass(frozen=True)
 class Federation:
-    """One federated training: the network, the server's strategy, the clients' app and who holds which cases.
+    """One federated training: the network, what a client does, what the server makes of it, who holds which cases.
 
     A function ``(recipe, data, seed) -> Federation`` builds it anew in every process (server, simulation worker,
     node), so it must give the same in all of them: whatever it draws comes from ``seed``.
 
-    ``model``: makes the network whose weights start round 1. ``partitions``: for each client, its indices into
-    ``data.train``. ``weights``: how much a client counts, ``samples``, ``uniform``, ``metric:NAME`` (a number that the
-    clients report) or a function from the clients' numbers to their weights. ``evaluate``: numbers on the global
-    model after each round, ``(round, arrays) -> {name: value}``. A round goes on while at least ``min_clients`` of the
-    clients it asked return usable weights within ``timeout`` seconds. ``target``: what every training case needs,
-    ``label`` or ``mask``. ``same_shapes``: the clients return what the server sent, name by name.
+    ``model``: makes the network. ``client``: ``(network, data, rng, context) -> Update``, with the server's weights in
+    the network. ``data``: what client i works on. ``partitions``: for each client, its indices into ``data.train``.
+    ``aggregate``: ``(updates, state) -> state``, after each exchange, from the usable updates in the order of the
+    clients. ``start``: the models before round 1, where that isn't a new ``model()`` alone. ``exchanges``: their names;
+    in every round each client is asked once for each. ``weights``: how much a client counts in ``train``, ``samples``,
+    ``uniform``, ``metric:NAME`` (a number that the clients report) or a function from the clients' numbers to their
+    weights; elsewhere, and with ``None``, by cases. ``evaluate``: numbers on the state after each round. A round goes
+    on while at least ``min_clients`` of the clients return usable updates within ``timeout`` seconds. ``target``: what
+    every training case needs, ``label`` or ``mask``.
     """
 
     model: Callable[[], nn.Module]
-    strategy: Strategy
-    client: ClientApp
+    client: Client
+    data: Callable[[int], Any]
     partitions: Sequence[Sequence[int] | np.ndarray]
     rounds: int
-    weights: Weights = "samples"
-    evaluate: Callable[[int, ArrayRecord], Mapping[str, float] | None] | None = None
+    aggregate: Aggregate = average
+    start: Callable[[], Mapping[str, nn.Module | Mapping[str, Any]]] | None = None
+    exchanges: Sequence[str] = ("train",)
+    weights: Weights | None = "samples"
+    evaluate: Callable[[State], Mapping[str, float] | None] | None = None
     min_clients: int = 2
     timeout: float = 3600.0
     target: str | None = None
-    same_shapes: bool = True
     history: HistoryPolicy | None = None
 
     @property
@@ -61,20 +68,33 @@ class Federation:
 class Outcome:
     """The end of a federated training.
 
-    ``arrays``: the global weights. ``rows``: one row of global numbers per round. ``clients``: one row per client
-    and exchange (``round``, ``client``, ``phase``, ``status``, ``weight`` and the client's numbers). ``ledger``: bytes
-    ``down`` to and ``up`` from each client in each exchange. ``history``: what the server kept, if it was asked to.
+    ``state``: the server's. ``rows``: one row of global numbers per round. ``clients``: one row per client and exchange
+    (``round``, ``client``, ``phase``, ``status``, ``weight`` and the client's numbers). ``ledger``: bytes ``down`` to
+    and ``up`` from each client in each exchange. ``history``: what the server kept, if it was asked to.
     """
 
-    arrays: ArrayRecord
+    state: State
     rows: list[dict[str, float]]
     clients: list[dict[str, Any]] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     history: History | None = None
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> Tensors:
         """The global weights for ``Module.load_state_dict``."""
-        return self.arrays.to_torch_state_dict()
+        return self.state.network
+
+
+def construct(build: Build, recipe: Any, data: TrainData, seed: int) -> Federation:
+    """The same federation in every process, whatever random numbers were drawn there before."""
+    seed_everything(derive_seed(seed, "federation"))
+    return build(recipe, data, seed)
+
+
+def initial_models(federation: Federation, seed: int, stage: str) -> dict[str, Tensors]:
+    """What the server has before round 1."""
+    seed_everything(derive_seed(seed, "model", stage))
+    models = federation.start() if federation.start is not None else {"network": federation.model()}
+    return {name: tensors_of(model) for name, model in models.items()}
 
 
 def check(federation: Federation, cases: Dataset) -> None:
@@ -89,9 +109,6 @@ def check(federation: Federation, cases: Dataset) -> None:
             raise DataError(f"client {client} of {clients} has no training case; use fewer clients or another split")
     if not 1 <= federation.min_clients <= clients:
         raise OptionError(f"min_clients must lie between 1 and the {clients} clients, not {federation.min_clients}")
-    for name in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
-        if (wanted := getattr(federation.strategy, name, 0)) > clients:
-            raise OptionError(f"the strategy waits for {name}={wanted} clients, and there are only {clients}")
     if federation.target is not None:
         for client, places in enumerate(federation.partitions):
             _check_targets(cases, client, places, federation.target)
@@ -113,7 +130,7 @@ def weigh(rule: Weights, clients: Sequence[int], metrics: list[dict[str, float]]
     elif rule == "uniform":
         values = [1.0] * len(metrics)
     elif rule == "samples" or rule.startswith("metric:"):
-        name = "num-examples" if rule == "samples" else rule.removeprefix("metric:")
+        name = "num_examples" if rule == "samples" else rule.removeprefix("metric:")
         for client, numbers in zip(clients, metrics, strict=True):
             if name not in numbers:
                 raise DataError(f"client {client} reports no {name!r}, by which the clients are weighted")
@@ -128,16 +145,18 @@ def weigh(rule: Weights, clients: Sequence[int], metrics: list[dict[str, float]]
     return values
 
 
-def check_shapes(sent: Mapping[str, tuple[int, ...]], replies: Mapping[int, Mapping[str, tuple[int, ...]]]) -> None:
-    """Refuse clients whose arrays differ from the server's in names or shapes. Raises ``DataError``."""
-    for client, got in replies.items():
-        for name in [*sent, *(name for name in got if name not in sent)]:
-            here, there = sent.get(name), got.get(name)
-            if here != there:
-                what = f"lacks {name}" if there is None else f"has a {name} that the server doesn't know"
-                if here is not None and there is not None:
-                    what = f"has {name} of shape {there} where the server's is {here}"
-                raise DataError(f"client {client} trains another architecture: it {what}")
+def check_shapes(sent: Mapping[str, Tensors], updates: Sequence[Update]) -> None:
+    """Refuse clients whose tensors differ from the server's in names or shapes. Raises ``DataError``."""
+    for update in updates:
+        for model in sent.keys() & update.models.keys():
+            server, client = sent[model], update.models[model]
+            for name in [*server, *(name for name in client if name not in server)]:
+                here, there = (tuple(t[name].shape) if name in t else None for t in (server, client))
+                if here != there:
+                    what = f"lacks {name}" if there is None else f"has a {name} that the server doesn't know"
+                    if here is not None and there is not None:
+                        what = f"has {name} of shape {there} where the server's is {here}"
+                    raise DataError(f"client {update.client} trains another architecture: it {what}")
 
 
 def holdings(labels: Sequence[Any], partitions: Sequence[Sequence[int] | np.ndarray]) -> list[Counter[Any]]:

@@ -1,36 +1,38 @@
-"""``LocalGrid``: Flower's ``Grid`` in one process, for claims, tests and small federations."""
+"""How questions reach the clients: ``LocalGrid`` in one process; ``Cohort`` over any grid, with accounts."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from zoo.federated import flower  # noqa: F401  (first: it says what's missing)
 
 # isort: split
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
+from zoo.errors import DataError
+from zoo.federated import records
+from zoo.federated.client import WHO
 from zoo.seeds import rng_state, set_rng_state
 
+CONNECT_SECONDS = 120.0
 
-class LocalGrid(Grid):
+
+class LocalGrid:
     """Runs ``app`` for one client after the other, in the order of the messages; nodes are 1 .. ``clients``.
 
-    A client's exception becomes an error reply, as on Flower's other grids, and so does an answer that took longer
-    than ``timeout`` seconds. The global random number generators are the server's again when a client has answered.
-    Memory: one client works at a time; what is kept per client is what it puts into ``context.state``.
+    A client's exception becomes an error reply, as on Flower's grids, and so does an answer that took longer than
+    ``timeout`` seconds. The global random number generators are the server's again when a client has answered.
+    Memory: one client works at a time.
     """
 
-    def __init__(self, app: ClientApp, clients: int, *, timeout: float | None = None) -> None:
-        self.app = app
-        self.timeout = timeout
-        self._run = FlowerRun.create_empty(run_id=0)
+    def __init__(self, app: Callable[[Message, Context], Message], clients: int, *, timeout: float | None = None):
+        self.app, self.timeout = app, timeout
         self._numbers = itertools.count(1)
         self._waiting: dict[str, Message] = {}
         self._contexts = {
@@ -38,18 +40,6 @@ class LocalGrid(Grid):
             for node in range(1, clients + 1)
         }
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, SUPERLINK_NODE_ID  # of new messages
-
-    def set_run(self, run: FlowerRun) -> None:
-        self._run = run
-
-    @property
-    def run(self) -> FlowerRun:
-        return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         return list(self._contexts)
@@ -66,13 +56,6 @@ class LocalGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         return [self._answer(self._waiting.pop(name)) for name in message_ids if name in self._waiting]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        before, self.timeout = self.timeout, timeout if timeout is not None else self.timeout
-        try:
-            return self.pull_messages(self.push_messages(messages))
-        finally:
-            self.timeout = before
-
     def _answer(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
         if node not in self._contexts:
@@ -80,9 +63,7 @@ class LocalGrid(Grid):
         server = rng_state()
         start = time.monotonic()
         try:
-            # Messages of a round may share their records; a client may change what it got.
-            own = RecordDict({name: record.copy() for name, record in message.content.items()})
-            answer = self.app(_with_content(message, own), self._contexts[node])
+            answer = self.app(message, self._contexts[node])
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
@@ -95,7 +76,67 @@ class LocalGrid(Grid):
         return answer
 
 
-def _with_content(message: Message, content: RecordDict) -> Message:
-    copy = Message(content, message.metadata.dst_node_id, message.metadata.message_type)
-    copy.__dict__["_metadata"] = message.metadata
-    return copy
+class Cohort:
+    """All clients of a grid by their numbers, in every engine, and an account of each exchange.
+
+    Every question gets an answer, in the order of the clients: its content, or in one line why there is none.
+    """
+
+    def __init__(self, grid: Any, clients: int, timeout: float, stop: threading.Event | None = None) -> None:
+        self.grid, self.clients, self.timeout = grid, clients, timeout
+        self._stop = stop or threading.Event()
+        self._node_of: dict[int, int] = {}
+        self._find_clients()
+
+    def _find_clients(self) -> None:
+        """Ask every node which client it is: Flower numbers nodes at random."""
+        end = time.monotonic() + CONNECT_SECONDS
+        while len(nodes := list(self.grid.get_node_ids())) < self.clients:
+            if time.monotonic() > end or self._stop.is_set():
+                raise DataError(f"{len(nodes)} of {self.clients} clients connected within {CONNECT_SECONDS:g} s")
+            time.sleep(0.2)
+        questions = [Message(RecordDict(), node, WHO, group_id="0.0") for node in nodes]
+        for answer in self._exchange(questions, CONNECT_SECONDS):
+            if not answer.has_error():
+                self._node_of[int(str(answer.content["client"]["id"]))] = answer.metadata.src_node_id
+        if missing := sorted(set(range(self.clients)) - self._node_of.keys()):
+            raise DataError(f"no node says that it is client {missing[0]}; give every node its own partition-id")
+
+    def ask(self, content: RecordDict, group: str) -> tuple[dict[int, RecordDict | str], list[dict[str, Any]]]:
+        """The answers by client, and the bytes ``down`` to and ``up`` from each. ``group``: "round.exchange"."""
+        messages = [Message(content, self._node_of[c], "train", group_id=group) for c in range(self.clients)]
+        got = {answer.metadata.src_node_id: answer for answer in self._exchange(messages, self.timeout)}
+        answers: dict[int, RecordDict | str] = {}
+        ledger = []
+        for client in range(self.clients):
+            answer = got.get(self._node_of[client])
+            if answer is None:
+                answers[client] = f"no answer in {self.timeout:g} s"
+            else:
+                answers[client] = _reason(answer.error.reason) if answer.has_error() else answer.content
+            found = answers[client]
+            up = 0 if isinstance(found, str) else records.size(found)
+            ledger.append({"client": client, "down": records.size(content), "up": up})
+        return answers, ledger
+
+    def _exchange(self, messages: Sequence[Message], timeout: float) -> list[Message]:
+        waiting = set(self.grid.push_messages(messages)) if messages else set()
+        answers: list[Message] = []
+        end = time.monotonic() + timeout
+        while waiting:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            new = list(self.grid.pull_messages(sorted(waiting, key=lambda name: (len(name), name))))
+            answers += new
+            waiting -= {answer.metadata.reply_to_message_id for answer in new}
+            if time.monotonic() > end:
+                break
+            if waiting and not new:
+                time.sleep(0.05)
+        return answers
+
+
+def _reason(said: str | None) -> str:
+    """An error in one line."""
+    lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
+    return (lines[-1] if lines else "it failed")[:200]

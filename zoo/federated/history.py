@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from zoo.errors import OptionError
+from zoo.federated.exchange import Tensors
 from zoo.storage import remove_folder
 from zoo.training import checkpoint
 
@@ -48,11 +50,11 @@ class History:
         """The kept rounds in order; round 0 is the beginning."""
         return sorted(int(path.name) for path in self.folder.glob("[0-9]*"))
 
-    def arrays(self, round_: int) -> dict[str, np.ndarray]:
+    def network(self, round_: int) -> Tensors:
         """The global weights at the end of a round."""
         return self._load(round_)["global"]
 
-    def client(self, round_: int, client: int) -> dict[str, np.ndarray]:
+    def client(self, round_: int, client: int) -> Tensors:
         """What one client returned in a round. Raises ``KeyError`` if it returned nothing usable."""
         return self._load(round_)["clients"][client]
 
@@ -65,11 +67,9 @@ class History:
             raise KeyError(f"round {round_} isn't kept; kept are {self.rounds}")
         return checkpoint.load(self.folder / f"{round_:06d}")
 
-    def add(
-        self, round_: int, arrays: Mapping[str, np.ndarray], clients: Mapping[int, Mapping[str, np.ndarray]], n: int
-    ) -> None:
+    def add(self, round_: int, network: Tensors, clients: Mapping[int, Tensors], n: int) -> None:
         """Keep a round if the policy says so; ``n`` clients may report in one. Raises ``OptionError`` if none fits."""
-        size = sum(self._stored(value).nbytes for value in arrays.values())
+        size = sum(self._stored(value).nbytes for value in network.values())
         size *= 1 + (n if self.policy.clients else 0)
         capacity = self.policy.max_bytes // max(size, 1)
         if capacity < 1:
@@ -80,7 +80,7 @@ class History:
         if round_ % stride == 0:
             kept = clients if self.policy.clients else {}
             state = {
-                "global": {name: self._stored(value) for name, value in arrays.items()},
+                "global": {name: self._stored(value) for name, value in network.items()},
                 "clients": {c: {name: self._stored(v) for name, v in got.items()} for c, got in kept.items()},
             }
             checkpoint.save(self.folder / f"{round_:06d}", state)
@@ -88,5 +88,5 @@ class History:
             if old % stride or old > round_:  # later ones are from a run that was killed
                 remove_folder(self.folder / f"{old:06d}")
 
-    def _stored(self, value: np.ndarray) -> np.ndarray:
-        return value.astype(self.policy.dtype) if np.issubdtype(value.dtype, np.floating) else value
+    def _stored(self, value: Tensor) -> Tensor:
+        return value.to(getattr(torch, self.policy.dtype)) if value.is_floating_point() else value

@@ -71,8 +71,8 @@ def grouped_bars(
             label = fit(bar.name, indent - 12, size)
             draw.text((indent - 6, top), label, fill=(60, 60, 60), font=font(size), anchor="ra")
             _bar(draw, (indent, top + 1, right, top + step - 4), bar.value, bar.colour)
-            text = f"{bar.value:.{digits}%} {bar.mark}".rstrip()
-            draw.text((right + 6, top), text, fill=INK, font=font(size))
+            draw.text((right + 54, top), f"{bar.value:.{digits}%}", fill=INK, font=font(size), anchor="ra")
+            draw.text((right + 58, top), bar.mark, fill=INK, font=font(size))
             top += step
         top += 8
     if len(groups) > len(some):
@@ -223,7 +223,8 @@ def _bar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], shar
     left, top, right, bottom = box
     draw.rectangle(box, outline=(195, 195, 195))
     if share > 0:
-        draw.rectangle((left, top, left + max(1, (right - left) * share), bottom), fill=ink)
+        rim = GREY if sum(ink) > 450 else None  # a pale bar on white
+        draw.rectangle((left, top, left + max(1, (right - left) * share), bottom), fill=ink, outline=rim)
 
 
 def _key(draw: ImageDraw.ImageDraw, left: float, inks: Mapping[str, RGB]) -> None:

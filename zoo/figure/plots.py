@@ -122,12 +122,12 @@ def picture(drawing: Figure, dpi: int = 100) -> Image.Image:
 
 def dress(
     axis: Any, *, title: str = "", x: str = "", y: str = "", xlim: Any = None, ylim: Any = None, log: bool = False,
-    whole: bool = False, grid: str = "both", legend: str = "", heading: str = "", least: int = 1,
+    headroom: float = 0.0, whole: bool = False, grid: str = "both", legend: str = "", heading: str = "", least: int = 1,
 ) -> None:  # fmt: skip
     """Titles, limits and legend of an axis, and the look they all share.
 
-    ``whole``: only whole numbers at x, such as rounds. ``legend``: ``outside``, or a corner of the axis; with fewer
-    than ``least`` entries there is none.
+    ``headroom``: share of a logarithmic axis left free for the legend. ``whole``: only whole numbers at x. ``legend``:
+    ``outside``, or a corner of the axis; with fewer than ``least`` entries there is none.
     """
     from matplotlib.ticker import FuncFormatter
 
@@ -138,6 +138,8 @@ def dress(
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(FuncFormatter(_round_number))
         axis.yaxis.set_minor_formatter(FuncFormatter(_round_number))
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high * (high / low) ** headroom)
     if xlim is not None:
         axis.set_xlim(xlim)
     if ylim is not None:

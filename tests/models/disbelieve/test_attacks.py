@@ -20,13 +20,11 @@ from zoo.models.disbelieve.attacks import (
     craft,
     disbelieve_gradients,
     disbelieve_parameters,
-    lie,
-    lie_z,
-    min_max,
     refuse_federation,
     search_scale,
     spread,
 )
+from zoo.models.disbelieve.baselines import lie, lie_z, min_max
 from zoo.models.disbelieve.screening import squared_distances
 
 seeds = st.integers(0, 10_000)

@@ -11,7 +11,7 @@ import torch
 import zoo
 from zoo.errors import MediaError, OptionError
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
-from zoo.models.disbelieve.pictures import curves_chart, split_name
+from zoo.models.disbelieve.result import split_name
 
 CURVES = (
     Curve("dos", "none", (0.5, 0.8, 0.9)),
@@ -113,8 +113,8 @@ def test_the_figure_has_bars_and_curves_only_when_there_is_something_to_compare(
     assert model.predict(image).figure().width > model.predict(image, compare=False).figure().width
 
 
-def test_every_line_of_the_chart_is_drawn() -> None:
-    chart = np.asarray(curves_chart(CURVES)).reshape(-1, 3)
+def test_every_line_of_the_chart_is_drawn(model: Disbelieve, image: np.ndarray) -> None:
+    chart = np.asarray(model.predict(image).panels()[2].picture).reshape(-1, 3)
     assert (np.abs(chart.astype(int) - (213, 94, 0)).sum(1) < 40).any()
     assert (np.abs(chart.astype(int) - (0, 114, 178)).sum(1) < 40).any()
 

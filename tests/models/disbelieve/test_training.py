@@ -15,17 +15,9 @@ import zoo
 from zoo.data.case import Case
 from zoo.errors import DataError, OptionError
 from zoo.models.disbelieve import claim as claims
+from zoo.models.disbelieve.data import divide, draw_client, load_images, measured, target_of
 from zoo.models.disbelieve.model import DisbelieveConfig
-from zoo.models.disbelieve.training import (
-    DisbelieveRecipe,
-    controlled_clients,
-    divide,
-    draw_client,
-    initial_network,
-    load_images,
-    measured,
-    target_of,
-)
+from zoo.models.disbelieve.training import DisbelieveRecipe, controlled_clients, initial_network
 
 TINY = {
     "rounds": "2", "samples": "12", "batch_size": "6", "network.image_size": "16", "clients": "5", "attackers": "2",
@@ -186,7 +178,7 @@ def test_clients_draw_with_replacement_from_a_mix_of_classes() -> None:
 
 @pytest.mark.parametrize("alpha", [None, 0.5])
 def test_dividing_gives_every_case_once(alpha: float | None) -> None:
-    parts = divide(DisbelieveRecipe(clients=4, alpha=alpha), np.arange(80) % 3, 0)
+    parts = divide(np.arange(80) % 3, 4, alpha, None, 0)
     assert sorted(np.concatenate(parts).tolist()) == list(range(80))
     assert all(len(part) for part in parts)
 

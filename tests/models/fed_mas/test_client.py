@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.models.fed_mas.client import Shard, Site, batches, class_distances, make_optimizer, update
-from zoo.models.fed_mas.creff import CReFF, class_gradients, match_features, retrain
+from zoo.models.fed_mas.baselines import CReFF, class_gradients, match_features, retrain
+from zoo.models.fed_mas.data import Shard, batches
 from zoo.models.fed_mas.distance import prior_distance
 from zoo.models.fed_mas.model import Network
-from zoo.models.fed_mas.training import FedMASRecipe
+from zoo.models.fed_mas.training import FedMASRecipe, Site, class_distances, make_optimizer, update
 
 RECIPE = FedMASRecipe(local_epochs=2, batch_size=4, rounds=3, lr=0.05, weight_decay=0.0)
 
@@ -32,7 +32,7 @@ def shard(n: int = 10, classes: int = 2) -> Shard:
 
 
 def site(recipe: FedMASRecipe) -> Site:
-    return Site(recipe, recipe.plan, network, lambda _: shard(), 3, prepare=lambda x: x)
+    return Site(recipe, 3, prepare=lambda x: x)
 
 
 def test_global_observation_is_the_class_mean_of_the_distance() -> None:
@@ -90,7 +90,7 @@ def test_classifier_retraining_leaves_the_encoder_alone() -> None:
     net = network()
     encoder = {name: value.clone() for name, value in net.encoder.state_dict().items()}
     classifier = net.classifier.weight.detach().clone()
-    update(net, shard(), replace(site(RECIPE), classifier_only=True), 1, np.random.default_rng(0))
+    update(net, shard(), site(replace(RECIPE, classifier_only=True)), 1, np.random.default_rng(0))
     assert all(torch.equal(value, encoder[name]) for name, value in net.encoder.state_dict().items())
     assert not torch.equal(net.classifier.weight, classifier)
 
@@ -114,24 +114,23 @@ def test_balanced_epochs_draw_classes_equally() -> None:
 
 def test_class_gradients_are_those_of_autograd() -> None:
     net, own = network(False, balanced=True).eval(), shard()
-    found = class_gradients(net, own, 3, lambda x: x)
+    found = class_gradients(net, own.x, own.y, 3, lambda x: x)
     assert net.balanced is not None
     mine = own.y == 1
     loss = nn.functional.cross_entropy(net.balanced(net.encoder(own.x[mine])), own.y[mine])
     weight, bias = torch.autograd.grad(loss, [net.balanced.weight, net.balanced.bias])
     expected = torch.cat([weight, bias[:, None]], 1)
-    torch.testing.assert_close(torch.from_numpy(found["class_gradients"][1]), expected, atol=1e-5, rtol=1e-4)
-    assert found["class_present"].tolist() == [1, 1, 0]
+    torch.testing.assert_close(found["gradients"][1], expected, atol=1e-5, rtol=1e-4)
+    assert found["present"].tolist() == [1, 1, 0]
 
 
 def test_matched_features_lower_the_distance_of_gradients_and_retraining_fits_them() -> None:
     net, own = network(False, balanced=True).eval(), shard()
     assert net.balanced is not None
-    target = torch.from_numpy(class_gradients(net, own, 3, lambda x: x)["class_gradients"])
+    target = class_gradients(net, own.x, own.y, 3, lambda x: x)["gradients"]
     start = {name: value.detach() for name, value in net.balanced.state_dict().items()}
-    strategy = CReFF(3, 6, features_per_class=5)
-    features = torch.from_numpy(strategy.features)
-    present = np.array([0, 1])
+    features = CReFF(features_per_class=5).initial(3, 6)
+    present = torch.tensor([0, 1])
     matched = match_features(features, start, target, present, 200, 0.1)
     assert torch.equal(matched[2], features[2])  # nobody holds that class
 
@@ -141,7 +140,7 @@ def test_matched_features_lower_the_distance_of_gradients_and_retraining_fits_th
         return float((1 - torch.cosine_similarity(gradient[:2], target[:2], dim=-1)).sum())
 
     assert gap(matched) < gap(features)
-    layer = dict(retrain(matched, start, present, 300, 0.1))
+    layer = retrain(matched, start, present, 300, 0.1)
 
     def error(weight: torch.Tensor, bias: torch.Tensor) -> float:
         logits = nn.functional.linear(matched[:2], weight, bias).flatten(0, 1)

@@ -16,10 +16,10 @@ from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError, WeightsError
 from zoo.models.fed_mas.claim import contour_prior, draw, pixel_prior, with_rare_attribute
+from zoo.models.fed_mas.data import attribute_values, divide, labels_of, scores
 from zoo.models.fed_mas.model import FedMASConfig
 from zoo.models.fed_mas.prior import PriorConfig
-from zoo.models.fed_mas.scores import scores
-from zoo.models.fed_mas.training import FedMASRecipe, attribute_values, divide, labels_of, train, training
+from zoo.models.fed_mas.training import FedMASRecipe, train, training
 from zoo.training import Run
 
 
@@ -149,7 +149,7 @@ def test_presets_state_the_papers_clients() -> None:
 def test_partitions_cover_every_case(tiny: FedMASRecipe, data: TrainData) -> None:
     y = labels_of(data.train, tiny.network.labels)
     for partition in ("iid", "dirichlet", "column:site"):
-        parts = divide(replace(tiny, partition=partition), data.train, y, 0)
+        parts = divide(data.train, y, partition, tiny.clients, tiny.alpha, 0)
         assert sorted(np.concatenate(parts).tolist()) == list(range(len(y)))
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.data.case import Case
+from zoo.data.features import weights_key
 from zoo.nn.promptable import load_sam
 from zoo.nn.promptable.pretrain import (
     MIXTURE,
@@ -32,7 +33,6 @@ from zoo.nn.promptable.pretrain import (
     save,
     some,
 )
-from zoo.nn.promptable.sam import digest
 from zoo.training.run import Run
 
 TINY = Recipe(
@@ -46,7 +46,7 @@ TINY = Recipe(
 
 def learnt(folder: Path, **options) -> str:
     with Run(folder, seed=options.pop("seed", 0), device="cpu", progress=False, identity={}, **options) as run:
-        return digest(pretrain(TINY, run))
+        return weights_key(pretrain(TINY, run))
 
 
 def test_objects_are_the_connected_parts_that_can_be_pointed_at() -> None:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from PIL import Image as PILImage
-from PIL import ImageDraw
 
 from zoo import figure, media
 from zoo.metrics import dice
@@ -108,25 +107,16 @@ class PromptedSegmentation(Segmentation):
         return panels
 
     def _strip(self) -> PILImage.Image:
-        """One small overlay for each condition, one below the other."""
-        side = figure.PANEL_SIDE
-        row = side // len(self.others)
-        sheet = PILImage.new("RGB", (side, side), "white")
-        draw = ImageDraw.Draw(sheet)
-        for i, (name, mask) in enumerate(self.others.items()):
-            small = figure.overlay(self.image.thumbnail(figure.PANEL_SIDE), mask.astype(np.uint8), opacity=0.45)
-            small.thumbnail((side // 2, row - 8))
-            top = i * row + 4
-            sheet.paste(small, (4, top))
-            lines = [name + (" (chosen)" if name == self.condition else "")]
-            if name in self.quality:
-                lines.append(f"expected IoU {self.quality[name]:.2f}")
-            if name != self.condition:
-                lines.append(f"Dice {dice(mask, self.others[self.condition]):.2f}")
-            size = max(10, min(17, row // 4))
-            for k, line in enumerate(lines):
-                draw.text((side // 2 + 14, top + k * (size + 5)), line, fill="black", font=figure.font(size))
-        return sheet
+        """A small overlay for each condition."""
+        chosen, picture = self.others[self.condition], self.image.thumbnail(figure.PANEL_SIDE)
+        tiles = []
+        for name, mask in self.others.items():
+            expected = [f"expected IoU {self.quality[name]:.2f}"] if name in self.quality else []
+            agreement = [] if name == self.condition else [f"Dice {dice(mask, chosen):.2f}"]
+            title = name + (" (chosen)" if name == self.condition else "")
+            small = figure.overlay(picture, mask.astype(np.uint8), opacity=0.45)
+            tiles.append(figure.Tile(small, [title, ", ".join(expected + agreement)], bold=name == self.condition))
+        return figure.tiles(tiles)
 
     def files(self) -> dict[str, Any]:
         more = super().files()

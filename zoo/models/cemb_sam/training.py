@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zoo import media
+from zoo.data.features import FeatureCache
 from zoo.data.sets import read_mask
 from zoo.errors import DataError
 from zoo.metrics import dice
@@ -24,7 +25,7 @@ from zoo.models.cemb_sam.model import (
     resized_mask,
     working_image,
 )
-from zoo.nn.promptable import Box, EmbeddingCache, Promptable, box_around, encode_prompts, load_sam
+from zoo.nn.promptable import Box, Promptable, box_around, encode_prompts, load_sam
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.training import Training
 from zoo.training.stopping import EarlyStopping
@@ -83,7 +84,7 @@ def train(recipe: CEmbSamRecipe, data: TrainData, run: Run) -> CEmbSam:
     if recipe.method == "zero-shot":
         return model.eval()
     if recipe.method != "u-net":
-        cache = EmbeddingCache(run.out / "embeddings" if run.out is not None else None, half=True)
+        cache = FeatureCache(run.out / "embeddings" if run.out is not None else None, half=True)
         model.base = Promptable(model.base.sam, cache=cache)
     fit(model, recipe, train_items, validation, run)
     return model.eval()

@@ -4,16 +4,15 @@ Threat model (Sec. 2): f of n clients are controlled. The attacker knows their d
 of the other clients and nothing of the aggregator, and lets all f send one and the same vector. Everything here is for
 federations that are simulated to measure how robust an aggregator is.
 
-Sources: LIE, G. Baruch et al., A Little Is Enough, 2019; Min-Max, V. Shejwalkar and A. Houmansadr, Manipulating the
-Byzantine, 2021; DISBELIEVE, Algorithms 1 and 2 of the paper.
+DISBELIEVE is Algorithms 1 and 2 of the paper; those it's compared with are in ``baselines``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,14 +22,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zoo.errors import DataError, OptionError
-from zoo.models.disbelieve.screening import pair_distances, squared_distances
+from zoo.federated import State, weighted_mean
+from zoo.models.disbelieve.baselines import Direction, lie, min_max
+from zoo.models.disbelieve.screening import Share, Tensors, pair_distances, refuse_majority
+from zoo.seeds import derive_seed
 
 Targets = Int[Tensor, " n"] | Float[Tensor, "n c"]  # a class, or 0 and 1 for each of several labels
-Data = tuple[Float[Tensor, "n *shape"], Targets]
-Share = Literal["params", "grads"]
+Data = tuple[Float[Tensor, "n ..."], Targets]
 Search = Literal["corrected", "as_printed"]
 AttackName = Literal["none", "lie", "min-max", "disbelieve"]
-Direction = Literal["std", "sign", "unit"]
 
 SCALES = (0.001, 1000.0)  # where Algorithm 2 looks for its scale
 SCALE_WIDTH = 0.01  # and when it stops
@@ -53,56 +53,12 @@ def class_loss(logits: Float[Tensor, "b c"], y: Targets) -> Float[Tensor, ""]:
 
 def refuse_federation(clients: int, attackers: int, attack: AttackName = "none") -> None:
     """Raises ``OptionError`` unless 1 < f < n/2 (f may be 0 or 1 where nobody attacks)."""
-    if clients < 2:
-        raise OptionError(f"a federation needs at least 2 clients, not {clients}; raise clients")
-    if 2 * attackers >= clients:
-        raise OptionError(
-            f"{attackers} attackers of {clients} clients are a majority or half, which no aggregator tolerates; "
-            f"use at most {(clients - 1) // 2}"
-        )
+    refuse_majority(clients, attackers)
     if attack != "none" and attackers < 2:
         raise OptionError(
             f"the attack {attack} measures distances between the attackers' clients, so it needs at least 2 attackers, "
             f"not {attackers}; raise attackers or choose attack=none"
         )
-
-
-# ---- baselines -----------------------------------------------------------------------------------------------------
-
-
-def lie_z(clients: int, attackers: int) -> float:
-    """How many standard deviations LIE may move: the share of honest clients it must win over, as a normal quantile."""
-    s = clients // 2 + 1 - attackers
-    honest = clients - attackers
-    return NormalDist().inv_cdf((honest - s) / honest)
-
-
-def lie(updates: Float[Tensor, "f d"], clients: int) -> Float[Tensor, " d"]:
-    """LIE: every coordinate z standard deviations below the mean of the controlled clients."""
-    return updates.mean(0) - lie_z(clients, len(updates)) * updates.std(0, correction=0)
-
-
-def min_max(updates: Float[Tensor, "f d"], direction: Direction = "std") -> Float[Tensor, " d"]:
-    r"""Min-Max: as far from the mean along ``direction`` as the farthest pair of controlled clients allows.
-
-    The largest :math:`\gamma` with :math:`\max_i \|\mu + \gamma p - g_i\| \le \max_{ik} \|g_i - g_k\|`; each client
-    bounds it by the root of a quadratic, so no search is needed. ``direction``: ``p`` is minus the standard deviation,
-    minus the sign of the mean, or minus the mean at unit length.
-    """
-    mean = updates.mean(0)
-    p = {
-        "std": lambda: -updates.std(0, correction=0),
-        "sign": lambda: -mean.sign(),
-        "unit": lambda: -mean / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny),
-    }[direction]()
-    square = p.square().sum()
-    if square == 0:  # the clients agree, or sent nothing: there is nowhere to go
-        return mean
-    offsets = mean - updates
-    along = offsets @ p
-    slack = squared_distances(updates).max() - offsets.square().sum(1)
-    gamma = ((-along + (along.square() + square * slack).clamp_min(0).sqrt()) / square).min()
-    return mean + gamma.clamp_min(0) * p
 
 
 # ---- DISBELIEVE on parameters (Algorithm 1) ------------------------------------------------------------------------
@@ -122,7 +78,7 @@ class Ascent:
 def disbelieve_parameters(
     updates: Float[Tensor, "f d"],
     network: nn.Module,
-    x: Float[Tensor, m * shape],
+    x: Float[Tensor, "m ..."],
     y: Targets,
     ascent: Ascent,
     rng: np.random.Generator,
@@ -191,7 +147,7 @@ def spread(updates: Float[Tensor, "f d"], metric: Literal["max", "min", "mean"])
 def disbelieve_gradients(
     updates: Float[Tensor, "f d"],
     network: nn.Module,
-    x: Float[Tensor, m * shape],
+    x: Float[Tensor, "m ..."],
     y: Targets,
     *,
     batch_size: int = 32,
@@ -323,3 +279,74 @@ def craft(
     else:
         raise OptionError("attack=none crafts nothing; choose lie, min-max or disbelieve")
     return Crafted(vector, float((vector - mean).square().sum()), spread(updates, "max"))
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """What the attacker has: its clients, their pooled data, and a network to work in."""
+
+    settings: AttackSettings
+    controlled: tuple[int, ...]
+    data: Data
+    network: nn.Module
+    share: Share = "params"
+    seed: int = 0
+
+    def __call__(
+        self, updates: Float[Tensor, "n d"], clients: Sequence[int], buffers: list[Tensors], state: State
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "f d"], Crafted | None]:
+        """The updates with those of the controlled clients replaced; their honest ones; what was crafted.
+
+        Where the attack trains a model, the malicious one's ``buffers`` replace theirs too.
+        """
+        rows = [row for row, client in enumerate(clients) if client in self.controlled]
+        honest = updates[rows]
+        if len(rows) < 2:  # too few of them replied in this round
+            return updates, honest, None
+        mean = weighted_mean([buffers[row] for row in rows], [1] * len(rows))
+        self.network.load_state_dict({**state.network, **mean})
+        rng = np.random.default_rng(derive_seed(self.seed, "attack", state.round))
+        crafted = craft(
+            honest, self.network, self.data, self.share, clients=max(len(clients), 2 * len(rows) + 1),
+            settings=self.settings, rng=rng,
+        )  # fmt: skip
+        sent = updates.clone()
+        sent[rows] = crafted.vector.to(sent)
+        if self.settings.name == "disbelieve":
+            malicious = self.network.state_dict()
+            for row in rows:
+                buffers[row] = {name: malicious[name].clone() for name in mean}
+        return sent, honest, crafted
+
+
+def craft_vector(
+    updates: Float[Tensor, "f d"],
+    model: nn.Module,
+    data: Data,
+    mode: Share = "params",
+    *,
+    clients: int | None = None,
+    attack: AttackName = "disbelieve",
+    seed: int = 0,
+    **settings: Any,
+) -> Float[Tensor, " d"]:
+    """The vector that all controlled clients of a user's own simulation send.
+
+    ``updates``: what they would honestly send, one flat row each in the order of ``model.parameters()``; ``model``:
+    the network, holding the global parameters (it is changed in parameter mode); ``data``: inputs and targets that
+    they hold together. ``clients``: of the whole federation, by default the fewest that make f a minority.
+    ``settings``: of :class:`AttackSettings`, such as ``search`` or ``ascent``.
+
+    Raises ``OptionError`` and ``DataError`` as :func:`craft`.
+    """
+    try:
+        chosen = AttackSettings(attack, **settings)
+    except TypeError:
+        wrong = next(name for name in settings if name not in AttackSettings.__dataclass_fields__)
+        raise OptionError(
+            f"craft has no option {wrong!r}; it has {', '.join(list(AttackSettings.__dataclass_fields__)[1:])}"
+        ) from None
+    n = clients if clients is not None else 2 * len(updates) + 1
+    rng = np.random.default_rng(seed)
+    wide = torch.as_tensor(updates).double()
+    return craft(wide, model, data, mode, clients=n, settings=chosen, rng=rng).vector.to(updates.dtype)

@@ -17,7 +17,8 @@ from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.errors import MissingExtraError
 from zoo.models.disbelieve.model import DisbelieveConfig
-from zoo.models.disbelieve.training import AggregatorName, DisbelieveRecipe, federation_of
+from zoo.models.disbelieve.screening import AggregatorName
+from zoo.models.disbelieve.training import DisbelieveRecipe, federation_of
 from zoo.seeds import derive_seed
 from zoo.training import Run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -16,26 +17,10 @@ from zoo import media
 from zoo.errors import MissingExtraError
 from zoo.model import Model
 from zoo.models.disbelieve import plugin
-from zoo.models.disbelieve.pictures import AuditedClassification
+from zoo.models.disbelieve.attacks import craft_vector
+from zoo.models.disbelieve.result import AuditedClassification, Curve
 
 Architecture = Literal["mlp", "lenet", "resnet18", "vgg11", "vgg11-imagenet"]
-POISONED = "-poisoned"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """AUC of a global model after every round, under one aggregator and attack; ``none`` is no attack."""
-
-    aggregator: str
-    attack: str
-    auc: tuple[float, ...]
-    stored: bool = False  # whether the weights hold the poisoned model that it ends in
-    diverged: bool = False  # whether some round's global model gave numbers that aren't finite
-
-    @property
-    def weights_name(self) -> str:
-        """Of the poisoned copy in the weights file."""
-        return f"{self.attack}-{self.aggregator}{POISONED}"
 
 
 @dataclass(frozen=True)
@@ -117,20 +102,18 @@ class Disbelieve(Model[AuditedClassification]):
     # ---- the audit ----------------------------------------------------------------------------------------------
 
     def simulate(self, dataset: Any, n_clients: int = 10, n_attackers: int = 4, **options: Any) -> Any:
-        """Train this model's network anew in a simulated federation; see :func:`zoo.models.disbelieve.audit.simulate`.
+        """Train this model's network anew in a simulated federation: ``zoo.models.disbelieve.training.simulate``.
 
         ``dataset``: a specification such as ``phantom:skin-lesion?n=200``. Returns the ``Audit`` of that federation.
         """
-        from zoo.models.disbelieve.audit import simulate
-
-        return simulate(self.config, dataset, n_clients, n_attackers, **options)
+        # by its name, as the registry finds it: training builds on this module, not this module on training
+        training = import_module("zoo.models.disbelieve.training")
+        return training.simulate(self.config, dataset, n_clients, n_attackers, **options)
 
     @staticmethod
     def craft(updates: Any, model: nn.Module, data: Any, mode: Any = "params", **options: Any) -> Any:
-        """What the controlled clients of a simulation send; see :func:`zoo.models.disbelieve.audit.craft`."""
-        from zoo.models.disbelieve.audit import craft
-
-        return craft(updates, model, data, mode, **options)
+        """What the controlled clients of a simulation send; see :func:`zoo.models.disbelieve.attacks.craft_vector`."""
+        return craft_vector(updates, model, data, mode, **options)
 
 
 def _note(compare: bool, copies: int) -> str:

@@ -6,46 +6,40 @@ the unattacked global model of the first aggregator; the poisoned ones go beside
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo import media
-from zoo.errors import DataError, OptionError
+from zoo import config as configs
+from zoo.data.sets import load_dataset
+from zoo.data.splits import TrainData, split
+from zoo.errors import OptionError
+from zoo.federated import Context, Federation, State, Update
 from zoo.models.disbelieve import plugin
 from zoo.models.disbelieve.attacks import (
     Ascent,
+    Attacker,
     AttackName,
     AttackSettings,
     Data,
-    Direction,
     Search,
-    Share,
+    Targets,
+    class_loss,
     refuse_federation,
 )
-from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network, normalise, prepare
+from zoo.models.disbelieve.baselines import Direction
+from zoo.models.disbelieve.data import CHEXPERT_LABELS, CIFAR10_LABELS, divide, load_images, measure, measured, watch
+from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
+from zoo.models.disbelieve.result import Audit, Projection, RoundRecord, save_audits
+from zoo.models.disbelieve.screening import AggregatorName, Audited, Share, Tensors, rule_of
 from zoo.seeds import derive_seed
-from zoo.training import Training
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.data.sets import Dataset
-    from zoo.federated import Federation
-    from zoo.models.disbelieve.audit import Audit
-    from zoo.training import Run, TrainData
-
-CHEXPERT_LABELS = (
-    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
-    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
-)  # fmt: skip
-CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-AggregatorName = Literal["fedavg", "krum", "trimmed-mean", "dos"]
+from zoo.training import Run, Training
 
 
 @dataclass(frozen=True)
@@ -87,98 +81,62 @@ class DisbelieveRecipe:
         return AttackSettings(self.attack, self.direction, ascent, self.search, self.inner_steps, self.threshold)
 
 
-# ---- data ----------------------------------------------------------------------------------------------------------
+# ---- the client ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Images:
-    """Labelled images as the network takes them, before normalisation."""
+def client(
+    network: nn.Module, data: Data, rng: np.random.Generator, context: Context, recipe: DisbelieveRecipe
+) -> Update:
+    """Train, and send the model; or one gradient, and the buffers.
 
-    views: Tensor  # uint8 [n s s c]
-    y: Tensor  # int64 [n], or float32 [n c] where a case may have several labels
-
-    def data(self, rows: Sequence[int] | np.ndarray, config: DisbelieveConfig) -> Data:
-        place = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
-        return normalise(self.views[place], config), self.y[place]
-
-    @property
-    def classes(self) -> Int[np.ndarray, " n"]:
-        """One number for each case to divide by: the class, or the first label that it has."""
-        return (self.y.argmax(1) if self.y.is_floating_point() else self.y).numpy()
-
-
-_loaded: dict[Any, Images] = {}  # the latest two parts of a data set: many federations of one audit read them
-
-
-def load_images(dataset: Dataset, config: DisbelieveConfig) -> Images:
-    """Read and scale all cases. Raises ``DataError`` for a label that the configuration doesn't name."""
-    key = (dataset.spec, tuple(dataset.ids), config.labels, config.image_size, config.channels, config.multi_label)
-    if key not in _loaded:
-        views, targets = [], []
-        for case in dataset:
-            views.append(prepare(media.read(case.image).require_2d(plugin.name), config))
-            targets.append(target_of(case, config))
-        size = (0, config.image_size, config.image_size, config.channels)
-        stacked = torch.from_numpy(np.stack(views)) if views else torch.zeros(size, dtype=torch.uint8)
-        y = torch.tensor(targets, dtype=torch.float32 if config.multi_label else torch.int64)
-        while len(_loaded) > 1:
-            _loaded.pop(next(iter(_loaded)))
-        _loaded[key] = Images(stacked, y)
-    return _loaded[key]
-
-
-def target_of(case: Case, config: DisbelieveConfig) -> int | list[float]:
-    """The place of a case's label among those of the network; with several labels, 0 or 1 for each.
-
-    Several are joined by ``|``, and an empty text means none of them. Raises ``DataError`` for an unknown one.
+    A client whose own training diverges sends back what it got (or a gradient of 0), so that an audit of an attack
+    that breaks the global model still comes to its end.
     """
-    labels = list(config.labels)
-    text = "" if case.label is None else str(case.label)
-    names = [name.strip() for name in text.split("|") if name.strip()] if config.multi_label else [text]
-    if not config.multi_label and text.isdigit() and text not in labels and int(text) < len(labels):
-        return int(text)
-    if case.label is None or any(name not in labels for name in names if name not in NOTHING):
-        raise DataError(
-            f"case {case.id} has the label {case.label!r}, which is none of {', '.join(labels)}; "
-            "name the labels with --set network.labels=..."
-        )
-    return [float(label in names) for label in labels] if config.multi_label else labels.index(text)
+    x, y = (part.to(context.device) for part in data)
+    if recipe.share == "params":
+        loss = train_locally(network, x, y, recipe, rng)
+        finite = _all_finite(network.state_dict().values())  # not from a global model that an attack drove off
+        sent = network.state_dict() if finite else context.received["network"]
+        return Update({"network": sent}, num_examples=len(y), loss=loss)
+    gradient, loss = local_gradient(network, x, y, recipe.batch_size, rng)
+    if not _all_finite(gradient.values()):
+        gradient = {name: torch.zeros_like(part) for name, part in gradient.items()}
+    buffers = {name: t for name, t in network.state_dict().items() if name not in gradient}
+    return Update({"gradient": gradient, "buffers": buffers}, num_examples=len(y), loss=loss)
 
 
-NOTHING = ("none", "No Finding")  # what a case without any of several labels may be called
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-def divide(recipe: DisbelieveRecipe, classes: Int[np.ndarray, " n"], seed: int) -> list[Int[np.ndarray, " m"]]:
-    """Each client's training cases. Raises ``DataError`` when a client would have none."""
-    if recipe.samples is not None:
-        rng = np.random.default_rng(derive_seed(seed, "partition"))
-        return [draw_client(classes, recipe.samples, recipe.alpha, rng) for _ in range(recipe.clients)]
-    from zoo.federated import dirichlet, iid
-
-    if len(classes) < recipe.clients:
-        raise DataError(
-            f"{len(classes)} training cases can't be divided among {recipe.clients} clients, some would hold none; "
-            "use fewer clients, or let them draw with replacement with --set samples=..."
-        )
-    if recipe.alpha is None:
-        return [np.asarray(part) for part in iid(len(classes), recipe.clients, seed)]
-    return [np.asarray(part) for part in dirichlet(classes, recipe.clients, recipe.alpha, seed)]
-
-
-def draw_client(
-    classes: Int[np.ndarray, " n"], count: int, alpha: float | None, rng: np.random.Generator
-) -> Int[np.ndarray, " m"]:
-    """So many cases with replacement, their mix of classes drawn from a Dirichlet distribution (or all alike)."""
-    present = np.unique(classes)
-    shares = rng.dirichlet(np.full(len(present), alpha)) if alpha is not None else np.full(len(present), 1.0)
-    counts = rng.multinomial(count, shares / shares.sum())
-    return np.concatenate([rng.choice(np.flatnonzero(classes == c), k) for c, k in zip(present, counts, strict=True)])
+def train_locally(
+    network: nn.Module, x: Float[Tensor, "n ..."], y: Targets, recipe: DisbelieveRecipe, rng: np.random.Generator
+) -> float:
+    """Some epochs of SGD in place; returns the mean loss of the last one."""
+    network.train()
+    parameters: list[Tensor] = list(network.parameters())
+    total = 0.0
+    for _ in range(recipe.local_epochs):
+        total = 0.0
+        for rows in torch.from_numpy(rng.permutation(len(y))).split(recipe.batch_size):
+            loss = class_loss(network(x[rows]), y[rows])
+            gradients = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                torch._foreach_add_(parameters, gradients, alpha=-recipe.lr)
+            total += float(loss.detach()) * len(rows)
+    return total / len(y)
 
 
-def controlled_clients(recipe: DisbelieveRecipe, seed: int) -> tuple[int, ...]:
-    """Which clients the attacker holds: the first f of a seeded permutation."""
-    rng = np.random.default_rng(derive_seed(seed, "attackers"))
-    return tuple(sorted(rng.permutation(recipe.clients)[: recipe.attackers].tolist()))
+def local_gradient(
+    network: nn.Module, x: Float[Tensor, "n ..."], y: Targets, batch_size: int, rng: np.random.Generator
+) -> tuple[Tensors, float]:
+    """The gradient of one mini-batch at the global parameters, by name, and its loss."""
+    network.train()
+    rows = torch.from_numpy(rng.permutation(len(y))[:batch_size])
+    loss = class_loss(network(x[rows]), y[rows])
+    names = [name for name, _ in network.named_parameters()]
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    return dict(zip(names, gradients, strict=True)), float(loss.detach())
 
 
 # ---- one federation ------------------------------------------------------------------------------------------------
@@ -186,54 +144,46 @@ def controlled_clients(recipe: DisbelieveRecipe, seed: int) -> tuple[int, ...]:
 
 def build(recipe: DisbelieveRecipe, data: TrainData, seed: int) -> Federation:
     """The federation of ``recipe.attack`` under the first of ``recipe.aggregator``, alike in every process."""
-    from flwr.app import ArrayRecord
-
-    from zoo.federated import Federation
-    from zoo.models.disbelieve.aggregators import aggregator
-    from zoo.models.disbelieve.federation import (
-        Attacker,
-        AuditedStrategy,
-        ClientSettings,
-        client_app,
-        measure,
-    )
-
     refuse_federation(recipe.clients, recipe.attackers, recipe.attack)
     images = load_images(data.train, recipe.network)
     config = measured(recipe.network, images)
-    partitions = divide(recipe, images.classes, seed)
+    partitions = divide(images.classes, recipe.clients, recipe.alpha, recipe.samples, seed)
     make_network = partial(initial_network, config, seed)
+    judge, watched = make_network(), watch(data, images, config)
     attacker = None
     if recipe.attack != "none":
         controlled = controlled_clients(recipe, seed)
         pooled = images.data(np.concatenate([partitions[client] for client in controlled]), config)
-        attacker = Attacker(recipe.attack_settings, controlled, pooled, make_network())
-    strategy = AuditedStrategy(
-        aggregator(recipe.aggregator[0], recipe.clients, recipe.attackers, fraction_evaluate=0.0),
-        [name for name, _ in make_network().named_parameters()],
-        rounds=recipe.rounds,
-        share=recipe.share,
-        server_lr=recipe.server_lr,
-        attacker=attacker,
-        seed=seed,
-    )
-    judge = make_network()
-    watched = watch(data, images, config)
+        attacker = Attacker(recipe.attack_settings, controlled, pooled, make_network(), recipe.share, seed)
 
-    def evaluate(server_round: int, arrays: ArrayRecord) -> Mapping[str, float]:
-        judge.load_state_dict(arrays.to_torch_state_dict())
+    def evaluate(state: State) -> Mapping[str, float]:
+        judge.load_state_dict(state.network)
         auc, accuracy, diverged = measure(judge, *watched)
         return {"auc": auc, "accuracy": accuracy, "diverged": float(diverged)}
 
-    settings = ClientSettings(recipe.share, recipe.local_epochs, recipe.batch_size, recipe.lr)
     return Federation(
         model=make_network,
-        strategy=strategy,
-        client=client_app(make_network, lambda client: images.data(partitions[client], config), settings),
+        client=partial(client, recipe=recipe),
+        data=lambda client: images.data(partitions[client], config),
         partitions=partitions,
         rounds=recipe.rounds,
+        aggregate=Audited(
+            rule_of(recipe.aggregator[0], recipe.clients, recipe.attackers),
+            [name for name, _ in judge.named_parameters()],
+            rounds=recipe.rounds,
+            share=recipe.share,
+            server_lr=recipe.server_lr,
+            attacker=attacker,
+        ),
+        weights=None,  # the rule under audit says who counts how much
         evaluate=evaluate,
     )
+
+
+def controlled_clients(recipe: DisbelieveRecipe, seed: int) -> tuple[int, ...]:
+    """Which clients the attacker holds: the first f of a seeded permutation."""
+    rng = np.random.default_rng(derive_seed(seed, "attackers"))
+    return tuple(sorted(rng.permutation(recipe.clients)[: recipe.attackers].tolist()))
 
 
 def initial_network(config: DisbelieveConfig, seed: int) -> nn.Module:
@@ -243,24 +193,11 @@ def initial_network(config: DisbelieveConfig, seed: int) -> nn.Module:
         return build_network(config)
 
 
-def watch(data: TrainData, images: Images, config: DisbelieveConfig) -> Data:
-    """The cases on which every round's global model is measured: the validation part, if it can tell classes apart."""
-    part = load_images(data.validation, config)
-    for images_of in (part, images):
-        y = images_of.y
-        told = bool((y.min(0).values < y.max(0).values).any()) if len(y) and y.is_floating_point() else None
-        if told or (told is None and len(y.unique()) > 1):
-            return images_of.data(np.arange(len(y)), config)
-    raise DataError("all training cases have one label, so no AUC can be measured; at least two are needed")
-
-
 # ---- all federations of an audit -----------------------------------------------------------------------------------
 
 
 def train(recipe: DisbelieveRecipe, data: TrainData, run: Run) -> Disbelieve:
     """Every attack under every aggregator, and the clean global model with its poisoned copies beside it."""
-    from zoo.models.disbelieve.audit import save_audits
-
     refuse_recipe(recipe)
     network = measured(recipe.network, load_images(data.train, recipe.network))
     recipe = replace(recipe, network=replace(network, curves=()))
@@ -302,32 +239,76 @@ def refuse_recipe(recipe: DisbelieveRecipe) -> None:
 def federation_of(
     recipe: DisbelieveRecipe, data: TrainData, run: Run, aggregator: AggregatorName, attack: AttackName
 ) -> Audit:
-    """One federation from start to end."""
+    """One federation from start to end, with its AUC before training and after each round."""
     from zoo.federated import federate
-    from zoo.models.disbelieve.audit import audit_of
 
     one = replace(recipe, aggregator=(aggregator,), attack=attack, baselines=())
-    built: list[Federation] = []
+    outcome = federate(build, one, data, run, stage=f"{aggregator}-{attack}")
+    images = load_images(data.train, one.network)
+    config = measured(one.network, images)
+    before = measure(initial_network(config, run.seed), *watch(data, images, config))
+    rounds = [
+        replace(
+            RoundRecord(**noted),
+            auc=row["global/auc"],
+            accuracy=row["global/accuracy"],
+            diverged=bool(row["global/diverged"]),
+        )
+        for noted, row in zip(outcome.state.own["rounds"], outcome.rows, strict=True)
+    ]
+    plane = outcome.state.own.get("projection")
+    return Audit(
+        aggregator=aggregator,
+        attack=attack,
+        share=one.share,
+        clients=one.clients,
+        controlled=controlled_clients(one, run.seed) if attack != "none" else (),
+        rounds=rounds,
+        auc=[before[0], *(record.auc for record in rounds)],
+        accuracy=[before[1], *(record.accuracy for record in rounds)],
+        projection=None if plane is None else Projection(**plane),
+        state=outcome.state_dict(),
+    )
 
-    @wraps(build)  # other processes import ``build`` by this name
-    def kept(recipe: DisbelieveRecipe, data: TrainData, seed: int) -> Federation:
-        built.append(build(recipe, data, seed))
-        return built[-1]
 
-    outcome = federate(kept, one, data, run, stage=f"{aggregator}-{attack}")
-    return audit_of(one, built[0], outcome, run.seed)
+def simulate(
+    config: DisbelieveConfig,
+    dataset: Any,
+    n_clients: int = 10,
+    n_attackers: int = 4,
+    attack: AttackName = "disbelieve",
+    aggregator: AggregatorName = "dos",
+    share: Share = "params",
+    rounds: int = 20,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = False,
+    **fields: Any,
+) -> Audit:
+    """Train a network of ``config`` in a federation of clients that are simulated in this process, and audit it.
 
+    ``dataset``: a specification such as ``phantom:skin-lesion?n=200``, or a ``zoo.data.sets.Dataset``; 80 % trains,
+    AUC is of the rest. ``fields``: further ones of the recipe, such as ``lr``, ``alpha``, ``samples`` or ``search``.
 
-def measured(config: DisbelieveConfig, images: Images) -> DisbelieveConfig:
-    """The configuration with mean and standard deviation of the training images, where it states none."""
-    if config.mean:
-        return config
-    if not len(images.views):
-        raise DataError("the training set is empty")
-    values = images.views.float().flatten(0, 2) / 255
-    mean, std = values.mean(0), values.std(0, correction=0).clamp_min(1e-3)
-    return replace(config, mean=tuple(round(v, 4) for v in mean.tolist()),
-                   std=tuple(round(v, 4) for v in std.tolist()))  # fmt: skip
+    Raises ``OptionError`` for an unknown field, or attackers that are too few or no minority, ``DataError`` for data
+    that can't be divided among the clients.
+    """
+    known = {"batch_size": 32, "local_epochs": 1, **fields}
+    options = DisbelieveRecipe.__dataclass_fields__
+    if unknown := [name for name in known if name not in options]:
+        raise OptionError(f"simulate has no option {unknown[0]!r}; {configs.nearest(unknown[0], options)}")
+    recipe = replace(
+        DisbelieveRecipe(), network=replace(config, curves=()), attack=attack, aggregator=(aggregator,), share=share,
+        clients=n_clients, attackers=n_attackers, rounds=rounds, **known,
+    )  # fmt: skip
+    configs.validate(recipe)
+    refuse_recipe(recipe)
+    cases = load_dataset(dataset, plugin=plugin) if isinstance(dataset, str) else dataset
+    data = split(cases, (0.8, 0.2, 0.0), seed)
+    recipe = replace(recipe, network=measured(recipe.network, load_images(data.train, recipe.network)))
+    with Run(None, seed=seed, device=device, progress=progress) as run:
+        return federation_of(recipe, data, run, aggregator, attack)
 
 
 training = Training(

@@ -21,10 +21,9 @@ from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.errors import MissingExtraError
-from zoo.models.fed_mas.client import Shard, Site
+from zoo.models.fed_mas.data import Shard, recalls
 from zoo.models.fed_mas.model import Network
-from zoo.models.fed_mas.scores import recalls
-from zoo.models.fed_mas.training import FedMASRecipe, federation
+from zoo.models.fed_mas.training import FedMASRecipe, Site, federation
 from zoo.training import Run
 
 CLASSES, CLIENTS, RARE_CLIENTS, TAIL = 10, 8, 3, 4
@@ -80,7 +79,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
 
 
 def train_arm(recipe: FedMASRecipe, digits: Digits, attribute: bool, prior: Prior, seed: int) -> Network:
-    """The global network after all rounds, on ``LocalGrid``."""
+    """The global network after all rounds."""
     from zoo.federated import federate
 
     x = digits.x.copy()
@@ -94,11 +93,13 @@ def train_arm(recipe: FedMASRecipe, digits: Digits, attribute: bool, prior: Prio
         return Shard(torch.from_numpy(x[places]).flatten(1), torch.from_numpy(digits.y[places]), features)
 
     network = partial(form, seed, recipe.plan.distil)
-    site = Site(recipe, recipe.plan, network, shard, CLASSES, prepare=lambda images: images)
+    site = Site(recipe, CLASSES, prepare=lambda images: images)
     cases = [Case(image, f"digit-{i}", label=int(y)) for i, (image, y) in enumerate(zip(x, digits.y, strict=True))]
     data = TrainData(Dataset("digits", [Entry(case.id, case) for case in cases]), nothing(), nothing())
     with Run(None, seed=seed, device="cpu", progress=False) as run_:
-        outcome = federate(lambda *_: federation(site, digits.partitions, seed=seed), recipe, data, run_)
+        outcome = federate(
+            lambda *_: federation(site, digits.partitions, network=network, shard=shard, seed=seed), recipe, data, run_
+        )
     result = network()
     result.load_state_dict(outcome.state_dict())
     return result.eval()

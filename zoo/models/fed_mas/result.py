@@ -1,18 +1,22 @@
-"""What ``predict`` gives back: class probabilities with head, medium and tail classes told apart."""
+"""Class probabilities with head, medium and tail classes told apart, and the pictures of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image as PILImage
-from PIL import ImageDraw
+from jaxtyping import Float, Int, UInt8
 
 from zoo import figure as fig
 from zoo.prediction import Classification
+from zoo.storage import write_file
+
+if TYPE_CHECKING:
+    from zoo.federated import Outcome
+    from zoo.models.fed_mas.model import FedMASConfig
 
 GROUP_COLOURS = {"head": fig.colour(5), "medium": fig.colour(2), "tail": fig.colour(6)}
 TOP = 5
@@ -59,34 +63,88 @@ class LongTailClassification(Classification):
     def panels(self) -> list[fig.Panel]:
         panels = [fig.Panel("input", self.image.thumbnail(fig.PANEL_SIDE))]
         if self.saliency is not None and self.view is not None:
-            panels.append(fig.Panel(f"evidence for {self.label} (brighter: more)", self._blended()))
-        panels.append(fig.Panel("probabilities", self._bars()))
+            panels.append(
+                fig.Panel(
+                    f"evidence for {self.label} (brighter: more)", fig.heat_over(self.view, self.saliency, (0.45, 0.45))
+                )
+            )
+        colours = {name: GROUP_COLOURS[group] for name, group in self.groups.items()}
+        panels.append(fig.Panel("probabilities", fig.bars(self.probabilities, colours=colours)))
         return [*panels, *self.extra_panels]
 
-    def _blended(self) -> PILImage.Image:
-        assert self.saliency is not None
-        assert self.view is not None
-        side = fig.PANEL_SIDE
-        picture = fig.to_picture(self.view, side)
-        coarse = PILImage.fromarray((np.clip(self.saliency, 0, 1) * 255).astype(np.uint8))
-        smooth = np.asarray(coarse.resize((side, side), PILImage.Resampling.BICUBIC), np.float32) / 255
-        return PILImage.blend(picture, fig.heatmap(smooth), 0.45)
 
-    def _bars(self) -> PILImage.Image:
-        """As ``zoo.figure.bars``, each bar in the colour of its group."""
-        side = fig.PANEL_SIDE
-        ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])[:12]
-        image = PILImage.new("RGB", (side, side), "white")
-        draw = ImageDraw.Draw(image)
-        height = min(56, side // max(len(ranked), 1))
-        thick = max(6, height // 4)
-        for row, (name, probability) in enumerate(ranked):
-            top = row * height + 2
-            draw.text((8, top), name, fill="black", font=fig.font(16))
-            draw.text((side - 8, top), f"{probability:.1%}", fill="black", font=fig.font(16), anchor="ra")
-            box = (8, top + 21, side - 8, top + 21 + thick)
-            draw.rectangle(box, outline=(190, 190, 190))
-            if probability > 0:
-                colour = GROUP_COLOURS[self.groups[name]] if self.groups else fig.colour(5)
-                draw.rectangle((8, top + 21, 8 + max(1, (side - 16) * probability), top + 21 + thick), fill=colour)
-        return image
+# ---- pictures of a training ----------------------------------------------------------------------------------------
+
+
+def training_figures(outcome: Outcome, counts: Int[np.ndarray, " k"], config: FedMASConfig, out: Path) -> list[Path]:
+    """Write ``weights.png``, and with a prior ``rescue_factors.png``; with reported w_k also ``distances.png``."""
+    rows = [row for row in outcome.clients if row.get("phase", "train") == "train"]
+    written = []
+    if shares := share_rows(rows):
+        data = curves(shares, "share", "aggregation weight of each client", "share of the global model")
+        written.append(write_file(out / "weights.png", data))
+    if any("rescue-factor" in row for row in rows):
+        data = curves(rows, "rescue-factor", "rescue factor of each client", "rescue factor")
+        written.append(write_file(out / "rescue_factors.png", data))
+    if any("w-0" in row for row in rows):
+        written.append(write_file(out / "distances.png", distances(rows, counts, config)))
+    return written
+
+
+def share_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The weights as shares of their round, in [0, 1]."""
+    totals: dict[int, float] = {}
+    for row in rows:
+        if row.get("weight") is not None:
+            totals[row["round"]] = totals.get(row["round"], 0.0) + float(row["weight"])
+    return [
+        {**row, "share": float(row["weight"]) / totals[row["round"]]}
+        for row in rows
+        if row.get("weight") is not None and totals[row["round"]] > 0
+    ]
+
+
+def curves(rows: Sequence[dict[str, Any]], name: str, title: str, label: str) -> bytes:
+    """One line per client over the rounds."""
+    from zoo.figure import plots
+
+    clients = sorted({int(row["client"]) for row in rows})
+    images = {int(row["client"]): int(row["num-examples"]) for row in rows if "num-examples" in row}
+    some = []
+    for client in clients:
+        mine = sorted((int(row["round"]), float(row[name])) for row in rows if row["client"] == client and name in row)
+        which = f"client {client}" + (f" ({images[client]} images)" if client in images else "")
+        some.append(plots.Line(which, [r for r, _ in mine], [v for _, v in mine]))
+    log = name == "rescue-factor"  # it falls by orders of magnitude
+    drawing, axes = plots.canvas("the figures of a training", size=(7.2, 4.0))
+    plots.lines(axes[0, 0], some, title=title, x="round", y=label, whole=True, log=log, ylim=None if log else (0, None),
+                legend="outside" if len(clients) <= 16 else "")  # fmt: skip
+    return plots.png(drawing)
+
+
+def distances(rows: Sequence[dict[str, Any]], counts: Int[np.ndarray, " k"], config: FedMASConfig) -> bytes:
+    """w_k of the received model for each class, commonest first: mean over the clients that hold it, early and late."""
+    from zoo.figure import plots
+
+    groups = replace(config, class_counts=tuple(int(n) for n in counts)).groups
+    order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] > 0]
+    rounds = sorted({int(row["round"]) for row in rows})
+    early, late = rounds[min(1, len(rounds) - 1)], rounds[-1]  # in the first one the projector is still random
+    sets, white = [], (255, 255, 255)
+    for round_, marker, aside in ((early, "^", -0.14), (late, "o", 0.14))[early == late :]:
+        sets.append(plots.Points(f"round {round_}", [], white, marker))
+        for place, k in enumerate(order):
+            here = [float(row.get(f"w-{k}", 0)) for row in rows if int(row["round"]) == round_]
+            held = [(place + aside, value) for value in here if value > 0]
+            ink = GROUP_COLOURS[groups[config.labels[k]]]
+            sets.append(plots.Points("", held, ink, marker, 12, faint=True))
+            sets.append(plots.Points("", [np.mean(held, axis=0)] if held else [], ink, marker, 58))
+    there = {groups[config.labels[k]] for k in order}
+    sets += [plots.Points(f"{name} class", [], ink, "s") for name, ink in GROUP_COLOURS.items() if name in there]
+    drawing, axes = plots.canvas("the figures of a training", size=(1.9 + 0.75 * len(order), 4.2))
+    plots.scatter(
+        axes[0, 0], sets, names=[f"{config.labels[k]}\n{counts[k]}" for k in order], ylim=(0, None), grid="y",
+        title="distance of the global model to the prior (large: mean over the clients)", legend="outside",
+        x="class and its training images, all clients", y="distance to the prior, w_k",
+    )  # fmt: skip
+    return plots.png(drawing)

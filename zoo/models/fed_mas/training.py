@@ -1,74 +1,57 @@
-"""The federation: who holds what, which loss and which aggregation a method means, and what is left when it's over.
+"""The federation: what a client does in a round, who counts how much, and what is left when it's over.
 
-A method is a row of ``PLANS``; ``client.py`` is what a client does in a round, and the server averages by samples,
-equally, or by the clients' rescue factors (Eq. 5).
+A method is a row of ``PLANS``. A client looks at the received model, trains on its own images, and states its rescue
+factor; the server averages by samples, equally, or by the clients' rescue factors (Eq. 5).
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
-from torch import Tensor
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from zoo import media
 from zoo.data.endoscopy import HYPERKVASIR_CLASSES
-from zoo.data.sets import Dataset, load_dataset, table_rows
+from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData
-from zoo.errors import DataError, OptionError
+from zoo.errors import OptionError
+from zoo.federated import Context, Federation, Outcome, State, Update, average, check, construct, split_figure
 from zoo.models.fed_mas.augment import augmented
-from zoo.models.fed_mas.model import FedMAS, FedMASConfig, Network, build_network, to_network, view
+from zoo.models.fed_mas.baselines import PLANS, CReFF, MethodName, Plan, class_gradients, supervised
+from zoo.models.fed_mas.data import (
+    Shard,
+    attribute_values,
+    batches,
+    divide,
+    in_memory,
+    labels_of,
+    load_views,
+    own_test,
+    predict_labels,
+    recalls,
+    scores,
+)
+from zoo.models.fed_mas.distance import ClassMeans, prior_distance, rescue_factor
+from zoo.models.fed_mas.model import FedMAS, FedMASConfig, Network, build_network, to_network
 from zoo.models.fed_mas.prior import PriorConfig, load_prior, pretrain, prior_features, save_prior
-from zoo.models.fed_mas.scores import scores
-from zoo.training import Training
+from zoo.models.fed_mas.result import training_figures
+from zoo.nn.long_tail import model_contrastive_loss, proximal_term
+from zoo.storage import remove_folder, write_file
+from zoo.training import Run, Training
 
-if TYPE_CHECKING:
-    from flwr.app import ArrayRecord
-
-    from zoo.data.case import Case
-    from zoo.federated import Federation, Outcome
-    from zoo.models.fed_mas.client import Shard, Site
-    from zoo.training import Run
-
-Loss = Literal["ce", "bsm", "ldam", "fedlc"]
-Aggregation = Literal["samples", "uniform", "mas"]
-MethodName = Literal["fedavg", "fedprox", "moon", "ldam", "bsm", "creff", "fedlc", "kd", "fed-mas"]
-WEIGHTS = {"samples": "samples", "uniform": "uniform", "mas": "metric:rescue-factor"}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a method is made of: the supervised loss, the terms beside it, and how clients are weighted."""
-
-    loss: Loss = "ce"
-    distil: bool = False  # + lambda_f L_f (Eq. 4)
-    aggregation: Aggregation = "samples"
-    proximal: bool = False
-    contrastive: bool = False
-    federated_features: bool = False
-
-
-PLANS: dict[str, Plan] = {
-    "fedavg": Plan(),
-    "fedprox": Plan(proximal=True),
-    "moon": Plan(contrastive=True),
-    "ldam": Plan("ldam"),
-    "bsm": Plan("bsm"),
-    "creff": Plan(federated_features=True),
-    "fedlc": Plan("fedlc"),
-    "kd": Plan("bsm", distil=True),
-    "fed-mas": Plan("bsm", distil=True, aggregation="mas"),
-}
+WEIGHTS = {"samples": "samples", "uniform": "uniform", "mas": "metric:rescue_factor"}
 
 
 @dataclass(frozen=True)
@@ -139,6 +122,127 @@ class FedMASRecipe:
         return replace(self.network, prior=prior, cosine_classifier=plan.loss == "ldam")
 
 
+# ---- a client's round ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is the same for all clients: the recipe, the number of classes, and how images enter the network."""
+
+    recipe: FedMASRecipe
+    classes: int
+    prepare: Callable[[Tensor], Tensor]
+    augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None
+
+
+def client(network: Network, shard: Shard, rng: np.random.Generator, context: Context, site: Site) -> Update:
+    """Weights in; weights, the rescue factor and the loss out."""
+    plan, models, previous = site.recipe.plan, {}, None
+    if plan.contrastive and "previous" in context.kept:
+        previous = copy.deepcopy(network)
+        previous.load_state_dict(context.kept["previous"])
+    if plan.federated_features and network.balanced is not None:
+        models["classes"] = class_gradients(network, shard.x, shard.y, site.classes, site.prepare)
+    numbers = update(network, shard, site, context.round, rng, previous)
+    if plan.contrastive:
+        context.kept["previous"] = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
+    return Update({"network": network, **models}, num_examples=len(shard.y), **numbers)
+
+
+def update(
+    network: Network,
+    shard: Shard,
+    site: Site,
+    round_: int,
+    rng: np.random.Generator,
+    previous: Network | None = None,
+) -> dict[str, float]:
+    """Train ``network`` in place for one round and return ``loss`` and, with a prior, ``rescue_factor``.
+
+    ``previous``: the client's own model at the end of the last round, for MOON; without one, the received model.
+    """
+    recipe, plan, retrains = site.recipe, site.recipe.plan, site.recipe.classifier_only
+    device = next(network.parameters()).device
+    counts = torch.bincount(shard.y, minlength=site.classes).float()
+    received = copy.deepcopy(network).requires_grad_(False).eval()
+    before = (previous or received).requires_grad_(False).eval()
+    measured = shard.prior is not None and network.projector is not None
+    w = class_distances(received, shard, site) if measured else torch.zeros(site.classes)  # global observation
+    w_hat = torch.zeros(site.classes)
+    criterion = supervised(
+        plan.loss, counts.to(device), absent=recipe.absent, tau=recipe.fedlc_tau, scale=recipe.network.cosine_scale,
+        deferred=round_ > math.ceil(0.8 * recipe.rounds),
+    )  # fmt: skip
+    trained = list(network.classifier.parameters() if retrains else network.parameters())
+    optimizer = make_optimizer(recipe, trained, round_)
+    losses = []
+    for _ in range(recipe.local_epochs):
+        seen_distances = ClassMeans(site.classes)
+        for places in batches(shard.y, recipe.batch_size, rng, balanced=retrains):
+            images, y = shard.x[places].to(device), shard.y[places].to(device)
+            x = site.augment(images, rng) if site.augment else site.prepare(images)
+            network.train(not retrains)
+            seen = network(x)
+            loss = F.cross_entropy(seen.logits, y) if retrains else criterion(seen.logits, y)
+            if measured and not retrains:
+                assert shard.prior is not None
+                distance = prior_distance(seen.y, shard.prior[places].to(device))
+                seen_distances.add(distance, y)
+                if plan.distil:
+                    loss = loss + recipe.lambda_f * distance.mean()  # Eq. 4
+            if plan.proximal:
+                loss = loss + recipe.mu * proximal_term(network.parameters(), received.parameters())
+            if plan.contrastive:
+                with torch.no_grad():
+                    z_received, z_before = received(x).z, before(x).z
+                loss = loss + recipe.mu * model_contrastive_loss(seen.z, z_received, z_before, recipe.moon_tau)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        w_hat += seen_distances.means  # the sum over epochs of each epoch's class means
+    network.eval()
+    metrics = {"loss": float(np.mean(losses))}
+    if measured and not retrains:
+        metrics["rescue_factor"] = rescue_factor(w, w_hat, counts, recipe.rf_norm)
+        if recipe.report_distances:
+            metrics |= {f"w_{k}": float(value) for k, value in enumerate(w)}
+    if shard.test is not None and round_ == recipe.rounds:
+        metrics["own_balanced_accuracy"] = own_score(network, shard.test, site)
+    return metrics
+
+
+@torch.no_grad()
+def class_distances(network: Network, shard: Shard, site: Site) -> Float[Tensor, " k"]:
+    """w_k: mean distance to the prior by class, of the client's images without augmentation; 0 for absent classes."""
+    assert shard.prior is not None
+    means = ClassMeans(site.classes)
+    device = next(network.parameters()).device
+    for places in torch.arange(len(shard.y)).split(128):
+        y = network(site.prepare(shard.x[places].to(device))).y
+        means.add(prior_distance(y, shard.prior[places].to(device)), shard.y[places])
+    return means.means
+
+
+def make_optimizer(recipe: FedMASRecipe, parameters: list[nn.Parameter], round_: int) -> torch.optim.Optimizer:
+    """A fresh one for each round; the rate is constant within it."""
+    cosine = recipe.schedule == "cosine"
+    lr = recipe.lr * (0.5 * (1 + math.cos(math.pi * (round_ - 1) / recipe.rounds)) if cosine else 1.0)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=lr)
+    return torch.optim.SGD(parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+@torch.no_grad()
+def own_score(network: Network, test: tuple[Tensor, Tensor], site: Site) -> float:
+    """Balanced accuracy of a client's own model after its last training, on its own test images."""
+    device = next(network.parameters()).device
+    if not len(test[1]):
+        return math.nan
+    parts = [network(site.prepare(x.to(device))).logits.argmax(1).cpu() for x in test[0].split(128)]
+    return float(np.nanmean(recalls(torch.cat(parts).numpy(), test[1].numpy(), site.classes)))
+
+
 # ---- the parts of a federation ---------------------------------------------------------------------------------------
 
 
@@ -146,55 +250,40 @@ def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
     """The federation of a recipe, the same in every process; ``recipe.network.prior.path`` holds a trained prior."""
     config, plan = recipe.form, recipe.plan
     y = labels_of(data.train, config.labels)
-    partitions = divide(recipe, data.train, y, seed)
-    prior_cache: list[Any] = []
+    partitions = divide(data.train, y, recipe.partition, recipe.clients, recipe.alpha, seed)
+    prior = cache(partial(load_prior, config.prior))
 
+    @cache
     def shard(client: int) -> Shard:
-        from zoo.models.fed_mas.client import Shard
-
         places = partitions[client]
         views = load_views(data.train.subset(places), config.image_size)
         features = None
         if plan.distil:
-            if not prior_cache:
-                prior_cache.append(load_prior(config.prior))
             folder = Path(recipe.feature_cache).expanduser() if recipe.feature_cache else None
-            features = prior_features(prior_cache[0], views, to_network, folder)
-        return Shard(views, torch.from_numpy(y[places]), features, own_test(recipe, data, int(places[0]), config))
+            features = prior_features(prior(), views, to_network, folder)
+        test = own_test(data, int(places[0]), recipe.partition, config)
+        return Shard(views, torch.from_numpy(y[places]), features, test)
 
-    site = _site(recipe, shard)
-    validation: list[tuple[Tensor, np.ndarray]] = []
+    @cache
+    def validation() -> tuple[Tensor, np.ndarray]:
+        return load_views(data.validation, config.image_size), labels_of(data.validation, config.labels)
 
-    def evaluate(_: int, arrays: ArrayRecord) -> dict[str, float] | None:
+    def evaluate(state: State) -> dict[str, float] | None:
         if not len(data.validation):
             return None
-        if not validation:
-            validation.append(
-                (load_views(data.validation, config.image_size), labels_of(data.validation, config.labels))
-            )
-        network = site.network()
-        network.load_state_dict(arrays.to_torch_state_dict())
-        found = predict_labels(network, validation[0][0])
-        return group_scores(recipe, found, validation[0][1], np.bincount(y, minlength=len(config.labels)))
-
-    return federation(site, partitions, seed=seed, pretrained=recipe.pretrained, evaluate=evaluate)
-
-
-def _site(recipe: FedMASRecipe, shard: Any) -> Site:
-    from zoo.models.fed_mas.client import Site
+        views, truth = validation()
+        network = form_network(recipe)
+        network.load_state_dict(state.network)
+        counts = np.bincount(y, minlength=len(config.labels))
+        return group_scores(recipe, predict_labels(network, views), truth, counts)
 
     def augment(views: Tensor, rng: np.random.Generator) -> Tensor:
         return to_network(augmented(views.float() / 255, rng))
 
-    return Site(
-        recipe,
-        recipe.plan,
-        partial(form_network, recipe),
-        shard,
-        len(recipe.network.labels),
-        to_network,
-        augment if recipe.augment else None,
-        recipe.classifier_only,
+    site = Site(recipe, len(config.labels), to_network, augment if recipe.augment else None)
+    start = partial(form_network, recipe, pretrained=True) if recipe.pretrained else None
+    return federation(
+        site, partitions, network=partial(form_network, recipe), shard=shard, seed=seed, start=start, evaluate=evaluate
     )
 
 
@@ -208,104 +297,29 @@ def form_network(recipe: FedMASRecipe, pretrained: bool = False) -> Network:
 
 
 def federation(
-    site: Site, partitions: Sequence[np.ndarray], *, seed: int, pretrained: bool = False, evaluate: Any = None
+    site: Site,
+    partitions: Sequence[np.ndarray],
+    *,
+    network: Callable[[], Network],
+    shard: Callable[[int], Shard],
+    seed: int,
+    start: Callable[[], Network] | None = None,
+    evaluate: Any = None,
 ) -> Federation:
-    """The server's side: FedAvg of the clients by the plan's weights; CReFF adds the classifier's re-training."""
-    from flwr.serverapp.strategy import FedAvg
-
-    from zoo.federated import Federation
-    from zoo.models.fed_mas.client import client_app
-    from zoo.models.fed_mas.creff import CReFF
-
-    options: dict[str, Any] = {"fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}
-    strategy = FedAvg(**options)
-    if site.plan.federated_features:
-        strategy = CReFF(site.classes, site.network().classifier.in_features, seed=seed, **options)
+    """FedAvg of the clients by the plan's weights; CReFF adds the classifier's re-training."""
+    plan = site.recipe.plan
     return Federation(
-        model=partial(site.network, pretrained=True) if pretrained else site.network,
-        strategy=strategy,
-        client=client_app(site),
+        model=network,
+        client=partial(client, site=site),
+        data=shard,
         partitions=partitions,
         rounds=site.recipe.rounds,
-        weights="samples" if site.classifier_only else WEIGHTS[site.plan.aggregation],
+        aggregate=CReFF(seed) if plan.federated_features else average,
+        start=None if start is None else lambda: {"network": start()},
+        weights="samples" if site.recipe.classifier_only else WEIGHTS[plan.aggregation],
         evaluate=evaluate,
         target="label",
-        same_shapes=not site.plan.federated_features,  # CReFF's clients add their classifier gradients
     )
-
-
-def divide(recipe: FedMASRecipe, cases: Dataset, y: Int[np.ndarray, " n"], seed: int) -> list[np.ndarray]:
-    """Which client holds which cases. Raises ``OptionError`` for an unknown way, ``DataError`` for unfit data."""
-    from zoo.federated import by_attribute, by_file, dirichlet, iid
-
-    kind, _, name = recipe.partition.partition(":")
-    if recipe.partition == "iid":
-        return list(iid(len(cases), recipe.clients, seed))
-    if recipe.partition == "dirichlet":
-        return list(dirichlet(y, recipe.clients, recipe.alpha, seed))
-    if kind == "column" and name:
-        return list(by_attribute(cases, name))
-    if kind == "file" and name:
-        return list(by_file(cases, name))
-    raise OptionError(f"partition must be iid, dirichlet, column:NAME or file:PATH, not {recipe.partition!r}")
-
-
-def own_test(
-    recipe: FedMASRecipe, data: TrainData, place: int, config: FedMASConfig
-) -> tuple[UInt8[Tensor, "n 3 s s"], Int[Tensor, " n"]] | None:
-    """The test cases that share a client's value of the column by which cases were divided; none without a column."""
-    kind, _, name = recipe.partition.partition(":")
-    if kind != "column":
-        return None
-    value = data.train[place].attributes.get(name)
-    places = [i for i, case in enumerate(data.test) if case.attributes.get(name) == value]
-    cases = data.test.subset(places)
-    return load_views(cases, config.image_size), torch.from_numpy(labels_of(cases, config.labels))
-
-
-def labels_of(cases: Dataset, labels: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """The class of every case. Raises ``DataError`` for a case without label, or with one that isn't in ``labels``."""
-    return np.array([class_of(case, labels) for case in cases], dtype=np.int64)
-
-
-def class_of(case: Case, labels: Sequence[str]) -> int:
-    """The place of a case's label among ``labels``; a number counts as a place."""
-    if case.label is None:
-        raise DataError(f"case {case.id} has no label; every client trains on labelled cases")
-    if str(case.label) in labels:
-        return list(labels).index(str(case.label))
-    if str(case.label).isdigit() and int(str(case.label)) < len(labels):
-        return int(str(case.label))
-    raise DataError(
-        f"case {case.id} has the label {case.label!r}, which is none of {', '.join(labels)}; "
-        "choose other classes with --set network.labels=A,B,..."
-    )
-
-
-def in_memory(data: TrainData) -> TrainData:
-    """The data set with every phantom made once instead of each time that it's looked at; files stay files."""
-
-    def made(part: Dataset) -> Dataset:
-        entries = [replace(e, case=e.case() if callable(e.case) else e.case) for e in part.entries]
-        return Dataset(part.spec, entries, part.columns, part.labels)
-
-    return TrainData(made(data.train), made(data.validation), made(data.test))
-
-
-def load_views(cases: Dataset, size: int) -> UInt8[Tensor, "n 3 s s"]:
-    """The images as the network takes them, in memory."""
-    views = [view(media.read(case.image).require_2d("fed-mas"), size) for case in cases]
-    stacked = np.stack(views) if views else np.zeros((0, size, size, 3), np.uint8)
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
-
-
-@torch.no_grad()
-def predict_labels(network: Network, views: UInt8[Tensor, "n 3 s s"]) -> Int[np.ndarray, " n"]:
-    """The most probable class of every image."""
-    network.eval()
-    device = next(network.parameters()).device
-    parts = [network(to_network(part.to(device))).logits.argmax(1).cpu() for part in views.split(128)]
-    return torch.cat(parts).numpy()
 
 
 def group_scores(
@@ -324,10 +338,7 @@ def group_scores(
 
 def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
     """A small prior first if one is asked for, then the federation, then cRT; scores and figures into ``run.out``."""
-    from zoo.federated import federate
-    from zoo.federated.engines import construct
-    from zoo.federated.federation import check
-    from zoo.storage import remove_folder
+    from zoo.federated import federate  # needs Flower
 
     config, data = recipe.form, in_memory(data)
     attribute_values(recipe.attribute, data.test)  # refuses an unfit file before the first round
@@ -343,10 +354,10 @@ def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
             load_prior(config.prior)  # refuses before the first round what every client would stumble over
         if recipe.plan.distil and not recipe.feature_cache:
             recipe = replace(recipe, feature_cache=str(folder / "features"))
-        outcome: Outcome = federate(build, recipe, data, run)
+        outcome = federate(build, recipe, data, run)
         if recipe.crt_rounds:
             again = replace(recipe, classifier_only=True, rounds=recipe.crt_rounds)
-            final = federate(build, again, data, run, stage="crt", arrays=outcome.state_dict())
+            final = federate(build, again, data, run, stage="crt", models={"network": outcome.state_dict()})
         else:
             final = outcome
         model = finished(recipe, final.state_dict(), y, prior)
@@ -394,10 +405,6 @@ def report(
     out: Path,
 ) -> None:
     """``scores.json`` of the test part, and the figures of the split and of the training."""
-    from zoo.federated import split_figure
-    from zoo.models.fed_mas.figures import training_figures
-    from zoo.storage import write_file
-
     counts = np.bincount(y, minlength=len(recipe.network.labels))
     if len(data.test):
         truth = labels_of(data.test, recipe.network.labels)
@@ -411,27 +418,8 @@ def report(
         write_file(out / "scores.json", json.dumps(record, indent=2) + "\n")
     training_figures(outcome, counts, recipe.network, out)
     names = [recipe.network.labels[k] for k in y]
-    split_figure(names, divide(recipe, data.train, y, seed), out / "split.png")
-
-
-def attribute_values(where: str, cases: Dataset) -> list[str]:
-    """The attribute of every case, from a column or from ``file:PATH``; ``unknown`` where it isn't stated.
-
-    Raises ``DataError`` for a file that isn't there or lacks the columns ``id`` and ``value``.
-    """
-    if not where:
-        return []
-    kind, _, name = where.partition(":")
-    if kind != "file":
-        return [str(case.attributes.get(where, "unknown")) for case in cases]
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise DataError(f"there is no file {path} that states the attribute of the cases")
-    rows = table_rows(path)
-    if not rows or not {"id", "value"} <= rows[0].keys():
-        raise DataError(f"{path} needs the columns id and value")
-    stated = {str(row.get("id")): str(row.get("value", "unknown")) for row in rows}
-    return [stated.get(name, "unknown") for name in cases.ids]
+    parts = divide(data.train, y, recipe.partition, recipe.clients, recipe.alpha, seed)
+    split_figure(names, parts, out / "split.png")
 
 
 SKIN = FedMASConfig()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from PIL import Image as PILImage
-from PIL import ImageDraw
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from zoo.models.local_global_prototypes.model import Evidence, LocalGlobalPrototypes
 
 SHOWN_CASES, SHOWN_REGIONS = 4, 3  # in the figure
-_FRAME = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class LookAlikes(Classification):
         ]
         for case in self.look_alikes[:SHOWN_CASES]:
             name = f"{case.label or 'unlabelled'}, cos {case.similarity:.2f}: {case.id}"
-            top.append(fig.Panel(name, self.pictures.get(case.id) or _absent(case.id)))
+            top.append(fig.Panel(name, self.pictures.get(case.id) or fig.absent(case.id)))
         bottom: list[fig.Panel] = []
         view = self.window.cut(np.round(self.image.rgb() * 255).astype(np.uint8))
         # Prototypes that agree on the region and on the patch would fill the row with one picture.
@@ -119,11 +116,13 @@ class LookAlikes(Classification):
         for region in list(distinct.values())[:SHOWN_REGIONS]:
             box = [(edge - offset) / self.window.side for edge, offset in
                    zip(region.box, (self.window.left, self.window.top) * 2, strict=True)]  # fmt: skip
-            seen = _framed(_heat(view, region.heatmap), box)
-            bottom.append(fig.Panel(f"this region, cos {region.similarity:.2f}", seen))
+            low, high = float(region.heatmap.min()), float(region.heatmap.max())
+            # what is unlike fades to grey, what is alike glows
+            heat = fig.heat_over(view, (region.heatmap - low) / max(high - low, 1e-6))
+            bottom.append(fig.Panel(f"this region, cos {region.similarity:.2f}", fig.framed(heat, box)))
             name = region.source_id or "no source image stored"
             source = self.pictures.get(f"source {name}")
-            framed = _absent(name) if source is None else _framed(fig.to_picture(source), region.source_box)
+            framed = fig.absent(name) if source is None else fig.framed(fig.to_picture(source), region.source_box)
             bottom.append(fig.Panel(f"looks like this {region.label}: {name}", framed))
         return top, bottom
 
@@ -134,31 +133,11 @@ class LookAlikes(Classification):
     def figure(self, side: int = 288) -> PILImage.Image:
         """Above the input with its look-alikes, below its regions with the training patches they look like."""
         top, bottom = self._rows()
-        gap, text = 16, 26
-        columns = max(len(top), len(bottom))
-        width = max(columns * (side + gap) + gap, 640)
-        rows = [("The whole image: training images of the closest prototype's cluster", top)]
+        parts = [("The whole image: training images of the closest prototype's cluster", top)]
         if bottom:
-            rows.append(
-                ("Its regions: where the strongest local prototypes fire, and the patches they stand for", bottom)
-            )
-        height = 44 + len(rows) * (side + 2 * text + gap) + 34
-        canvas = PILImage.new("RGB", (width, height), "white")
-        draw = ImageDraw.Draw(canvas)
-        title = f"{self.provenance.model}: {Path(self.source).name or self.source}"
-        draw.text((gap, 14), _shorten(draw, title, width - 2 * gap, 20), fill="black", font=fig.font(20))
-        y = 48
-        for heading, panels in rows:
-            draw.text((gap, y), _shorten(draw, heading, width - 2 * gap, 16), fill="black", font=fig.font(16))
-            for place, panel in enumerate(panels):
-                left = gap + place * (side + gap)
-                caption = _shorten(draw, panel.title, side, 14)
-                draw.text((left, y + text - 2), caption, fill=(70, 70, 70), font=fig.font(14))
-                canvas.paste(fig.to_picture(panel.picture, side), (left, y + 2 * text - 6))
-            y += side + 2 * text + gap
-        footer = f"weights: {self.provenance.weights} ({self.provenance.disclaimer})"
-        draw.text((gap, y), _shorten(draw, footer, width - 2 * gap, 14), fill=(90, 90, 90), font=fig.font(14))
-        return canvas
+            heading = "Its regions: where the strongest local prototypes fire, and the patches they stand for"
+            parts.append((heading, bottom))
+        return fig.rows(parts, title=self.title, footer=self.footer, side=side)
 
 
 def explain(
@@ -318,46 +297,3 @@ def _regions(
 def _edges(row: int, column: int, side: int) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of a cell, as shares of the square."""
     return column / side, row / side, (column + 1) / side, (row + 1) / side
-
-
-# ---- drawing -------------------------------------------------------------------------------------------------------
-
-
-def _heat(view: np.ndarray, heatmap: Float[np.ndarray, "h w"]) -> PILImage.Image:
-    """The picture with similarity laid over it: what is unlike fades to grey, what is alike glows."""
-    base = np.asarray(fig.to_picture(view), np.float32)
-    size = (base.shape[1], base.shape[0])
-    smooth = np.asarray(PILImage.fromarray(heatmap.astype(np.float32)).resize(size, PILImage.Resampling.BILINEAR))
-    low, high = float(heatmap.min()), float(heatmap.max())
-    share = (smooth - low) / max(high - low, 1e-6)
-    colours = np.asarray(fig.heatmap(share), np.float32)
-    opacity = (0.25 + 0.3 * share)[..., None]
-    return PILImage.fromarray((base * (1 - opacity) + colours * opacity).round().astype(np.uint8))
-
-
-def _framed(picture: PILImage.Image, box: Sequence[float]) -> PILImage.Image:
-    """A white and black frame around ``box``, given in shares of the sides."""
-    picture = picture.copy()
-    draw = ImageDraw.Draw(picture)
-    left, top, right, bottom = (round(v * s) for v, s in zip(box, picture.size * 2, strict=True))
-    draw.rectangle((left, top, max(right - 1, left + 1), max(bottom - 1, top + 1)), outline="black", width=7)
-    if right - left > 6 and bottom - top > 6:
-        draw.rectangle((left + 2, top + 2, right - 3, bottom - 3), outline=_FRAME, width=3)
-    return picture
-
-
-def _absent(name: str) -> PILImage.Image:
-    """A card in place of a picture that isn't stored."""
-    card = PILImage.new("RGB", (fig.PANEL_SIDE, fig.PANEL_SIDE), (225, 225, 225))
-    draw = ImageDraw.Draw(card)
-    text = _shorten(draw, name, fig.PANEL_SIDE - 20, 26)
-    draw.text((fig.PANEL_SIDE // 2, fig.PANEL_SIDE // 2), text, fill=(60, 60, 60), font=fig.font(26), anchor="mm")
-    return card
-
-
-def _shorten(draw: ImageDraw.ImageDraw, text: str, width: float, size: int) -> str:
-    if draw.textlength(text, font=fig.font(size)) <= width:
-        return text
-    while text and draw.textlength(text + "…", font=fig.font(size)) > width:
-        text = text[:-1]
-    return text + "…"

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 
 from zoo.claims import Claim, Comparison
 from zoo.data.case import Case
 from zoo.data.phantoms.fundus import fundus
-from zoo.models.map_vessel.model import MapVessel, MapVesselConfig, Modality
+from zoo.metrics import dice
+from zoo.models.map_vessel.model import MapVessel, MapVesselConfig
 from zoo.models.map_vessel.training import (
     MapVesselRecipe,
     Method,
@@ -58,8 +58,8 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     for arm in arms:
         with Run(seed=seed, device="cpu") as arm_run:
             model = fit(replace(recipe, method=arm), styled, [], arm_run)
-        dice = {name: float(np.mean([_dice(model, case) for case in cases])) for name, cases in tests.items()}
-        scores[arm] = {"target mean": float(np.mean([dice[name] for name in tests if name != "source"])), **dice}
+        found = {name: float(np.mean([_dice(model, case) for case in cases])) for name, cases in tests.items()}
+        scores[arm] = {"target mean": float(np.mean([found[name] for name in tests if name != "source"])), **found}
     return scores
 
 
@@ -110,13 +110,11 @@ def fluorescein_angiogram(eye: Case, rng: np.random.Generator) -> Float[np.ndarr
     return np.clip(image, 0, 1).astype(np.float32)
 
 
-@torch.no_grad()
 def _dice(model: MapVessel, case: Case) -> float:
     shift = case.attributes.get("modality")
-    modality: Modality = "octa" if shift == "OCT-A" else "fa" if shift == "FA" else "fundus"
-    predicted = model.predict(case.image, modality=modality).mask > 0
-    truth = np.asarray(case.masks["mask"]) > 0
-    return 100.0 * 2 * (predicted & truth).sum() / max(predicted.sum() + truth.sum(), 1)
+    modality = "octa" if shift == "OCT-A" else "fa" if shift == "FA" else "fundus"
+    found = model.predict(case.image, modality=modality).mask > 0
+    return 100 * dice(found, np.asarray(case.masks["mask"]) > 0, empty=0.0)
 
 
 claim = Claim(

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from zoo import figure, media
 from zoo.data.fundus import field_of_view, vessel_contrast
+from zoo.data.images import resize
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.map_vessel import plugin
@@ -184,16 +184,6 @@ def _extent(inside: Bool[np.ndarray, "h w"]) -> int:
 def _fit(size: tuple[int, ...], scale: float) -> tuple[int, int]:
     h, w = (max(1, round(side * scale)) for side in size)
     return h, w
-
-
-def resize(array: Float[np.ndarray, "h w *c"], size: tuple[int, ...]) -> Float[np.ndarray, "H W *c"]:
-    """Bicubic, with the support of the larger pixel when reducing."""
-    if array.shape[:2] == tuple(size):
-        return array
-    if array.ndim == 3:
-        return np.stack([resize(array[..., c], size) for c in range(array.shape[-1])], axis=-1)
-    picture = PILImage.fromarray(np.ascontiguousarray(array, dtype=np.float32))
-    return np.asarray(picture.resize((size[1], size[0]), PILImage.Resampling.BICUBIC))
 
 
 class ResidualUNet(nn.Module):

@@ -17,9 +17,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from zoo.data.augment import big_aug, random_square
+from zoo.data.images import resize
 from zoo.data.sets import read_mask
 from zoo.errors import DataError
-from zoo.models.map_vessel.model import MapVessel, MapVesselConfig, ResidualUNet, prepare, resize
+from zoo.metrics import dice
+from zoo.models.map_vessel.model import MapVessel, MapVesselConfig, ResidualUNet, prepare
+from zoo.nn.losses import dice_ce
 from zoo.ops import prototype_similarity
 from zoo.training import Training
 
@@ -102,15 +106,15 @@ def fit(recipe: MapVesselRecipe, sources: list[Source], validation: Sequence[Cas
         rng = run.generator("mixture", step, run.accelerator.process_index)
 
         if recipe.method in ("baseline", "bigaug"):
-            view = x[:, :1] if recipe.method == "baseline" else big_augment(x[:, :1], rng)
-            loss = segmentation_loss(g(view)[0], y)
+            view = x[:, :1] if recipe.method == "baseline" else big_aug(x[:, :1], rng)
+            loss = dice_ce(g(view)[0], y)
             _update(run, adam_train, loss)
             run.log(loss=loss)
         elif recipe.method == "pooled" or not recipe.episodic:
             # As many views as an episode has: one pseudo-modality of the four, and M mixtures.
             views = torch.cat([_one_of_four(x, rng)[:, None], mixtures(x, recipe.mixtures, recipe.alpha, rng)], 1)
             logits, z = g(views.flatten(0, 1))
-            l_seg = segmentation_loss(logits, y.repeat_interleave(views.shape[1], 0))
+            l_seg = dice_ce(logits, y.repeat_interleave(views.shape[1], 0))
             l_ncc = ncc_loss(z, views.shape[1]) if recipe.method == "map" else l_seg.new_zeros(())
             loss = recipe.w_seg * l_seg + recipe.w_ncc * l_ncc
             _update(run, adam_train, loss)
@@ -122,7 +126,7 @@ def fit(recipe: MapVesselRecipe, sources: list[Source], validation: Sequence[Cas
                 _update(run, adam_test, losses["meta_train"] + losses["meta_test"])
             else:
                 logits, anchor = g(x1)  # meta-train on D^1
-                meta_train = segmentation_loss(logits, y)
+                meta_train = dice_ce(logits, y)
                 _update(run, adam_train, meta_train)
                 logits, z = g(s.flatten(0, 1))  # meta-test on the mixtures
                 losses = meta_test_losses(logits, z, y, anchor, recipe)
@@ -131,7 +135,7 @@ def fit(recipe: MapVesselRecipe, sources: list[Source], validation: Sequence[Cas
             run.log(**losses)
 
         if (step + 1) % (steps_per_epoch * recipe.decay_every) == 0 and validation:
-            run.log(validation_dice=_dice(model, validation))
+            run.log(validation_dice=validation_dice(model, validation))
     return model.eval()
 
 
@@ -144,7 +148,7 @@ def meta_test_losses(
 ) -> dict[str, Tensor]:
     """L_test = w1 L_seg + w2 L_sim + w3 L_ncc (Sec. 2.4) and its terms; mixtures of one image are adjacent."""
     m = recipe.mixtures
-    l_seg = segmentation_loss(logits, y.repeat_interleave(m, 0))
+    l_seg = dice_ce(logits, y.repeat_interleave(m, 0))
     l_sim = similarity_loss(z, anchor.detach(), m)
     l_ncc = ncc_loss(z, m)
     total = recipe.w_seg * l_seg + recipe.w_sim * l_sim + recipe.w_ncc * l_ncc
@@ -164,7 +168,7 @@ def _second_order_losses(g: nn.Module, x1: Tensor, s: Tensor, y: Tensor, recipe:
     """Both losses, the second through one differentiable gradient step of the first. Single process only."""
     weights = dict(g.named_parameters())
     logits, anchor = g(x1)
-    meta_train = segmentation_loss(logits, y)
+    meta_train = dice_ce(logits, y)
     gradients = torch.autograd.grad(meta_train, list(weights.values()), create_graph=True)
     fast = {k: w - recipe.lr_train * d for (k, w), d in zip(weights.items(), gradients, strict=True)}
     logits, z = torch.func.functional_call(g, fast, (s.flatten(0, 1),))
@@ -178,13 +182,6 @@ def _update(run: Run, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 # ---- losses ---------------------------------------------------------------------------------------------------
-
-
-def segmentation_loss(logits: Float[Tensor, "b 2 h w"], y: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
-    """L_seg = cross-entropy + Dice, both over all pixels of the batch (crops may hold no vessel at all)."""
-    vessel = logits.softmax(1)[:, 1]
-    dice = (2 * (vessel * y).sum() + 1) / (vessel.sum() + y.sum() + 1)
-    return F.cross_entropy(logits, y) + 1 - dice
 
 
 def similarity_loss(z: Float[Tensor, "nm latent"], anchor: Float[Tensor, "n latent"], m: int) -> Float[Tensor, ""]:
@@ -220,21 +217,6 @@ def _one_of_four(x: Float[Tensor, "n 4 h w"], rng: np.random.Generator) -> Float
     return x[torch.arange(len(x), device=x.device), chosen][:, None]
 
 
-def big_augment(x: Float[Tensor, "n 1 h w"], rng: np.random.Generator) -> Float[Tensor, "n 1 h w"]:
-    """Stacked intensity augmentation: gamma, contrast and brightness, blur, noise; result in [0, 1]."""
-    out = []
-    for image in x:
-        gamma, contrast, shift = 2.0 ** rng.uniform(-1, 1), rng.uniform(0.5, 1.5), rng.uniform(-0.2, 0.2)
-        image = (image.clamp(0, 1) ** gamma - 0.5) * contrast + 0.5 + shift
-        sigma = rng.uniform(0.05, 1.2)
-        kernel = torch.exp(-(torch.arange(-3, 4, device=x.device, dtype=x.dtype) ** 2) / (2 * sigma**2))
-        kernel = kernel / kernel.sum()
-        image = F.conv2d(F.pad(image[None], (3, 3, 3, 3), mode="reflect"), kernel.outer(kernel)[None, None])[0]
-        noise = torch.from_numpy(rng.standard_normal(image.shape)).to(x)
-        out.append(image + rng.uniform(0, 0.1) * noise)
-    return torch.stack(out).clamp(0, 1)
-
-
 @dataclass(frozen=True)
 class Source:
     """A labelled photograph, ready to be cropped."""
@@ -255,13 +237,7 @@ def crops(
     for i in index:
         source = sources[i]
         planes = np.concatenate([source.rgb if colour else source.grey, source.mask[None]])
-        short = [max(0, size - side) for side in planes.shape[1:]]
-        if any(short):
-            planes = np.pad(planes, ((0, 0), (0, short[0]), (0, short[1])))
-        top, left = (rng.integers(side - size + 1) for side in planes.shape[1:])
-        window = np.rot90(planes[:, top : top + size, left : left + size], int(rng.integers(4)), (1, 2))
-        if rng.random() < 0.5:
-            window = window[..., ::-1]
+        window = random_square(planes, size, rng)
         xs.append(window[:-1].astype(np.float32))
         ys.append(window[-1].astype(np.int64))
     return torch.from_numpy(np.stack(xs)), torch.from_numpy(np.stack(ys))
@@ -325,7 +301,7 @@ def _train_synthesis(stage: str, sources: list[Source], recipe: MapVesselRecipe,
         index = run.indices(len(sources), batch, step, key=stage)
         rng = run.generator(stage, step, run.accelerator.process_index)
         x, y = crops(sources, index, recipe.crop, rng, colour=True)
-        loss = segmentation_loss(f(x.to(run.device)), y.to(run.device))
+        loss = dice_ce(f(x.to(run.device)), y.to(run.device))
         _update(run, adam, loss)
         run.log(loss=loss)
     return run.unwrap(f).eval().requires_grad_(False)
@@ -349,16 +325,10 @@ def _likeness(f: SynthesisNetwork, other: SynthesisNetwork, sources: Sequence[So
     return float(np.mean([abs(np.corrcoef(a, b)[0, 1]) for a, b in pairs]))
 
 
-@torch.no_grad()
-def _dice(model: MapVessel, cases: Sequence[Case]) -> float:
+def validation_dice(model: MapVessel, cases: Sequence[Case]) -> float:
     """Mean Dice over the cases at threshold 0.5."""
-    model.eval()
-    values = []
-    for case in cases:
-        predicted, truth = model.predict(case.image, modality="fundus").mask > 0, read_mask(case) > 0
-        values.append(2 * (predicted & truth).sum() / max(predicted.sum() + truth.sum(), 1))
-    model.train()
-    return float(np.mean(values))
+    found = [model.predict(case.image, modality="fundus").mask > 0 for case in cases]
+    return float(np.mean([dice(mask, read_mask(case) > 0, empty=0.0) for mask, case in zip(found, cases, strict=True)]))
 
 
 training = Training(

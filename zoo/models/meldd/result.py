@@ -10,11 +10,19 @@ from jaxtyping import Bool, Float
 from PIL import Image as PILImage
 
 from zoo import figure as fig
-from zoo.models.meldd import charts
+from zoo.figure.body import body
 from zoo.prediction import Prediction
 
 SHOWN = 16  # lesions on the contact sheet: the most suspicious
 MAPPED = 128  # lesions up to which whole attention maps are kept
+_SHADES = ((222, 235, 247), (158, 202, 225), (254, 178, 76), (189, 60, 0))  # below the operating point blue, above red
+EVIDENCE = {
+    "V0": "lesion alone",
+    "V1": "+ other lesions",
+    "V2": "+ others, site",
+    "V3": "+ others, age, sex",
+    "V4": "+ all of these",
+}
 
 
 @dataclass(kw_only=True)
@@ -81,52 +89,73 @@ class PatientLesions(Prediction):
 
     def severity(self, p: float, variant: str | None = None) -> float:
         """A probability on a scale from 0 to 1 whose middle is the operating point."""
-        return charts.severity(p, self.operating_points[variant] if variant else self.operating_point)
+        return severity(p, self.operating_points[variant] if variant else self.operating_point)
 
     def legend(self) -> list[fig.LegendEntry]:
         return [
             fig.LegendEntry(
-                f"probability of melanoma below the operating point, {self.operating_point:.1%}", charts.shade(0.25)
+                f"probability of melanoma below the operating point, {self.operating_point:.1%}", shade(0.25)
             ),
-            fig.LegendEntry("at or above it (marked !)", charts.shade(0.8)),
+            fig.LegendEntry("at or above it (marked !)", shade(0.8)),
         ]
 
     def panels(self) -> list[fig.Panel]:
         ranked = [i for i in self.rank if i in self.pictures]
-        tiles = [
-            charts.Tile(
-                self.pictures[i], self.numbers[i], float(self.probability[i]), bool(self.malignant[i]),
-                self.sites[i] or "site unknown", self.severity(float(self.probability[i])),
-            )
-            for i in ranked
-        ]  # fmt: skip
-        count = len(self.names)
-        which = f"{count} lesions" if count <= len(tiles) else f"{len(tiles)} of {count} lesions"
-        person = [None if self.age is None else f"age {self.age:g}", self.sex]
-        about = ", ".join([self.variant, *(fact for fact in person if fact)])
-        panels = [fig.Panel(f"{which}, most suspicious first ({about})", charts.contact_sheet(tiles))]
-        if self.attention is not None and len(self.attention) and count > 1:
-            first = self.attention.shape[-1] - count
-            order = sorted(ranked)
-            table = self.attention[-1].mean(0)[first:, first:][np.ix_(order, order)]
-            shown = [self.numbers[i] for i in order]
-            flagged = [bool(self.malignant[i]) for i in order]
-            panels.append(fig.Panel("who looks at whom: last layer's attention", charts.matrix(table, shown, flagged)))
+        panels = [fig.Panel(self._heading(len(ranked)), fig.tiles([self._tile(i) for i in ranked]))]
+        if self.attention is not None and len(self.attention) and len(self.names) > 1:
+            panels.append(fig.Panel("who looks at whom: last layer's attention", self._attention(sorted(ranked))))
         if any(self.sites):
-            worst: dict[str, tuple[int, float]] = {}
-            for i, site in enumerate(self.sites):
-                if site is not None:
-                    n, most = worst.get(site, (0, 0.0))
-                    worst[site] = n + 1, max(most, self.severity(float(self.probability[i])))
-            panels.append(fig.Panel("sites: lesions, and the worst of each", charts.body(worst)))
+            panels.append(fig.Panel("sites: lesions, and the worst of each", self._body()))
         if len(self.evidence) > 1:
-            some = ranked[:4]
-            rows = {
-                self.numbers[i]: {
-                    name: (float(p[i]), charts.severity(float(p[i]), self.operating_points[name]))
-                    for name, p in self.evidence.items()
-                }
-                for i in some
-            }
-            panels.append(fig.Panel("what each kind of evidence changes", charts.evidence(rows)))
+            groups = {f"lesion {self.numbers[i]}": [self._bar(name, float(p[i])) for name, p in self.evidence.items()]
+                      for i in ranked[:4]}  # fmt: skip
+            panels.append(fig.Panel("what each kind of evidence changes", fig.grouped_bars(groups, digits=0)))
         return panels
+
+    def _heading(self, shown: int) -> str:
+        count = len(self.names)
+        which = f"{count} lesions" if count <= shown else f"{shown} of {count} lesions"
+        person = [None if self.age is None else f"age {self.age:g}", self.sex]
+        return f"{which}, most suspicious first ({', '.join([self.variant, *(fact for fact in person if fact)])})"
+
+    def _tile(self, i: int) -> fig.Tile:
+        p, malignant = float(self.probability[i]), bool(self.malignant[i])
+        lines = f"{self.numbers[i]}: {p:.0%}{' !' if malignant else ''}", self.sites[i] or "site unknown"
+        return fig.Tile(self.pictures[i], lines, shade(self.severity(p)), bold=malignant)
+
+    def _attention(self, order: list[int]) -> PILImage.Image:
+        """Rows attend to columns; mid grey is even attention to all that are shown, black twice as much or more."""
+        assert self.attention is not None
+        first = self.attention.shape[-1] - len(self.names)
+        table = self.attention[-1].mean(0)[first:, first:][np.ix_(order, order)]
+        return fig.matrix(
+            table / (2 * (float(table.mean()) or 1.0)),
+            [f"{self.numbers[i]}{'!' if self.malignant[i] else ''}" for i in order],
+            inks=[shade(1.0) if self.malignant[i] else (90, 90, 90) for i in order],
+            rows="looks", columns="is looked at", key="white: none, mid grey: as to all others, black: twice as much",
+        )  # fmt: skip
+
+    def _body(self) -> PILImage.Image:
+        worst: dict[str, tuple[int, float]] = {}
+        for p, site in zip(self.probability, self.sites, strict=True):
+            if site is not None:
+                n, most = worst.get(site, (0, 0.0))
+                worst[site] = n + 1, max(most, self.severity(float(p)))
+        return body({site: (n, shade(level)) for site, (n, level) in worst.items()})
+
+    def _bar(self, variant: str, p: float) -> fig.Bar:
+        level = self.severity(p, variant)
+        return fig.Bar(f"{variant} {EVIDENCE[variant]}", p, shade(level), "!" if level >= 0.5 else "")
+
+
+def severity(p: float, operating_point: float) -> float:
+    """0 to 1 with the operating point at 0.5, linear on both sides of it."""
+    t = min(max(operating_point, 1e-6), 1 - 1e-6)
+    return 0.5 * p / t if p < t else 0.5 + 0.5 * (p - t) / (1 - t)
+
+
+def shade(level: float) -> tuple[int, int, int]:
+    """Pale to darker blue below 0.5, orange to dark red from it on: told apart in greyscale and by the colour-blind."""
+    low, high, share = (_SHADES[0], _SHADES[1], 2 * level) if level < 0.5 else (_SHADES[2], _SHADES[3], 2 * level - 1)
+    r, g, b = (round((1 - share) * a + share * b) for a, b in zip(low, high, strict=True))
+    return r, g, b

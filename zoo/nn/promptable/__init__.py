@@ -8,7 +8,6 @@ other necks (``before_neck``), more outputs (``add_mask_tokens``), gradients to 
 from __future__ import annotations
 
 from zoo.nn.promptable.attention import use_operator
-from zoo.nn.promptable.cache import EmbeddingCache, content_key
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.nn.promptable.promptable import (
     Decoded,
@@ -23,13 +22,12 @@ from zoo.nn.promptable.promptable import (
     two_way,
 )
 from zoo.nn.promptable.prompts import Box, Mask, Point, Prompt, box_around, prompts_from
-from zoo.nn.promptable.sam import add_lora, digest, freeze, load_sam, resize_input, small_config
+from zoo.nn.promptable.sam import add_lora, freeze, load_sam, resize_input, small_config
 
 __all__ = [
     "Box",
     "Decoded",
     "Embedded",
-    "EmbeddingCache",
     "Frame",
     "Mask",
     "Point",
@@ -41,9 +39,7 @@ __all__ = [
     "add_mask_tokens",
     "before_neck",
     "box_around",
-    "content_key",
     "decode",
-    "digest",
     "encode_prompts",
     "freeze",
     "load_sam",

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from transformers import SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
-from zoo.nn.promptable import sam as sams
-from zoo.nn.promptable.cache import EmbeddingCache, content_key
+from zoo.data.features import FeatureCache, content_key, weights_key
 from zoo.nn.promptable.frame import Fit, Frame, Tensors
 from zoo.nn.promptable.prompts import Prompt, box_around
 
@@ -37,10 +36,10 @@ class Decoded(NamedTuple):
 class Promptable:
     """A frozen SAM with a cache of embeddings. ``fit``: how an image fills the square (see ``Frame``)."""
 
-    def __init__(self, sam: SamModel, *, fit: Fit = "pad", cache: EmbeddingCache | None = None) -> None:
+    def __init__(self, sam: SamModel, *, fit: Fit = "pad", cache: FeatureCache | None = None) -> None:
         self.sam = sam
         self.fit = fit
-        self.cache = EmbeddingCache() if cache is None else cache
+        self.cache = FeatureCache() if cache is None else cache
         self._weights: str | None = None
 
     @property
@@ -59,7 +58,7 @@ class Promptable:
         """The features of one image (on 0 to 255), from the cache if it was seen under these weights before."""
         frame = self.frame(*image.shape[:2])
         if self._weights is None:
-            self._weights = sams.digest(self.sam.vision_encoder)
+            self._weights = weights_key(self.sam.vision_encoder)
         key = content_key(image, self._weights, str(self.size), self.fit)
 
         def encode() -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,12 +166,3 @@ def add_lora(sam: SamModel, rank: int = 4, *, alpha: int | None = None, targets:
         target_modules=rf"vision_encoder\..*\.({'|'.join(targets)})",
     )  # fmt: skip
     return get_peft_model(sam, config)
-
-
-def digest(module: nn.Module) -> str:
-    """A short name for a module's weights and buffers, the same on every machine."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:24]

@@ -1,0 +1,96 @@
+"""Losses against small computations by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo.nn.losses import (
+    balanced_weights,
+    class_counts,
+    contrastive_loss,
+    dice_bce,
+    dice_ce,
+    dice_losses,
+    low_cross_entropy,
+    project_on_simplex,
+    root_weights,
+    supervised_contrastive_loss,
+)
+
+
+def test_dice_ce_of_a_perfect_and_of_an_undecided_answer() -> None:
+    y = torch.tensor([[[0, 1], [1, 1]]])
+    sure = 40.0 * torch.stack([1 - y, y], 1).float()
+    assert dice_ce(sure, y).item() == pytest.approx(0, abs=1e-6)
+    undecided = torch.zeros(1, 2, 2, 2)
+    assert dice_ce(undecided, y).item() == pytest.approx(math.log(2) + 1 - (2 * 1.5 + 1) / (2 + 3 + 1))
+
+
+def test_dice_ce_counts_the_pixels_of_the_batch_together() -> None:
+    y = torch.zeros(2, 2, 2, dtype=torch.int64)
+    y[0] = 1  # the other image holds nothing
+    sure = 40.0 * torch.stack([1 - y, y], 1).float()
+    assert dice_ce(sure, y).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_dice_of_objects_by_hand(squared: bool) -> None:
+    pytest.importorskip("monai")
+    p = torch.tensor([[0.2, 0.8], [0.5, 0.5]], dtype=torch.float64)
+    truth = torch.tensor([[0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    logits = torch.logit(p)[:, None, None]
+    below = [0.04 + 0.64 + 1, 0.5 + 2] if squared else [1 + 1, 1 + 2]
+    expected = [1 - (2 * 0.8 + 1) / (below[0] + 1), 1 - (2 * 1 + 1) / (below[1] + 1)]
+    assert dice_losses(logits, truth[:, None, None], squared=squared)[:, 0].tolist() == pytest.approx(expected)
+    entropy = F.binary_cross_entropy(p, truth).item()
+    total = dice_bce(logits, truth[:, None, None], squared=squared).item()
+    assert total == pytest.approx(entropy + np.mean(expected))
+
+
+def test_weights_of_rare_classes() -> None:
+    counts = class_counts(torch.tensor([0, 0, 0, 0, 1]), 3)
+    assert counts.tolist() == [4, 1, 0]
+    assert balanced_weights(counts[:2]).tolist() == [5 / 8, 5 / 2]
+    assert balanced_weights(counts).tolist() == pytest.approx([5 / 12, 5 / 3, 1])
+    root = root_weights(counts)
+    assert root[1] / root[0] == pytest.approx(2)
+    assert root[2] == 0
+    assert root[:2].mean() == pytest.approx(1)
+
+
+@given(values=st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=8), total=st.floats(0.5, 8))
+def test_the_projection_lies_on_the_simplex_and_no_vertex_is_nearer(values: list[float], total: float) -> None:
+    v = torch.tensor(values, dtype=torch.float64)
+    found = project_on_simplex(v, total)
+    assert found.min() >= 0
+    assert found.sum().item() == pytest.approx(total)
+    for vertex in total * torch.eye(len(v), dtype=torch.float64):  # the obtuse-angle test of a projection
+        assert ((v - found) * (vertex - found)).sum() <= 1e-9
+
+
+def test_low_weighs_hard_samples_more_and_all_alike_for_a_large_rho() -> None:
+    logits, y = torch.tensor([[3.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 0])
+    plain = F.cross_entropy(logits, y)
+    assert low_cross_entropy(logits, y, 1e6).item() == pytest.approx(plain.item(), rel=1e-4)
+    assert low_cross_entropy(logits, y, 0.1) > plain
+
+
+def test_contrast_of_two_views_by_hand() -> None:
+    z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])  # each pair alike, pairs at right angles
+    expected = -math.log(math.exp(2) / (math.exp(2) + 2))
+    assert contrastive_loss(z, 0.5).item() == pytest.approx(expected)
+    assert contrastive_loss(z[[0, 1, 3, 2]], 0.5) > expected
+
+
+def test_contrast_of_labels_by_hand() -> None:
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    expected = -math.log(math.exp(2) / (math.exp(2) + 1))
+    assert supervised_contrastive_loss(z, torch.tensor([1, 1, 0]), 0.5).item() == pytest.approx(expected)
+    assert supervised_contrastive_loss(z, torch.tensor([0, 1, 2])) == 0

@@ -1,0 +1,104 @@
+"""What travels in a federation, as a paper sees it: ``Update`` up, ``State`` on the server, ``Context`` at a client.
+
+A model here is a dict of tensors by name. ``network`` is the one that ``Federation.model`` makes; a paper may send more
+beside it: a teacher, architecture parameters, images, features. All numbers are plain and all tensors on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Tensors = dict[str, Tensor]
+
+
+class Update:
+    """What a client answers: models by name, the number of cases behind them, and numbers for the tables.
+
+    Of a model that the server sent, names and shapes must be the server's; others are the paper's own business. The
+    server fills in ``client`` and ``weight``, how much the client counts by ``Federation.weights``.
+    """
+
+    client: int = -1
+    weight: float = math.nan
+
+    def __init__(
+        self, models: Mapping[str, nn.Module | Mapping[str, Any]] | None = None, *, num_examples: int, **numbers: float
+    ) -> None:
+        self.models = {name: tensors_of(model) for name, model in (models or {}).items()}
+        self.num_examples = int(num_examples)
+        self.numbers = {name: value if isinstance(value, int) else float(value) for name, value in numbers.items()}
+
+
+@dataclass(frozen=True)
+class State:
+    """What the server has: ``models``, which go to every client, and ``own``, which stays here.
+
+    ``own`` is a nest of numbers, text, tensors, lists and dicts: momentum, sums over rounds, a learned data set. Both
+    are in the checkpoints. ``round`` counts from 1; ``exchange`` is the one of ``Federation.exchanges`` that has just
+    been answered, and ``failed`` the clients that gave no usable answer to it.
+    """
+
+    models: dict[str, Tensors]
+    own: dict[str, Any] = field(default_factory=dict)
+    round: int = 0
+    exchange: str = ""
+    failed: tuple[int, ...] = ()
+
+    @property
+    def network(self) -> Tensors:
+        return self.models["network"]
+
+    def updated(self, own: Mapping[str, Any] | None = None, **models: Mapping[str, Tensor]) -> State:
+        """With some models replaced or new, and some of its own as well."""
+        changed = {name: dict(model) for name, model in models.items()}
+        return replace(self, models={**self.models, **changed}, own={**self.own, **(own or {})})
+
+
+@dataclass
+class Context:
+    """Who a client is, what it got, and what it keeps.
+
+    ``kept`` is this client's own from round to round, on every engine and after a kill: a nest of numbers, text,
+    tensors, lists and dicts. ``received``: every model that the server sent.
+    """
+
+    client: int
+    round: int
+    exchange: str
+    device: torch.device
+    received: dict[str, Tensors]
+    kept: dict[str, Any]
+
+
+def average(updates: Sequence[Update], state: State) -> State:
+    """FedAvg: every model of the server's becomes the mean of the clients', by their weights."""
+    there = [name for name in state.models if all(name in update.models for update in updates)]
+    weights = [update.weight for update in updates]
+    return state.updated(**{name: weighted_mean([u.models[name] for u in updates], weights) for name in there})
+
+
+def weighted_mean(models: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
+    """The mean of models in the number types of the first: that of step counters is a whole number."""
+    total = sum(weights)
+    return {name: _mean([model[name] for model in models], [w / total for w in weights]) for name in models[0]}
+
+
+def _mean(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    whole = not (tensors[0].is_floating_point() or tensors[0].is_complex())
+    wide = torch.float64 if whole else tensors[0].dtype
+    mean = tensors[0].to(wide) * shares[0]
+    for tensor, share in zip(tensors[1:], shares[1:], strict=True):
+        mean = mean + tensor.to(wide) * share
+    return (mean.round() if whole else mean).to(tensors[0].dtype)
+
+
+def tensors_of(model: nn.Module | Mapping[str, Any]) -> Tensors:
+    """Tensors by name, on the CPU and without gradient."""
+    named = model.state_dict() if isinstance(model, nn.Module) else model
+    return {name: torch.as_tensor(value).detach().cpu() for name, value in named.items()}

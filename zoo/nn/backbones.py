@@ -1,0 +1,138 @@
+"""Image classifiers as starting points: timm and torchvision by name, their normalisation, a small encoder for demos.
+
+    encoder = build("resnet18", needed_by="my-model")                                  # [b 3 h w] -> [b 512]
+    encoder = build("densenet169.tv_in1k", needed_by="my-model", pooled=False, pretrained=True)   # a feature map
+    encoder = build("small", needed_by="my-model", channels=(16, 32, 64))              # trains in minutes on a CPU
+
+Names are timm's (``resnet18``, with a tag where weights are meant: ``resnet18.tv_in1k``) or a Hub id of a timm network
+(``hf-hub:ORG/NAME``). Weights are fetched only for ``pretrained=True``, through :mod:`zoo.hub`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD
+from zoo.errors import MissingExtraError
+
+EXTRA = "backbones"
+
+
+class Small(nn.Sequential):
+    """3 x 3 convolutions with batch norm and ReLU, of stride 2 unless ``strides`` says otherwise."""
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int] | None = None, *, pooled: bool = True, inputs: int = 3
+    ) -> None:
+        strides = [2] * len(channels) if strides is None else strides
+        layers: list[nn.Module] = []
+        for before, after, stride in zip((inputs, *channels[:-1]), channels, strides, strict=True):
+            layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        super().__init__(*layers)
+        self.width = channels[-1]
+        self.pooled = pooled
+
+    def features(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b c h2 w2"]:
+        return super().forward(x)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b c"] | Float[Tensor, "b c h2 w2"]:
+        """The mean over positions if ``pooled``, else the feature map."""
+        return self.features(x).mean((2, 3)) if self.pooled else self.features(x)
+
+
+class Backbone(nn.Module):
+    """A timm network without its classifier; ``net`` is timm's own module."""
+
+    def __init__(self, net: Any, *, pooled: bool = True) -> None:
+        super().__init__()
+        for name in ("pre_logits", "head", "classifier", "fc", "global_pool"):
+            if hasattr(net, name):
+                setattr(net, name, nn.Identity())
+        self.net = net
+        self.pooled = pooled
+
+    @property
+    def width(self) -> int:
+        """c, of the feature map."""
+        return channels(self.net.pretrained_cfg["architecture"])
+
+    def features(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
+        return self.net.forward_features(x)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"] | Float[Tensor, "b c h2 w2"]:
+        """The mean over positions if ``pooled``, else the feature map."""
+        return self.features(x).mean((2, 3)) if self.pooled else self.features(x)
+
+
+def build(
+    name: str,
+    *,
+    needed_by: str,
+    pretrained: bool = False,
+    pooled: bool = True,
+    channels: Sequence[int] = (24, 32, 48, 64),
+    strides: Sequence[int] | None = None,
+    **options: Any,
+) -> Small | Backbone:
+    """A convolutional network from images to vectors, or to a feature map (``pooled=False``).
+
+    ``small`` is :class:`Small` with ``channels`` and ``strides``, which has no pretrained weights; any other name is
+    timm's, and ``options`` go to ``timm.create_model``. Raises ``MissingExtraError`` without timm, and ``WeightsError``
+    where pretrained weights can't be had.
+    """
+    if name == "small":
+        return Small(channels, strides, pooled=pooled)
+    return Backbone(timm_network(name, needed_by=needed_by, pretrained=pretrained, **options), pooled=pooled)
+
+
+def timm_network(name: str, *, needed_by: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    """``timm.create_model(name, **options)`` as it is; ``pretrained`` with the weights of its tag, through zoo.hub."""
+    timm = _timm(name)
+    if not pretrained:
+        return timm.create_model(name, pretrained=False, **options)
+    from zoo.hub import timm_backbone
+
+    return timm_backbone(name, needed_by=needed_by, **options)
+
+
+def torchvision_network(name: str, **options: Any) -> nn.Module:
+    """``torchvision.models``' network of that name with random weights. Raises ``MissingExtraError``."""
+    try:
+        import torchvision
+    except ImportError:
+        raise MissingExtraError(f"the architecture {name}", "torchvision", EXTRA) from None
+    return torchvision.models.get_model(name, weights=None, **options)
+
+
+@cache
+def channels(name: str) -> int:
+    """Of the last feature map of timm's network ``name``; nothing is fetched, and no memory taken."""
+    timm = _timm(name)
+    with torch.device("meta"):
+        net = Backbone(timm.create_model(name, pretrained=False), pooled=False).eval()
+        size = timm.data.resolve_data_config({}, model=net.net)["input_size"]
+        return net.features(torch.zeros(1, *size)).shape[1]
+
+
+@cache
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, by channel and of [0, 1], that the weights of timm's ``name`` were trained with.
+
+    ImageNet's for ``small`` and for names without public weights.
+    """
+    card = None if name == "small" else _timm(name).get_pretrained_cfg(name)
+    return (IMAGENET_MEAN, IMAGENET_STD) if card is None else (tuple(card.mean), tuple(card.std))
+
+
+def _timm(name: str) -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise MissingExtraError(f"the backbone {name}", "timm", EXTRA) from None
+    return timm

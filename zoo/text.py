@@ -1,0 +1,53 @@
+"""Small helpers for text and JSON that several rooms need: names, near misses, lists in a sentence, finite numbers."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def close_to(name: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.5) -> list[str]:
+    """At most ``count`` of ``known`` that look like ``name``, the nearest first. ``cutoff``: 0 takes all, 1 itself."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy for a mistyped ``name``: the closest of ``known``, or all of them."""
+    known = list(known)
+    close = close_to(name, known)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(known)}" if known else "there are none"
+
+
+def listed(items: Sequence[str], last: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def kebab(name: str) -> str:
+    """A name in kebab-case, from camel case, spaces or anything else: ``MyModel 2`` becomes ``my-model-2``.
+
+    Only ``a-z``, digits and single hyphens remain; it may be empty.
+    """
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)
+    return re.sub(r"[^a-z0-9]+", "-", split.lower()).strip("-")
+
+
+def normalised(distribution: str) -> str:
+    """The name of a distribution as package indices compare it (PEP 503): ``My_Zoo.Plugin`` is ``my-zoo-plugin``."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def finite(value: Any) -> Any:
+    """Plain data without NaN and infinities, which JSON lacks: they become None. Tuples become lists."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
