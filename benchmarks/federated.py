@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from zoo.data.sets import load_dataset
-from zoo.data.splits import TrainData, split
+from zoo.data.splits import Split, TrainData, split
 from zoo.federated import Context, Federation, Update, federate, iid
 from zoo.training import Run
 from zoo.training.recipe import digest
@@ -68,7 +68,7 @@ def seconds(recipe: Recipe, engine: str = "local") -> float:
 
     spec = f"phantom:fundus?n={CASES}"
     parts = split(load_dataset(spec), seed=0)
-    source = {"data": spec, "phantom": None, "fractions": (0.7, 0.1, 0.2), "cases": digest(parts)}
+    source = {"data": spec, "phantom": None, "split": asdict(Split()), "cases": digest(parts)}
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "run", device="cpu", progress=False, engine=engine, source=source)
         start = time.perf_counter()

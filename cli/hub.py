@@ -45,9 +45,9 @@ def push(
     json: Json = False,
 ) -> None:
     """Publish weights with a model card on the Hugging Face Hub."""
-    from zoo import hub
+    from zoo import publish
 
-    result = hub.push(
+    result = publish.push(
         what, repo, private=private, revision=revision, pull_request=pull_request, message=message, dry_run=dry_run
     )
     if json:
@@ -90,8 +90,8 @@ def _print_files(files: dict[str, int]) -> None:
 
 def list_(everything: Everything = False, json: Json = False) -> None:
     """List the weights in the cache."""
-    from zoo.cache import cached
     from zoo.hub import size_text
+    from zoo.hub.cache import cached
 
     items = cached(everything=everything)
     if json:
@@ -116,8 +116,8 @@ def size(everything: Everything = False, json: Json = False) -> None:
     """Print how much room the weights in the cache take, and where it is."""
     from huggingface_hub import constants
 
-    from zoo.cache import cached
     from zoo.hub import size_text
+    from zoo.hub.cache import cached
 
     items = cached(everything=everything)
     total = sum(item.size for item in items)
@@ -132,8 +132,8 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
     """Remove weights from the cache."""
-    from zoo.cache import remove
     from zoo.hub import size_text
+    from zoo.hub.cache import remove
 
     chosen, freed = remove(repo, dry_run=True)
     if not yes:

@@ -48,7 +48,7 @@ def predict(
     if any(_is_table(one) for one in found):
         from zoo import inference
 
-        found = inference.unfold(model, found)
+        found = inference.unfold(found)
     names = [_name(one) for one in found]
     stems = _stems(names)
     _check_out(out, stems, names)

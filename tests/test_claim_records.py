@@ -30,7 +30,7 @@ def test_every_record_is_complete_and_of_its_models_claim(card) -> None:
 
 
 def test_records_are_found_from_any_folder(tmp_path, monkeypatch) -> None:
-    from zoo.card import model_card
+    from zoo.publish import model_card
 
     monkeypatch.chdir(tmp_path)
     verdict = claims.record_of(CARDS[0])["verdict"]

@@ -183,19 +183,47 @@ def test_refusals(toy, squares, tmp_path):
 def test_a_plugin_may_measure_in_its_own_way(toy, squares, monkeypatch):
     from dataclasses import replace
 
-    own = replace(toy.training, score=lambda prediction, case: {"words": 3.0})
+    own = replace(toy.training, score=lambda model, case, options: {"words": 3.0})
     monkeypatch.setattr(toy, "training", own)
     result = evaluate(toy.Toy(), squares, split="all")
     assert [metric.name for metric in result.metrics] == ["words"]
 
 
+def test_an_operating_point_is_measured_by_lesion_and_resampled_by_patient():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"patient": f"p{i // 4}", "truth": ("benign", "melanoma")[i % 4 == 0],
+         "predicted": ("benign", "melanoma")[i % 4 == 0 or i % 8 == 1], "operating_point": 0.4,
+         "p_benign": 0.0, "p_melanoma": 0.3 * (i % 4 == 0) + rng.random()}
+        for i in range(80)
+    ]  # fmt: skip
+    found = {metric.name: metric for metric in evaluations.over_rows(rows, 0)}
+    assert found["sensitivity"].mean == 1.0
+    assert found["specificity"].mean == pytest.approx(1 - 10 / 60)
+    assert found["balanced_accuracy"].mean == pytest.approx(1 - 5 / 60)
+    assert found["balanced_accuracy_test_optimal"].mean >= 0.5
+    assert found["auroc"].low < found["auroc"].mean < found["auroc"].high
+    assert all(metric.cases == 80 for metric in found.values())
+    with pytest.raises(DataError, match="at least two are needed"):
+        evaluations.over_rows([row for row in rows if row["truth"] == "benign"], 0)
+
+
+def test_cases_of_one_patient_are_drawn_together():
+    """Ten equal cases of each of two patients are two facts, not twenty: the interval says so."""
+    rows = [{"dice": float(i % 2), "patient": f"p{i % 2}"} for i in range(20)]
+    (together,), (apart,) = (evaluations.over_rows(some, 0) for some in (rows, [{"dice": row["dice"]} for row in rows]))
+    assert (together.mean, together.low, together.high) == (0.5, 0.0, 1.0)
+    assert 0.2 < apart.low < 0.5 < apart.high < 0.8
+
+
 def test_labels_of_a_table_find_their_class():
     prediction = SimpleNamespace(probabilities={"benign": 0.3, "malignant": 0.7})
+    model = SimpleNamespace(predict=lambda image: prediction)
     for label in ("malignant", 1, "1"):
-        row = evaluations._classification(prediction, Case(np.zeros((1, 1)), "c", label=label))
+        row = evaluations._classification(model, Case(np.zeros((1, 1)), "c", label=label), {})
         assert (row["truth"], row["predicted"], row["p_benign"]) == ("malignant", "malignant", 0.3)
     with pytest.raises(DataError, match="isn't one of benign, malignant"):
-        evaluations._classification(prediction, Case(np.zeros((1, 1)), "c", label="odd"))
+        evaluations._classification(model, Case(np.zeros((1, 1)), "c", label="odd"), {})
 
 
 def test_the_figure_of_classes_shows_the_confusion():

@@ -22,6 +22,17 @@ pytest.importorskip("pybind11")
 
 MAX_WHEEL = 26 << 20  # 20 MiB of weights at most, and the rest
 IMPORTS = "import zoo.registry, zoo.cli; print(zoo.registry.__file__); print(zoo.cli.__file__)"
+NOTHING_ELSE = """
+import importlib, zoo.errors, zoo.registry, zoo.cli
+for name in ("setup", "tests", "zoo", "docs", "benchmarks", "csrc", "examples"):
+    try:
+        importlib.import_module("zoo." + name)
+    except ModuleNotFoundError as error:
+        assert error.name == "zoo." + name, error
+    else:
+        raise AssertionError(f"zoo.{name} was imported")
+assert len(list(zoo.__path__)) == 1, zoo.__path__
+"""
 TOP_LEVEL = """
 import importlib.util
 assert importlib.util.find_spec("registry") is None, "registry"
@@ -110,6 +121,17 @@ def test_an_editable_install_imports_them_from_the_checkout(checkout, environmen
     output = run(environment, "-c", IMPORTS, cwd=tmp_path).splitlines()
     assert output == [str(checkout / "registry" / "__init__.py"), str(checkout / "cli" / "__init__.py")]
     run(environment, "-c", TOP_LEVEL, cwd=tmp_path)
+    for folder in ("tests", "docs", "benchmarks", "examples"):  # what a checkout also holds
+        (checkout / folder).mkdir(exist_ok=True)
+        (checkout / folder / "__init__.py").touch()
+    run(environment, "-c", NOTHING_ELSE, cwd=tmp_path)
+    run(environment, "-c", NOTHING_ELSE, cwd=checkout, PYTHONSAFEPATH="")  # Python started inside the checkout
+
+
+def test_the_checkout_alone_finds_registry_and_cli(checkout, environment):
+    """Without any installation: the libraries are there, the zoo isn't."""
+    run(environment, "-c", NOTHING_ELSE, cwd=checkout, PYTHONSAFEPATH="")
+    assert "zoo" in run(environment, "-m", "zoo", "--version", cwd=checkout, PYTHONSAFEPATH="")
 
 
 def test_a_wheel_carries_the_compiled_operators(wheel, environment, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo import weights
+from zoo import loading, weights
 from zoo.errors import WeightsError, ZooError
 from zoo.model import Model
 from zoo.plugin import Input, Output, Paper, Plugin
@@ -71,7 +71,7 @@ def _edit(folder: Path, **changes: Any) -> None:
 
 def _refused(folder: Path) -> str:
     with pytest.raises(WeightsError) as refusal:
-        weights.load_into(Tiny, str(folder))
+        loading.load_into(Tiny, str(folder))
     message = str(refusal.value)
     assert message.isprintable(), message
     return message
@@ -80,7 +80,7 @@ def _refused(folder: Path) -> str:
 def test_saved_weights_load_bit_for_bit(tmp_path: Path) -> None:
     model = Tiny(TinyConfig(width=5, depth=3))
     model.norm.num_batches_tracked.fill_(7)
-    back = weights.load_into(Tiny, str(weights.save(model, tmp_path / "x", trained_on="phantoms")))
+    back = loading.load_into(Tiny, str(weights.save(model, tmp_path / "x", trained_on="phantoms")))
     assert back.config == model.config
     assert all(torch.equal(t, back.state_dict()[name]) for name, t in model.state_dict().items())
     assert back.provenance.trained_on == "phantoms"
@@ -99,10 +99,10 @@ def test_the_record_says_what_the_weights_are(folder: Path) -> None:
 def test_half_precision_is_stored_and_loaded_in_the_networks_own(tmp_path: Path) -> None:
     model = Tiny()
     out = weights.save(model, tmp_path / "half", dtype=torch.float16)
-    stored = weights.read_headers(weights.locate(str(out), PLUGIN))
+    stored = weights.read_headers(loading.locate(str(out), PLUGIN))
     assert stored["norm.weight"].dtype == "F16"
     assert stored["norm.num_batches_tracked"].dtype == "I64"
-    back = weights.load_into(Tiny, str(out))
+    back = loading.load_into(Tiny, str(out))
     assert back.layers[0].weight.dtype == torch.float32
     assert torch.equal(back.layers[0].weight, model.layers[0].weight.half().float())
 
@@ -113,7 +113,7 @@ def test_large_weights_are_split_and_saving_again_leaves_one_layout(tmp_path: Pa
     shards = sorted(path.name for path in out.glob("model-*"))
     assert len(shards) > 1
     assert not (out / "model.safetensors").exists()
-    back = weights.load_into(Tiny, str(out))
+    back = loading.load_into(Tiny, str(out))
     assert all(torch.equal(t, back.state_dict()[name]) for name, t in model.state_dict().items())
     weights.save(model, out)
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
@@ -123,7 +123,7 @@ def test_tied_weights_and_views_can_be_saved(tmp_path: Path) -> None:
     model = Tiny()
     model.layers[2].weight = model.layers[0].weight
     model.norm.weight = nn.Parameter(torch.arange(8.0)[::2])
-    back = weights.load_into(Tiny, str(weights.save(model, tmp_path / "x")))
+    back = loading.load_into(Tiny, str(weights.save(model, tmp_path / "x")))
     assert torch.equal(back.layers[2].weight, model.layers[0].weight)
     assert torch.equal(back.norm.weight, torch.tensor([0.0, 2.0, 4.0, 6.0]))
 
@@ -142,7 +142,7 @@ def test_only_safetensors_are_loaded(tmp_path: Path) -> None:
     torch.save({"a": Bomb()}, tmp_path / "pytorch_model.bin")
     assert "only pickled weights ('pytorch_model.bin'), which can run code" in _refused(tmp_path)
     with pytest.raises(WeightsError, match="never pickle"):
-        weights.load_into(Tiny, str(tmp_path / "pytorch_model.bin"))
+        loading.load_into(Tiny, str(tmp_path / "pytorch_model.bin"))
     # pickle under another name is no safetensors file
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "pytorch_model.bin").read_bytes())
     (tmp_path / "config.json").write_text(json.dumps({"model": "tiny", "contract": 1, "config": {}}))
@@ -212,7 +212,7 @@ def test_shards_that_lack_or_repeat_tensors_are_refused(tmp_path: Path) -> None:
     second.unlink()
     assert f"lack {second.name}" in _refused(out)
     second.write_bytes(kept)
-    assert weights.load_into(Tiny, str(out))
+    assert loading.load_into(Tiny, str(out))
 
 
 # ---------------------------------------------------------------- malformed files
@@ -315,7 +315,7 @@ def test_malformed_files_are_refused_cleanly(folder: Path, block: int) -> None:
             raise AssertionError(f"seed {seed}: malformed {name} was not refused but gave {error!r}") from error
         assert len(message) < 2000, (seed, message)
         (folder / name).write_bytes(good[name])
-    assert weights.load_into(Tiny, str(folder))
+    assert loading.load_into(Tiny, str(folder))
 
 
 def test_flipped_bits_never_give_anything_but_a_model_or_a_refusal(folder: Path) -> None:
@@ -331,7 +331,7 @@ def test_flipped_bits_never_give_anything_but_a_model_or_a_refusal(folder: Path)
             content[rng.randrange(800)] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
         try:
-            model = weights.load_into(Tiny, str(folder))
+            model = loading.load_into(Tiny, str(folder))
         except ZooError as error:
             refused.append(str(error))
         else:

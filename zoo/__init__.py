@@ -10,16 +10,33 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
 from zoo._version import __version__
 
-# In a checkout, registry/ and cli/ lie beside this folder. Python started there finds this folder before an installed
-# zoo, so it must find those two as well.
-_checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if os.path.isfile(os.path.join(_checkout, "setup.py")) and os.path.isdir(os.path.join(_checkout, "registry")):
-    __path__.append(_checkout)
+
+class _Beside:
+    """Finds ``zoo.registry`` and ``zoo.cli`` beside this folder, where a checkout has them, and nothing else there.
+
+    Python started in a checkout finds this folder before an installed zoo, so it must find those two as well.
+    """
+
+    checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name not in ("zoo.registry", "zoo.cli"):
+            return None
+        folder = os.path.join(cls.checkout, name.removeprefix("zoo."))
+        return spec_from_file_location(name, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder])
+
+
+if os.path.isfile(os.path.join(_Beside.checkout, "setup.py")):
+    sys.meta_path.append(_Beside)
 
 if TYPE_CHECKING:
     from zoo.claims import reproduce
@@ -33,11 +50,12 @@ if TYPE_CHECKING:
         ZooError,
     )
     from zoo.evaluation import evaluate
-    from zoo.hub import pull, push
+    from zoo.hub import pull
     from zoo.inference import load, predict
     from zoo.model import Model
     from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
     from zoo.prediction import Classification, Prediction, Provenance, Segmentation
+    from zoo.publish import push
     from zoo.registry import info, list_models
     from zoo.training import train
 
@@ -49,7 +67,7 @@ _PUBLIC = {
     "train": "zoo.training",
     "evaluate": "zoo.evaluation",
     "reproduce": "zoo.claims",
-    "push": "zoo.hub",
+    "push": "zoo.publish",
     "pull": "zoo.hub",
     "Model": "zoo.model",
     "Plugin": "zoo.plugin",

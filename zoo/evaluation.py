@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.errors import DataError, OptionError, ZooError
-from zoo.metrics import Metric, over_cases, over_set, segmentation_scores
+from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
 
 if TYPE_CHECKING:
     from zoo.data.case import Case
     from zoo.data.sets import Dataset
     from zoo.model import Model
     from zoo.plugin import Plugin
-    from zoo.prediction import Prediction
     from zoo.training import Training
 
 
@@ -101,18 +100,19 @@ def evaluate(
     unknown split.
     """
     from zoo.data.check import require
+    from zoo.data.patients import by_patient
     from zoo.data.sets import load_dataset
     from zoo.progress import track
 
     network, plugin = _network(model, weights, device)
-    score, training = _score_of(plugin), _training_of(plugin)
+    score = _score_of(plugin)
     dataset = load_dataset(data, plugin=plugin)
     part, notes = _part(dataset, split, weights, seed, network, plugin)
     if not len(part):
         raise DataError(f"the {split} part of {data} is empty")
     require(part, plugin) if plugin.task == "segmentation" else require(part)
-    if training is not None and training.group is not None:
-        part = training.group(part)
+    if plugin.primary_input.kind == "images":
+        part = by_patient(part)
 
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -122,17 +122,14 @@ def evaluate(
         if entry.patient is not None:
             row["patient"] = entry.patient
         try:
-            case = part[place]
-            told = training.ask(case) if training is not None and training.ask is not None else {}
-            scores = score(network.predict(case.image, **{**told, **(options or {})}), case)
+            scores = score(network, part[place], options or {})
         except ZooError as error:
             failures.append(f"{entry.id}: {error}")
             continue
         rows += [{**row, **one} for one in (scores if isinstance(scores, list) else [scores])]
     if not rows:
         raise DataError(f"none of the {len(part)} cases of {data} could be evaluated; the first: {failures[0]}")
-    own = None if training is None else training.measures
-    metrics = own(rows, seed) if own else _over_rows(rows, plugin, seed)
+    metrics = over_rows(rows, seed)
     provenance = network.provenance
     result = Evaluation(
         plugin.name, provenance.weights, provenance.disclaimer, data, split, seed,
@@ -179,9 +176,8 @@ def _network(model: Any, weights: str | None, device: str) -> tuple[Model, Plugi
 
         network = load(model, weights=weights, device=device)
     elif isinstance(model, Plugin):
-        from zoo.inference import pick_device
+        from zoo.loading import load_into, pick_device
         from zoo.training.recipe import resolve
-        from zoo.weights import load_into
 
         spec = weights or ("demo" if model.weights else "none")
         network = load_into(resolve(model, "model")[1], spec, pick_device(device))
@@ -195,7 +191,7 @@ def _part(
     dataset: Dataset, name: str, weights: str | None, seed: int, network: Model, plugin: Plugin
 ) -> tuple[Dataset, list[str]]:
     """The cases to evaluate on, and what a reader of the numbers should know about their choice."""
-    from zoo.data.splits import FRACTIONS, PARTS, load_split, split
+    from zoo.data.splits import PARTS, Split, divide, load_split
 
     if name not in (*PARTS, "all"):
         raise OptionError(f"split must be one of {', '.join(PARTS)} or all, not {name!r}")
@@ -205,13 +201,10 @@ def _part(
     record = Path(weights or "") / "split.json"
     if weights and record.is_file() and trained_here:
         return getattr(load_split(dataset, record), name), ["split as in the training of these weights"]
-    fractions = FRACTIONS
-    if plugin.training:
-        from zoo.training.recipe import resolve
-
-        fractions = resolve(plugin, "training")[1].fractions
+    training = _training_of(plugin)
+    how, recipe = (training.split, training.recipe()) if training is not None else (Split(), None)
     notes = ["the weights were trained on this data; that it's the same split can't be shown"] if trained_here else []
-    return getattr(split(dataset, fractions, seed), name), notes
+    return getattr(divide(dataset, how, recipe, seed), name), notes
 
 
 def _training_of(plugin: Plugin) -> Training | None:
@@ -221,7 +214,7 @@ def _training_of(plugin: Plugin) -> Training | None:
 
 
 def _score_of(plugin: Plugin) -> Any:
-    """How one prediction is compared with its case: the plugin's own way, or that of its task."""
+    """How the model is measured on one case: the plugin's own way, or that of its task."""
     training = _training_of(plugin)
     if training is not None and training.score is not None:
         return training.score
@@ -231,16 +224,17 @@ def _score_of(plugin: Plugin) -> Any:
         raise OptionError(f"{plugin.name} can't be evaluated: its training states no score for {plugin.task}") from None
 
 
-def _segmentation(prediction: Prediction, case: Case) -> dict[str, float]:
+def _segmentation(model: Model, case: Case, options: Mapping[str, Any]) -> dict[str, float]:
     from zoo.data.sets import read_mask
 
+    prediction = model.predict(case.image, **options)
     inside = read_mask(case, "fov") > 0 if "fov" in case.masks else None
     mask, labels, probability = prediction.mask, prediction.labels, prediction.probability  # type: ignore[attr-defined]
     return segmentation_scores(mask, read_mask(case), labels, probability=probability, inside=inside)
 
 
-def _classification(prediction: Prediction, case: Case) -> dict[str, Any]:
-    probabilities: dict[str, float] = prediction.probabilities  # type: ignore[attr-defined]
+def _classification(model: Model, case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
+    probabilities: dict[str, float] = model.predict(case.image, **options).probabilities  # type: ignore[attr-defined]
     names = list(probabilities)
     if isinstance(case.label, int) and 0 <= case.label < len(names):
         truth = names[case.label]
@@ -254,13 +248,25 @@ def _classification(prediction: Prediction, case: Case) -> dict[str, Any]:
     return {"truth": truth, "predicted": predicted, **{f"p_{name}": float(probabilities[name]) for name in names}}
 
 
-def _over_rows(rows: list[dict[str, Any]], plugin: Plugin, seed: int) -> list[Metric]:
+def over_rows(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Metric]:
+    """The measures of what ``score`` returned, with intervals by resampling cases, or patients where rows name one.
+
+    Rows with ``truth``, ``predicted`` and ``p_<label>`` are of a classification. Two labels with the model's
+    ``operating_point`` are measured there, and at Youden's cut-off on the very cases measured (an upper bound, named
+    ``*_test_optimal``). All others are means of their numbers.
+
+    Raises ``DataError`` when only one label occurs.
+    """
+    groups = [row.get("patient", place) for place, row in enumerate(rows)]
     if "truth" in rows[0] and "predicted" in rows[0]:
         names = [name for name in rows[0] if name.startswith("p_")]
         probabilities = np.array([[row[name] for name in names] for row in rows])
         truth = np.array([names.index("p_" + row["truth"]) for row in rows])
         if len(set(truth.tolist())) < 2:
             raise DataError(f"all evaluated cases have the label {rows[0]['truth']!r}; at least two are needed")
-        return over_set(probabilities, truth, seed)
+        if "operating_point" in rows[0]:
+            called = np.array([row["predicted"] == names[1].removeprefix("p_") for row in rows])
+            return over_operating_point(probabilities[:, 1], truth, called, seed, groups)
+        return over_set(probabilities, truth, seed, groups)
     scores = [{name: value for name, value in row.items() if isinstance(value, float)} for row in rows]
-    return over_cases(scores, seed)
+    return over_cases(scores, seed, groups)

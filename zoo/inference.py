@@ -7,11 +7,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from zoo import extras, media, options, registry
-from zoo.errors import OptionError, ZooError
+from zoo.errors import ZooError
 
 if TYPE_CHECKING:
-    import torch
-
     from zoo.model import Model
     from zoo.prediction import Prediction
 
@@ -28,11 +26,11 @@ def load(name: str, *, weights: str | None = None, device: str = "auto") -> Mode
     plugin = entry.plugin
     assert plugin is not None
     extras.require(plugin.extras, plugin.name, entry.distribution)
-    from zoo import weights as weight_files
+    from zoo import loading  # torch is imported for a model that can be run, not for a wrong name
 
-    where = pick_device(device)
-    model_class = registry.resolve(entry, "model")
-    return weight_files.load_into(model_class, weights or ("demo" if plugin.weights else "none"), where)
+    where = loading.pick_device(device)
+    model_class: type[Model] = registry.resolve(entry, "model")
+    return loading.load_into(model_class, weights or ("demo" if plugin.weights else "none"), where)
 
 
 def predict(
@@ -43,7 +41,7 @@ def predict(
     chosen = options.check(model.plugin, given)
     many = inputs if isinstance(inputs, list | tuple) else [inputs]
     if model.plugin.primary_input.kind == "images":
-        many = [one for item in media.group(many) for one in model.unfold(item)]
+        many = unfold(media.group(many))
     elif all(isinstance(one, str) for one in many):
         many = media.expand(list(many))
     results = []
@@ -54,13 +52,11 @@ def predict(
     return results
 
 
-def unfold(name: str, items: Iterable[Any]) -> list[Any]:
-    """Inputs of a model of several images, with tables replaced by what they stand for. Loads no weights."""
-    entry = registry.find(name)
-    assert entry.plugin is not None
-    extras.require(entry.plugin.extras, entry.plugin.name, entry.distribution)
-    model_class = registry.resolve(entry, "model")
-    return [one for item in items for one in model_class.unfold(item)]
+def unfold(items: Iterable[Any]) -> list[Any]:
+    """Inputs of a model of several images, with tables of images replaced by the patients that they stand for."""
+    from zoo.data import patients
+
+    return [one for item in items for one in patients.unfold(item)]
 
 
 def predict_each(
@@ -89,20 +85,3 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda[:n]`` to a device. Raises ``OptionError`` when it isn't there."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise OptionError(f"there is no device {name!r}; choose auto, cpu or cuda[:n]") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise OptionError(f"device {name} is not available here; use --device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise OptionError(f"device {name!r} is not supported; choose auto, cpu or cuda[:n]")
-    return device

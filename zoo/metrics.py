@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -177,35 +177,93 @@ def balanced_accuracy(predicted: Integer[np.ndarray, " n"], truth: Integer[np.nd
     return float(np.nanmean(recalls(predicted, truth, int(max(predicted.max(), truth.max())) + 1)))
 
 
-def over_cases(rows: Sequence[Mapping[str, float]], seed: int = 0) -> list[Metric]:
+def over_cases(
+    rows: Sequence[Mapping[str, float]], seed: int = 0, groups: Sequence[Hashable] | None = None
+) -> list[Metric]:
     """The mean of each per-case score with its interval; NaN scores are left out and not counted."""
     names = dict.fromkeys(name for row in rows for name in row)
     metrics = []
     for name in names:
-        values = np.array([row[name] for row in rows if name in row and math.isfinite(row[name])])
-        low, high = bootstrap(partial(_mean_of, values), len(values), seed)
+        known = [place for place, row in enumerate(rows) if name in row and math.isfinite(row[name])]
+        values = np.array([rows[place][name] for place in known])
+        own = None if groups is None else [groups[place] for place in known]
+        low, high = bootstrap(partial(_mean_of, values), len(values), seed, own)
         metrics.append(Metric(name, float(values.mean()) if len(values) else math.nan, low, high, len(values)))
     return metrics
 
 
-def over_set(probabilities: Float[np.ndarray, "n c"], truth: Integer[np.ndarray, " n"], seed: int = 0) -> list[Metric]:
+def over_set(
+    probabilities: Float[np.ndarray, "n c"],
+    truth: Integer[np.ndarray, " n"],
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> list[Metric]:
     """``classification_scores`` of a set, each with its interval."""
     value = classification_scores(probabilities, truth)
-    rng = np.random.default_rng(seed)
-    n = len(truth)
-    draws = [
-        classification_scores(probabilities[index], truth[index])
-        for index in (rng.integers(0, n, n) for _ in range(RESAMPLES if n > 1 else 0))
-    ]
-    return [Metric(name, value[name], *_percentiles([draw[name] for draw in draws]), n) for name in value]
+    draws = [classification_scores(probabilities[index], truth[index]) for index in resamples(len(truth), seed, groups)]
+    return [Metric(name, value[name], *_percentiles([draw[name] for draw in draws]), len(truth)) for name in value]
 
 
-def bootstrap(statistic: Callable[[Integer[np.ndarray, " n"]], float], n: int, seed: int = 0) -> tuple[float, float]:
+def over_operating_point(
+    probability: Float[np.ndarray, " n"],
+    truth: Integer[np.ndarray, " n"],
+    called: Bool[np.ndarray, " n"],
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> list[Metric]:
+    """AUROC; balanced accuracy, sensitivity and specificity of what was ``called`` positive, and, with the ending
+    ``_test_optimal``, at Youden's cut-off on these very cases: an upper bound. Each with its interval.
+    """
+
+    def values(index: Integer[np.ndarray, " m"]) -> dict[str, float]:
+        p, y, c = probability[index], truth[index], called[index]
+        if y.min() == y.max():
+            return dict.fromkeys(_OPERATING, math.nan)
+        _, sensitivity, specificity = roc(p, y)
+        best = int(np.argmax(sensitivity + specificity))
+        pairs = {"": (c[y == 1].mean(), 1 - c[y == 0].mean()), "_test_optimal": (sensitivity[best], specificity[best])}
+        found = {"auroc": auroc(p, y)}
+        for ending, (sn, sp) in pairs.items():
+            numbers = {"balanced_accuracy": (sn + sp) / 2, "sensitivity": sn, "specificity": sp}
+            found |= {f"{name}{ending}": float(number) for name, number in numbers.items()}
+        return found
+
+    value = values(np.arange(len(truth)))
+    draws = [values(index) for index in resamples(len(truth), seed, groups)]
+    return [Metric(name, value[name], *_percentiles([d[name] for d in draws]), len(truth)) for name in _OPERATING]
+
+
+_OPERATING = (
+    "auroc", "balanced_accuracy", "sensitivity", "specificity", "balanced_accuracy_test_optimal",
+    "sensitivity_test_optimal", "specificity_test_optimal",
+)  # fmt: skip
+
+
+def bootstrap(
+    statistic: Callable[[Integer[np.ndarray, " m"]], float],
+    n: int,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> tuple[float, float]:
     """The 95 % percentile interval of a statistic of resampled places; NaN for fewer than two cases."""
-    if n < 2:
-        return math.nan, math.nan
+    return _percentiles([statistic(index) for index in resamples(n, seed, groups)])
+
+
+def resamples(n: int, seed: int = 0, groups: Sequence[Hashable] | None = None) -> Iterator[Integer[np.ndarray, " m"]]:
+    """Places of ``n`` cases drawn with replacement, again and again; of two groups or more, whole groups are drawn.
+
+    ``groups``: which cases belong together, such as those of a patient.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for place in range(n):
+        members.setdefault(place if groups is None else groups[place], []).append(place)
+    if len(members) < 2:
+        return
+    places = [np.array(chosen) for chosen in members.values()]
     rng = np.random.default_rng(seed)
-    return _percentiles([statistic(rng.integers(0, n, n)) for _ in range(RESAMPLES)])
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(0, len(places), len(places))
+        yield drawn if len(places) == n else np.concatenate([places[i] for i in drawn])
 
 
 def dice(a: Bool[np.ndarray, "*grid"], b: Bool[np.ndarray, "*grid"], *, empty: float = 1.0) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, final
 
@@ -12,7 +13,8 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 from typing_extensions import TypeVar
 
-from zoo import media, options
+from zoo import loading, media, options, weights
+from zoo.data import patients
 from zoo.errors import PluginError
 from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
@@ -70,7 +72,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
                 f"{self.plugin.name} must give a zoo.Prediction for each of {len(cases)} inputs, not {kinds}"
             )
         for case, prediction in zip(cases, made, strict=True):
-            prediction.source = prediction.source or str(getattr(case, "source", "input"))
+            prediction.source = prediction.source or str(getattr(case, "source", getattr(case, "id", "input")))
             prediction.provenance = self.provenance
             prediction.options = {**options.record(chosen), **prediction.options}
         return made
@@ -88,7 +90,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         raise NotImplementedError(f"{type(self).__name__} does not implement _predict")
 
     def _read(self, given: Any) -> Any:
-        """What ``_predict`` gets for one input of a user: a 2-D ``image``, a ``volume``, or the list of its ``images``.
+        """What ``_predict`` gets for one input of a user: a 2-D ``image``, a ``volume``, or a case with its ``images``.
 
         A plugin whose input is none of these overrides it.
         """
@@ -98,33 +100,23 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         if kind == "volume":
             return media.read(given).require_3d(self.plugin.name)
         if kind == "images":
-            return [media.read(one) for one in media.members(given)]
+            return patients.case_of(given)
         return given
-
-    @classmethod
-    def unfold(cls, item: Any) -> list[Any]:
-        """The predictions that one input stands for: itself, unless a model of several images takes tables of them."""
-        return [item]
 
     # PyTorchModelHubMixin's hooks: `from_pretrained`, `save_pretrained` and `push_to_hub` use our layout and checks.
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from zoo.weights import save
-
-        save(self, save_directory)
+        weights.save(self, save_directory)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
         """Publish this model with its card; ``options`` as for :func:`zoo.push`. Returns the address of the commit."""
-        from zoo.hub import push
-
-        return push(self, repo_id, **options).url or ""
+        # By name: publishing stands above the models that it publishes, and a user finds it here all the same.
+        return import_module("zoo.publish").push(self, repo_id, **options).url or ""
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> Model:
-        from zoo import weights
-
         spec = model_id if Path(model_id).exists() else f"hf://{model_id}" + (f"@{revision}" if revision else "")
-        return weights.load_into(cls, spec)
+        return loading.load_into(cls, spec)
 
 
 @contextmanager

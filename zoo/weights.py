@@ -1,8 +1,6 @@
-"""From a weights specification to a model, and back to a folder.
+"""The format of weights: a folder with ``config.json`` and ``model.safetensors`` (or its shards and their index).
 
-``demo`` (in the wheel), a folder or ``.safetensors`` file, ``hf://org/repo@revision``, or ``none`` (random). A folder
-holds ``config.json`` and ``model.safetensors`` (or its shards and their index); nothing else is ever deserialised, and
-every size and shape is checked against the configuration before memory is taken.
+Nothing else is ever deserialised. ``zoo.loading`` makes a model of such a folder.
 """
 
 from __future__ import annotations
@@ -10,31 +8,27 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
-from math import prod
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import config as configs
-from zoo.errors import OptionError, WeightsError, ZooError
-from zoo.plugin import CONTRACT_VERSION, WEIGHTS_CONTRACTS, Plugin
+from zoo import registry
+from zoo.errors import WeightsError
+from zoo.extras import DISTRIBUTION
+from zoo.plugin import CONTRACT_VERSION, Plugin
 from zoo.storage import filling
 
 if TYPE_CHECKING:
     import torch
-
-    from zoo.model import Model
+    from torch import nn
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.joblib")
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 4 << 20, 64 << 20
 MAX_SHARD_SIZE = "5GB"
-MAX_MODULES = 50_000
 
 
 @dataclass(frozen=True)
@@ -59,37 +53,6 @@ class Stored:
     dtype: str  # as safetensors writes it: F16, BF16, I64, ...
 
 
-def locate(spec: str, plugin: Plugin) -> Located:
-    """Find the folder a specification names, downloading from the Hub where it says so.
-
-    Raises ``WeightsError`` naming what is missing or unsafe.
-    """
-    if spec == "demo":
-        folder = _demo_folder(plugin)
-        if folder is None or not (folder / TENSORS).is_file():
-            raise WeightsError(f"{plugin.name} comes without demo weights; pass --weights PATH or hf://ORG/REPO")
-        return Located(folder, spec, folder / TENSORS)
-    if spec.startswith("hf://"):
-        from zoo import hub
-
-        fetched = hub.fetch(hub.address(spec))
-        return Located(fetched.folder, spec, only_safetensors(fetched.folder, spec), fetched.revision)
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return Located(path, spec, only_safetensors(path, spec))
-    if path.suffix == ".safetensors" and path.is_file():
-        return Located(path.parent, spec, path)
-    if path.is_file():
-        raise WeightsError(f"weights {spec} are not a .safetensors file; only safetensors are loaded, never pickle")
-    raise WeightsError(f"there are no weights at {spec}; pass demo, a folder, a .safetensors file or hf://ORG/REPO")
-
-
-def _demo_folder(plugin: Plugin) -> Path | None:
-    package = plugin.model.partition(":")[0].rpartition(".")[0]
-    # A plugin that is one module has no folder of its own.
-    return Path(str(files(package) / "demo")) if package else None
-
-
 def only_safetensors(folder: Path, spec: str) -> Path:
     """The tensors of a folder. Raises ``WeightsError`` when it has none, saying why pickled ones don't count."""
     for name in (TENSORS, INDEX):
@@ -107,36 +70,6 @@ def only_pickle(spec: str, name: str) -> str:
         f"{spec} holds only pickled weights ({shown(name)}), which can run code when loaded; "
         f"ask its author for {TENSORS}"
     )
-
-
-def read_record(located: Located, plugin: Plugin) -> dict[str, Any]:
-    """The checked content of ``config.json``. Raises ``WeightsError`` when it isn't this plugin's."""
-    record = read_any_record(located)
-    spec, made = located.spec, _origin(record)
-    if record.get("model") != plugin.name:
-        raise WeightsError(
-            f"weights {spec} are for the model {shown(record.get('model'))}, not for {plugin.name}; "
-            f"load them with that model or choose other weights"
-        )
-    owner = record_owner(plugin)
-    distribution = record.get("distribution")
-    if distribution and (not isinstance(distribution, str) or _kebab(distribution) != _kebab(owner)):
-        raise WeightsError(
-            f"weights {spec} were made by {plugin.name} of {made}, the installed {plugin.name} is of {owner}; "
-            f"install {shown(distribution)} or choose other weights"
-        )
-    if record.get("contract") not in WEIGHTS_CONTRACTS:
-        raise WeightsError(
-            f"weights {spec} were made by {made} under version {shown(record.get('contract'))} of the contract, "
-            f"this zoo has {CONTRACT_VERSION}; install that release or choose other weights"
-        )
-    there, here = _major(record.get("version")), _major(_release(owner))
-    if there is not None and here is not None and there != here:
-        raise WeightsError(
-            f"weights {spec} were made by {made}, which is incompatible with the installed {owner} {_release(owner)}; "
-            f"install that release or choose other weights"
-        )
-    return record
 
 
 def read_any_record(located: Located) -> dict[str, Any]:
@@ -157,119 +90,8 @@ def _read_json(path: Path, located: Located, limit: int) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"{path.name} of weights {located.spec} can't be read: {_first_line(error)}; get the file again"
+            f"{path.name} of weights {located.spec} can't be read: {first_line(error)}; get the file again"
         ) from error
-
-
-def load_into(model_class: type[Model], spec: str, device: str | torch.device = "cpu") -> Model:
-    """Build a model from a weights specification, in eval mode.
-
-    Raises ``WeightsError`` for weights that are missing, malformed, unsafe or made for another model.
-    """
-    from zoo.prediction import Provenance
-
-    plugin = model_class.plugin
-    if spec == "none":
-        return model_class(model_class.config_class()).to(device).eval()
-    located = locate(spec, plugin)
-    record, config, expected, stored = _checked(model_class, located)
-    tensors = _read_tensors(located, stored, expected)
-    model = model_class(config)
-    model.load_state_dict(tensors)
-    model.provenance = Provenance(
-        model=plugin.name,
-        distribution=_text(record.get("distribution", "")),
-        version=_text(record.get("version", "")),
-        weights=spec,
-        revision=located.revision,
-        trained_on=_text(record.get("trained_on", "unknown data")),
-        disclaimer=_text(record.get("disclaimer", "for research; not for clinical use")),
-    )
-    return model.to(device).eval()
-
-
-def check(model_class: type[Model], located: Located) -> dict[str, Any]:
-    """The record of weights that would load: everything is checked but no tensor is read.
-
-    Raises ``WeightsError`` as :func:`load_into` does.
-    """
-    return _checked(model_class, located)[0]
-
-
-def _checked(
-    model_class: type[Model], located: Located
-) -> tuple[dict[str, Any], Any, dict[str, torch.Tensor], dict[str, Stored]]:
-    import torch
-
-    plugin = model_class.plugin
-    record = read_record(located, plugin)
-    stored = read_headers(located)
-    budget = sum(prod(tensor.shape) for tensor in stored.values())
-    try:
-        config: Any = configs.from_dict(model_class.config_class, record["config"])
-        with torch.device("meta"), _bounded(budget, len(stored)):
-            expected = model_class(config).state_dict()
-    except OptionError as error:
-        raise WeightsError(
-            f"{CONFIG} of weights {located.spec} (made by {_origin(record)}) does not fit {plugin.name} of "
-            f"{record_owner(plugin)} {_release(record_owner(plugin))}: {error}"
-        ) from error
-    except _TooLarge as error:
-        raise WeightsError(
-            f"{CONFIG} of weights {located.spec} describes a network of more than {error.args[0]:,} {error.args[1]}, "
-            f"but its {len(stored):,} tensors hold {budget:,} values; the files don't belong together, get them again"
-        ) from error
-    except ZooError:
-        raise
-    except Exception as error:  # a stranger's values may fail anywhere in a constructor
-        raise WeightsError(
-            f"{CONFIG} of weights {located.spec} builds no {plugin.name}: {_first_line(error)}; get the file again"
-        ) from error
-    _compare(located, plugin, stored, expected)
-    return record, config, expected, stored
-
-
-class _TooLarge(Exception):
-    pass
-
-
-@contextmanager
-def _bounded(values: int, tensors: int) -> Iterator[None]:
-    """Stop building a network that is far larger than what the file holds.
-
-    On the meta device parameters cost no memory but each module costs time, so a configuration in which every value is
-    in range could still keep a machine busy for hours. The slack is for parameters that a constructor replaces.
-    """
-    from torch.nn.modules import module as registration
-
-    me = threading.get_ident()  # the hooks see every thread's networks
-    limits = {"values": 4 * values + 1_000_000, "tensors": 4 * tensors + 10_000, "modules": MAX_MODULES}
-    counts = dict.fromkeys(limits, 0)
-
-    def count(what: str, number: int) -> None:
-        counts[what] += number
-        if counts[what] > limits[what]:
-            raise _TooLarge(limits[what], what)
-
-    def parameter(_: Any, __: str, value: Any) -> None:
-        if value is not None and threading.get_ident() == me:
-            count("values", value.numel())
-            count("tensors", 1)
-
-    def module(_: Any, __: str, ___: Any) -> None:
-        if threading.get_ident() == me:
-            count("modules", 1)
-
-    hooks = [
-        registration.register_module_parameter_registration_hook(parameter),
-        registration.register_module_buffer_registration_hook(parameter),
-        registration.register_module_module_registration_hook(module),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def read_headers(located: Located) -> dict[str, Stored]:
@@ -292,7 +114,7 @@ def read_headers(located: Located) -> dict[str, Stored]:
                     stored[name] = Stored(path, tuple(part.get_shape()), str(part.get_dtype()))
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
             raise WeightsError(
-                f"weights {located.spec} can't be read: {_first_line(error)} in {shard}; get the file again"
+                f"weights {located.spec} can't be read: {first_line(error)} in {shard}; get the file again"
             ) from error
     absent = [name for name in mapping or {} if name not in stored]
     if absent:
@@ -320,7 +142,7 @@ def _read_index(located: Located) -> dict[str, str]:
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
-def _read_tensors(
+def read_tensors(
     located: Located, stored: dict[str, Stored], expected: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError, safe_open
@@ -332,43 +154,12 @@ def _read_tensors(
                 for name in file.keys():  # noqa: SIM118
                     tensors[name] = file.get_tensor(name).to(expected[name].dtype)
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"weights {located.spec} can't be read: {_first_line(error)}; get the file again") from error
+        raise WeightsError(f"weights {located.spec} can't be read: {first_line(error)}; get the file again") from error
     return tensors
 
 
-def _compare(located: Located, plugin: Plugin, found: dict[str, Stored], expected: dict[str, torch.Tensor]) -> None:
-    problems = [
-        f"{name} has shape {list(found[name].shape)}, expected {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tuple(tensor.shape)
-    ]
-    problems += [
-        f"{name} has type {found[name].dtype}, expected {tensor.dtype}"
-        for name, tensor in expected.items()
-        if name in found and not _same_kind(found[name].dtype, tensor.dtype)
-    ]
-    problems += [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{shown(name)} is unknown" for name in found if name not in expected]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        there = sum(prod(tensor.shape) for tensor in found.values())
-        here = sum(tensor.numel() for tensor in expected.values())
-        totals = f" (the file holds {there:,} values, the configuration describes {here:,})" if there != here else ""
-        raise WeightsError(f"weights {located.spec} do not fit {plugin.name}: {'; '.join(problems[:3])}{more}{totals}")
-
-
-def _same_kind(stored: str, expected: torch.dtype) -> bool:
-    """Floats may be stored in another precision; everything else must be what the network has."""
-    import torch
-
-    if expected.is_floating_point:
-        return stored in _FLOATS
-    names = {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"}
-    return stored == names.get(expected, "BOOL" if expected == torch.bool else stored)
-
-
 def save(
-    model: Model,
+    model: nn.Module,
     folder: str | os.PathLike[str],
     *,
     dtype: torch.dtype | None = None,
@@ -386,20 +177,21 @@ def save(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    out, plugin = Path(folder), model.plugin
-    distribution = record_owner(plugin)
+    facts: Any = model  # its plugin, config and provenance, which a plain module has not
+    out, plugin = Path(folder), facts.plugin
+    distribution = owner(plugin)
     record = {
         "model": plugin.name,
         "distribution": distribution,
-        "version": _release(distribution),
+        "version": release(distribution),
         "contract": CONTRACT_VERSION,
         "library_name": "medimg-zoo",
         "task": plugin.task,
         "labels": list(plugin.labels),
         "preprocessing": getattr(model, "preprocessing", None) or _preprocessing(plugin),
-        "trained_on": trained_on or model.provenance.trained_on,
+        "trained_on": trained_on or facts.provenance.trained_on,
         "disclaimer": disclaimer or "for research; not for clinical use",
-        "config": configs.to_dict(model.config),
+        "config": configs.to_dict(facts.config),
     }
     tensors = _storable(model, dtype)
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
@@ -416,12 +208,12 @@ def save(
             if path.name not in written and (path.name in (TENSORS, INDEX) or SHARD.fullmatch(path.name)):
                 path.unlink()
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise WeightsError(f"can't write weights to {out}: {reason}; choose another folder") from error
     return out
 
 
-def _storable(model: Model, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+def _storable(model: nn.Module, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
@@ -442,36 +234,18 @@ def _preprocessing(plugin: Plugin) -> dict[str, str]:
     return {"input": given.kind, "expects": given.help}
 
 
-def record_owner(plugin: Plugin) -> str:
+def owner(plugin: Plugin) -> str:
     """The distribution a plugin came from."""
-    from zoo.extras import DISTRIBUTION
-    from zoo.registry import entries
-
-    owners = [entry.distribution for entry in entries() if entry.plugin is plugin]
+    owners = [entry.distribution for entry in registry.entries() if entry.plugin is plugin]
     return owners[0] if owners else DISTRIBUTION
 
 
-def _release(distribution: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
+def release(distribution: str) -> str:
+    """The installed version of a distribution; nothing where it isn't installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:
         return ""
-
-
-def _major(version: Any) -> int | None:
-    match = re.match(r"\d{1,9}", version) if isinstance(version, str) else None
-    return int(match[0]) if match else None
-
-
-def _origin(record: dict[str, Any]) -> str:
-    distribution = record.get("distribution") or "an unknown distribution"
-    return f"{_text(distribution)} {_text(record.get('version', ''))}".strip()
-
-
-def _kebab(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def shown(value: Any) -> str:
@@ -480,12 +254,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _text(value: Any) -> str:
+def printable(value: Any) -> str:
     """A stranger's text as one printable line."""
     text = "".join(character if character.isprintable() else " " for character in str(value)[:500])
     return " ".join(text.split())
 
 
-def _first_line(error: BaseException) -> str:
-    line = _text((str(error).strip().splitlines() or [""])[0]).rstrip(".")
+def first_line(error: BaseException) -> str:
+    line = printable((str(error).strip().splitlines() or [""])[0]).rstrip(".")
     return line or type(error).__name__

@@ -47,8 +47,8 @@ def test_the_cache_is_empty_at_first(zoo_cli, tmp_path: Path) -> None:
 
 
 def test_the_python_functions_are_public() -> None:
-    from zoo import hub
+    from zoo import hub, publish
 
-    assert zoo.push is hub.push
+    assert zoo.push is publish.push
     assert zoo.pull is hub.pull
     assert {"push", "pull"} <= set(zoo.__all__)

@@ -144,7 +144,7 @@ def _save_demo(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from zoo import weights
+    from zoo import loading
 
     folder = site / "toy_demo"
     folder.mkdir()
@@ -159,4 +159,4 @@ def _save_demo(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "config": {"scale": 1.0},
     }
     (folder / "config.json").write_text(json.dumps(record))
-    monkeypatch.setattr(weights, "_demo_folder", lambda plugin: folder)
+    monkeypatch.setattr(loading, "_demo_folder", lambda plugin: folder)

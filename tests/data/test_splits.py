@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry
-from zoo.data.splits import PARTS, leaks, load_split, save_split, split
+from zoo.data.splits import PARTS, Split, divide, leaks, load_split, save_split, split
 from zoo.errors import DataError, OptionError
 
 IMAGE = np.zeros((2, 2))
@@ -116,3 +117,59 @@ def test_a_split_can_be_written_and_read(tmp_path):
     path.write_text("{}")
     with pytest.raises(DataError, match="no record of a split"):
         load_split(dataset, path)
+
+
+# ---- folds -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    folds: int = 5
+    fold: int = 0
+
+
+FOLDS = Split((0.64, 0.16, 0.20), folds=True)
+
+
+def lesion_set(patients: int = 40, melanomas: int = 8, seed: int = 0) -> Dataset:
+    """A set of lesions without images; ``melanomas`` patients have one."""
+    rng = np.random.default_rng(seed)
+    entries = []
+    for p in range(patients):
+        for i in range(int(rng.integers(1, 9))):
+            label = "melanoma" if p < melanomas and i == 0 else "benign"
+            entries.append(Entry(f"{p}-{i}", Case("x.png", f"{p}-{i}", label=label), patient=f"p{p}"))
+    return Dataset("csv:x", entries)
+
+
+@settings(max_examples=5)
+@given(seed=st.integers(0, 50), fold=st.integers(0, 4))
+def test_folds_keep_patients_together_and_share_out_melanomas(seed: int, fold: int):
+    dataset = lesion_set(seed=seed)
+    parts = divide(dataset, FOLDS, Recipe(fold=fold), seed)
+    people = [{e.patient for e in part.entries} for part in (parts.train, parts.validation, parts.test)]
+    assert len(set.union(*people)) == sum(map(len, people)) == 40
+    assert sum(len(part) for part in (parts.train, parts.validation, parts.test)) == len(dataset)
+    counts = [sum(case.label == "melanoma" for case in part) for part in (parts.train, parts.validation, parts.test)]
+    assert min(counts) >= 1
+    assert counts[0] > counts[1]
+
+
+def test_the_folds_test_every_lesion_once():
+    dataset = lesion_set()
+    tested = [name for fold in range(5) for name in divide(dataset, FOLDS, Recipe(fold=fold), 3).test.ids]
+    assert sorted(tested) == sorted(dataset.ids)
+
+
+def test_folds_that_can_not_be_are_refused():
+    with pytest.raises(OptionError, match="fold must be below folds, 5, not 5"):
+        divide(lesion_set(), FOLDS, Recipe(fold=5))
+    with pytest.raises(DataError, match="has 6 patients, too few for 5 folds"):
+        divide(lesion_set(patients=6), FOLDS, Recipe())
+
+
+def test_splits_that_a_set_states_are_kept():
+    entries = [replace(e, split=("train", "validation", "test")[int(str(e.patient)[1:]) % 3]) for e in
+               lesion_set().entries]  # fmt: skip
+    parts = divide(Dataset("csv:x", entries), FOLDS, Recipe())
+    assert {e.patient for e in parts.test.entries} == {f"p{p}" for p in range(2, 40, 3)}

@@ -67,14 +67,14 @@ def test_what_is_measured_on_the_card_holds(monkeypatch):
 
     import numpy as np
 
-    from zoo import weights
+    from zoo import loading, weights
 
     monkeypatch.syspath_prepend(str(PLUGIN / "src"))
     from importlib import import_module
 
     plugin = import_module("spot_finder").plugin
     monkeypatch.setattr(weights, "record_owner", lambda _: "spot-finder")
-    model = weights.load_into(import_module("spot_finder.model").SpotFinder, "demo")
+    model = loading.load_into(import_module("spot_finder.model").SpotFinder, "demo")
     draw = import_module("spot_finder.phantom").draw
     dice = []
     for seed in range(1000, 1012):

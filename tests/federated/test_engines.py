@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from zoo.data.sets import load_dataset
-from zoo.data.splits import split
+from zoo.data.splits import Split, split
 from zoo.errors import DataError, OptionError
 from zoo.federated import construct, deployment, federate
 from zoo.federated.app import facts_of, rebuild
@@ -43,7 +44,7 @@ def start(toy, table, tmp_path, monkeypatch):
 
     def run(engine, resume=False, **fields):
         parts = split(load_dataset(table), seed=0)
-        source = {"data": table, "phantom": None, "fractions": (0.7, 0.1, 0.2), "cases": digest(parts)}
+        source = {"data": table, "phantom": None, "split": asdict(Split()), "cases": digest(parts)}
         run = Run(
             tmp_path / engine, device="cpu", progress=False, engine=engine, source=source, resume=resume,
             identity={"model": "toy"},
@@ -112,7 +113,7 @@ def test_the_generated_app_passes_flowers_own_check(toy, tmp_path):
 
 def test_other_processes_refuse_other_data(toy, table, tmp_path):
     parts = split(load_dataset(table), seed=0)
-    source = {"data": table, "phantom": None, "fractions": (0.7, 0.1, 0.2), "cases": digest(parts)}
+    source = {"data": table, "phantom": None, "split": asdict(Split()), "cases": digest(parts)}
     run = Run(tmp_path / "run", device="cpu", engine="simulation", source=source)
     facts = facts_of(toy.build, toy.ToyRecipe(), run, "federated")
     assert rebuild(json.dumps(facts)).clients == 2

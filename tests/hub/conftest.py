@@ -97,7 +97,7 @@ def client(hub: Any, server: ModuleType, tmp_path: Path, monkeypatch: pytest.Mon
     """
     from huggingface_hub import _tree_cache, close_session, constants
 
-    from zoo import hub as zoo_hub
+    from zoo.hub import client as zoo_hub
 
     cache = tmp_path / "hf" / "hub"
     for name, value in {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo.cache import cached, remove
 from zoo.errors import WeightsError
+from zoo.hub.cache import cached, remove
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 import zoo
-from zoo.card import check_card, model_card
 from zoo.errors import WeightsError
+from zoo.publish import check_card, model_card
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import zoo
-from zoo import weights
+from zoo import loading, weights
 from zoo.errors import OptionError, WeightsError
 
 IMAGE = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
@@ -372,7 +372,7 @@ def test_a_file_that_was_altered_on_its_way_is_never_loaded(hub, client, server,
         zoo.load("toy-model", weights="hf://org/toy")
     with pytest.raises(WeightsError, match="is damaged"):  # the damaged file is in the cache now
         zoo.load("toy-model", weights="hf://org/toy")
-    from zoo.cache import remove
+    from zoo.hub.cache import remove
 
     remove("org/toy")
     client.forget()
@@ -526,4 +526,4 @@ def test_two_threads_of_one_process_may_load_at_once(hub, client, make_toy) -> N
     with ThreadPoolExecutor(2) as pool:
         models = list(pool.map(lambda _: zoo.load("toy-model", weights="hf://org/toy"), range(2)))
     assert torch.equal(models[0].norm.weight, models[1].norm.weight)
-    assert weights.read_headers(weights.locate("hf://org/toy", models[0].plugin))
+    assert weights.read_headers(loading.locate("hf://org/toy", models[0].plugin))

@@ -62,10 +62,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from zoo import registry, weights
+from zoo import loading, registry, weights
 from zoo.conformance.checks import different, with_query
 from zoo.data.sets import load_dataset
-from zoo.data.splits import TrainData, split
+from zoo.data.splits import TrainData, divide
 from zoo.evaluation import evaluate
 from zoo.model import Model
 from zoo.plugin import Plugin
@@ -171,7 +171,7 @@ class PluginTests:
         self, plugin: Plugin, trained: Trained, predict_on_phantom: Any, tmp_path: Path
     ):
         weights.save(trained.model, tmp_path, trained_on="a few phantoms")
-        back = weights.load_into(type(trained.model), str(tmp_path), "cpu")
+        back = loading.load_into(type(trained.model), str(tmp_path), "cpu")
         assert _unequal(back, trained.model) == []
         before, after = (predict_on_phantom(self.name, model) for model in (trained.model, back))
         assert different(before, after, 1e-5) == ""  # elsewhere in memory sums run in another order
@@ -230,7 +230,7 @@ class PluginTests:
 
 def _parts(dataset: Any, training: Training, recipe: Any) -> TrainData:
     """The division that `zoo train` makes with seed 0."""
-    return training.divide(recipe, dataset, 0) if training.divide else split(dataset, training.fractions, 0)
+    return divide(dataset, training.split, recipe)
 
 
 def _unequal(a: torch.nn.Module, b: torch.nn.Module) -> list[str]:

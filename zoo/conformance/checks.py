@@ -21,7 +21,7 @@ import torch
 from PIL import Image as PILImage
 
 from zoo import config as configs
-from zoo import media, registry, weights
+from zoo import loading, media, registry, weights
 from zoo import options as option_values
 from zoo.conformance.anatomy import examine
 from zoo.conformance.rules import (
@@ -57,9 +57,9 @@ class Subject:
         """On the CPU, in eval mode: with demo weights where they are, else as a fixed seed initialises it."""
         torch.manual_seed(0)
         try:
-            return weights.load_into(self.model_class, "demo", "cpu")
+            return loading.load_into(self.model_class, "demo", "cpu")
         except ZooError:  # the check of the demo weights says why
-            return weights.load_into(self.model_class, "none", "cpu")
+            return loading.load_into(self.model_class, "none", "cpu")
 
     @cached_property
     def specs(self) -> list[str]:
@@ -229,7 +229,7 @@ def save_and_load(subject: Subject) -> str:
     model = model_class(model_class.config_class()).eval()
     with tempfile.TemporaryDirectory(prefix="zoo-check-") as folder:
         weights.save(model, folder, trained_on="nothing")
-        back = weights.load_into(model_class, folder, "cpu")
+        back = loading.load_into(model_class, folder, "cpu")
     if back.config != model.config:
         raise Failed(f"the configuration comes back as {back.config}, not as {model.config}")
     before, after = model.state_dict(), back.state_dict()
@@ -258,11 +258,11 @@ def demo_weights(subject: Subject) -> str:
     blank = [name for name in ("trained_on", "disclaimer", "command", "licence") if not getattr(about, name).strip()]
     if blank:
         raise Failed(f"weights on the card leave {', '.join(blank)} empty; say where they come from")
-    located = weights.locate("demo", plugin)
+    located = loading.locate("demo", plugin)
     size = sum(path.stat().st_size for path in located.folder.iterdir() if path.is_file())
     if size > MAX_DEMO_BYTES:
         raise Failed(f"demo/ is {size / 2**20:.2f} MiB; keep it under {MAX_DEMO_BYTES >> 20} MiB, in half precision")
-    model = weights.load_into(subject.model_class, "demo", "cpu")
+    model = loading.load_into(subject.model_class, "demo", "cpu")
     provenance = model.provenance
     if not provenance.trained_on or not provenance.disclaimer:
         raise Failed("config.json in demo/ doesn't say what the weights were trained on; save them with zoo train")
@@ -539,7 +539,7 @@ def training(subject: Subject) -> str:
     from zoo.conformance.fixed_batch import FixedBatchRun
     from zoo.data.check import require
     from zoo.data.sets import load_dataset
-    from zoo.data.splits import split
+    from zoo.data.splits import divide
     from zoo.training import Training
 
     plugin = subject.plugin
@@ -553,13 +553,14 @@ def training(subject: Subject) -> str:
         raise Failed(f"the training has no preset {lacking[0]!r}; add it to presets")
     if not plugin.phantom:
         raise Skipped("the card names no phantom to train on")
-    data = with_query(plugin.phantom, f"n={TRAINING_CASES}&seed=0")
+    recipe = recipes.configure("demo")
+    count = max(TRAINING_CASES, 2 * recipe.folds) if recipes.split.folds else TRAINING_CASES
+    data = with_query(plugin.phantom, f"n={count}&seed=0")
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
-    recipe = recipes.configure("demo")
     run = FixedBatchRun(seed=0, device="cpu", progress=False, limit=TRAINING_STEPS)
     with run:
-        model = recipes.run(recipe, split(dataset, recipes.fractions, 0), run)
+        model = recipes.run(recipe, divide(dataset, recipes.split, recipe), run)
     if type(model) is not subject.model_class:
         raise Failed(f"the training returned a {type(model).__name__}, not a {subject.model_class.__name__}")
     losses = run.losses
@@ -572,7 +573,7 @@ def training(subject: Subject) -> str:
         raise Failed(f"{len(curve)} steps on one batch don't lower the loss of the stage {stage!r}: {_numbers(curve)}")
     with tempfile.TemporaryDirectory(prefix="zoo-check-") as folder:
         weights.save(model, folder, trained_on=data)
-        trained = weights.load_into(subject.model_class, folder, "cpu")
+        trained = loading.load_into(subject.model_class, folder, "cpu")
         _described(subject, subject.predict(subject.specs[0], model=trained))
     return f"loss {curve[0]:.4g} to {min(curve[1:]):.4g} in {len(curve)} steps on one batch"
 

@@ -10,12 +10,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Case:
-    """An image with what is known about it.
+    """An image with what is known about it, or several that are looked at together.
 
-    ``image`` and each mask are arrays, or paths that ``zoo.media.read`` opens when they are needed; where a plugin
-    predicts on several images at once, the image may be what it makes of them (see ``Training.group``). The mask that a
+    ``image`` and each mask are arrays, or paths that ``zoo.media.read`` opens when they are needed. The mask that a
     model trains on is called ``"mask"`` (integers [h w] or [z h w], 0 is background). ``attributes`` holds whatever
     else a data set states: patient, site, split, age, device.
+
+    ``images``: where a model judges several images as one case, such as all lesions of a patient (``zoo.data.patients``
+    makes such cases). Each is a case of its own, with its label and attributes; ``image`` is then ``None`` and
+    ``attributes`` holds what they share.
     """
 
     image: np.ndarray | str | Any
@@ -23,3 +26,7 @@ class Case:
     masks: dict[str, np.ndarray | str] = field(default_factory=dict)
     label: str | int | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    images: tuple[Case, ...] = ()
+
+    def __str__(self) -> str:
+        return self.id

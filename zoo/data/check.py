@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.data.sets import Dataset, load_dataset, read_mask
@@ -62,7 +62,8 @@ def check(spec: str, *, plugin: Plugin | None = None, progress: bool = True) -> 
     dataset = load_dataset(spec, plugin=plugin)
     facts = _Facts(dataset, plugin)
     for place, case in _made(dataset, facts, progress):
-        facts.look(place, case)
+        for one in case.images or (case,):
+            facts.look(place, one if one is case else replace(one, id=f"{case.id}, {one.id}"))
     return CheckReport(spec, len(dataset), tuple(facts.findings()))
 
 

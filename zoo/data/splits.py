@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoo.data.sets import Dataset
-from zoo.errors import DataError, OptionError
+from zoo.errors import DataError, MissingExtraError, OptionError
 
 FRACTIONS = (0.7, 0.1, 0.2)
 PARTS = ("train", "validation", "test")
@@ -28,6 +28,57 @@ class TrainData:
     def to_dict(self) -> dict[str, Any]:
         """The ids of each part."""
         return {part: getattr(self, part).ids for part in PARTS}
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a model's data are divided: in shares, or in folds for cross-validation.
+
+    ``fractions``: of train, validation and test. ``folds``: the recipe's fields ``folds`` and ``fold`` say how many
+    there are and which is the test; of the others, ``fractions`` say how much is for validation.
+    """
+
+    fractions: tuple[float, float, float] = FRACTIONS
+    folds: bool = False
+
+
+def divide(dataset: Dataset, how: Split | None = None, recipe: Any = None, seed: int = 0) -> TrainData:
+    """The parts of ``dataset`` that a training with ``recipe`` and ``seed`` takes: everybody divides by this.
+
+    Patients stay together, labels are shared out evenly, and splits that a set states are kept. Raises ``OptionError``
+    for a fold that doesn't exist, ``DataError`` for too few patients or a patient stated in two splits.
+    """
+    how = how or Split()
+    if not how.folds:
+        return split(dataset, how.fractions, seed)
+    if recipe.fold >= recipe.folds:
+        raise OptionError(f"fold must be below folds, {recipe.folds}, not {recipe.fold}; the first fold is 0")
+    if any(entry.split for entry in dataset.entries):
+        return split(dataset, how.fractions, seed)
+    return _fold(dataset, recipe.folds, recipe.fold, how.fractions, seed)
+
+
+def _fold(dataset: Dataset, folds: int, fold: int, fractions: Sequence[float], seed: int) -> TrainData:
+    """One fold for the test and one part of the rest for validation. Phantoms aren't drawn to know their labels."""
+    try:
+        from sklearn.model_selection import StratifiedGroupKFold
+    except ImportError as error:
+        raise MissingExtraError("folds by patient", "scikit-learn", "train") from error
+    labels = np.array([_label(dataset, place) for place in range(len(dataset))])
+    patients = np.array([entry.patient or f"case {entry.id}" for entry in dataset.entries])
+    if len(set(patients)) < 2 * folds:
+        raise DataError(f"{dataset.spec} has {len(set(patients))} patients, too few for {folds} folds")
+
+    def parts(places: np.ndarray, count: int) -> list[np.ndarray]:
+        cut = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+        return [places[held_out] for _, held_out in cut.split(places, labels[places], patients[places])]
+
+    everything = np.arange(len(dataset))
+    test = parts(everything, folds)[fold]
+    rest = np.setdiff1d(everything, test)
+    of_rest = round((fractions[0] + fractions[1]) / fractions[1]) if fractions[1] else 0
+    validation = parts(rest, of_rest)[0] if of_rest else rest[:0]
+    return TrainData(*(dataset.subset(part) for part in (np.setdiff1d(rest, validation), validation, test)))
 
 
 def split(dataset: Dataset, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> TrainData:

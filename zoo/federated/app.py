@@ -92,15 +92,15 @@ def server_app(facts: Mapping[str, Any]) -> ServerApp:
 def rebuild(facts: str) -> Federation:
     """The federation of these facts (JSON), built once per process. Raises ``DataError`` if the data differ here."""
     from zoo.data.sets import load_dataset
-    from zoo.data.splits import split
+    from zoo.data.splits import Split, divide
     from zoo.training.recipe import digest
 
     known = json.loads(facts)
     dataset = load_dataset(known["data"], plugin=SimpleNamespace(phantom=known["phantom"]))
-    parts = split(dataset, known["fractions"], known["seed"])
+    recipe = configs.from_dict(_load(known["recipe_type"]), known["recipe"])
+    parts = divide(dataset, Split(tuple(known["split"]["fractions"]), known["split"]["folds"]), recipe, known["seed"])
     if digest(parts) != known["cases"]:
         raise DataError(f"{known['data']} holds other cases here than where the training was started")
-    recipe = configs.from_dict(_load(known["recipe_type"]), known["recipe"])
     with flower.quiet():
         return construct(_load(known["build"]), recipe, parts, known["seed"])
 

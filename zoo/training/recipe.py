@@ -6,19 +6,18 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import config as configs
-from zoo.data.splits import FRACTIONS, TrainData, save_split, split
+from zoo.data.splits import Split, TrainData, divide, save_split
 from zoo.errors import OptionError, ZooError
 from zoo.storage import remove_folder, write_file
 from zoo.training.run import Run
 
 if TYPE_CHECKING:
-    from zoo.data.sets import Dataset
-    from zoo.metrics import Metric
+    from zoo.data.case import Case
     from zoo.model import Model
     from zoo.plugin import Plugin
 
@@ -32,31 +31,22 @@ class Training:
 
     ``recipe``: a frozen dataclass whose defaults are the paper's values. ``presets``: by name, the fields that differ.
     ``run``: the procedure, ``(recipe, data, run) -> model``. A recipe's field ``dtype`` (``float32`` or ``float16``),
-    if it has one, is the precision the weights are stored in. ``fractions``: of train, validation and test.
-    ``score``: ``(prediction, case) -> {name: number}``, how ``zoo evaluate`` measures one case; ``None`` for the
-    usual measures of segmentation and classification. It may return a list of them, one for each thing predicted.
+    if it has one, is the precision the weights are stored in. ``split``: how the data are divided, in shares or folds.
 
-    Three more for models that look at several cases together or have a protocol of their own: ``group`` makes one case
-    of those that ``predict`` takes at once, such as all images of a patient; ``divide`` is ``(recipe, dataset, seed) ->
-    TrainData`` in place of ``fractions``; ``measures`` is ``(rows, seed) -> metrics`` over all that ``score`` returned.
+    ``score``: how ``zoo evaluate`` measures one case, ``(model, case, options) -> {name: number}``, or a list of such
+    rows, one for each thing predicted; ``None`` for the usual measures of segmentation and classification. It asks the
+    model itself, so that it can tell it what the case knows (the box around the mask), or ask several times.
 
     ``federation``: of a federated training, the function ``(recipe, data, seed) -> zoo.federated.Federation`` that
     ``run`` hands to ``zoo.federated.federate``.
-
-    ``ask``: ``case -> {name: value}``, the optional inputs that ``zoo evaluate`` gives to ``predict`` with a case, such
-    as the box around its mask.
     """
 
     recipe: type
     run: Callable[[Any, TrainData, Run], Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
-    fractions: tuple[float, float, float] = FRACTIONS
-    score: Callable[[Any, Any], Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
-    group: Callable[[Dataset], Dataset] | None = None
-    divide: Callable[[Any, Dataset, int], TrainData] | None = None
-    measures: Callable[[list[dict[str, Any]], int], list[Metric]] | None = None
+    split: Split = field(default_factory=Split)
+    score: Callable[[Any, Case, Mapping[str, Any]], Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
     federation: Callable[[Any, TrainData, int], Any] | None = None
-    ask: Callable[[Any], Mapping[str, Any]] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
         """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""
@@ -105,8 +95,7 @@ def train(
     recipe = training.configure(preset, overrides)
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
-    divide = training.divide
-    parts = divide(recipe, dataset, seed) if divide else split(dataset, training.fractions, seed)
+    parts = divide(dataset, training.split, recipe, seed)
     out = Path(out)
     identity = {
         "model": plugin.name,
@@ -130,7 +119,7 @@ def train(
         source={
             "data": data,
             "phantom": plugin.phantom,
-            "fractions": training.fractions,
+            "split": asdict(training.split),
             "cases": identity["cases"],
         },
     ) as run:

@@ -15,33 +15,41 @@ from zoo.errors import DataError
 
 def darkness(case, which: np.ndarray) -> np.ndarray:
     """Mean brightness of chosen lesions, each over its own mask."""
-    pairs = zip(case.image[which], case.masks["mask"][which], strict=True)
-    return np.array([image[mask > 0].mean() for image, mask in pairs])
+    return np.array(
+        [one.image[one.masks["mask"] > 0].mean() for one, chosen in zip(case.images, which, strict=True) if chosen]
+    )
+
+
+def of_lesions(case, name: str) -> np.ndarray:
+    return np.array([one.label if name == "label" else one.attributes[name] for one in case.images])
 
 
 def test_the_same_seed_gives_the_same_patient_and_another_seed_another():
     a, b, c = (patients(seed, size=32) for seed in (3, 3, 4))
-    assert np.array_equal(a.image, b.image)
+    pictures = [np.stack([one.image for one in case.images]) for case in (a, b, c)]
+    assert np.array_equal(pictures[0], pictures[1])
     assert a.attributes == b.attributes
-    assert a.image.shape != c.image.shape or not np.array_equal(a.image, c.image)
+    assert [one.attributes for one in a.images] == [one.attributes for one in b.images]
+    assert pictures[0].shape != pictures[2].shape or not np.array_equal(pictures[0], pictures[2])
 
 
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), size=st.integers(32, 64), lesions=st.integers(1, 6))
 def test_images_masks_and_facts_belong_together(seed: int, size: int, lesions: int):
     case = patients(seed, size=size, lesions=lesions, risk=0.5)
-    assert case.image.shape == (lesions, size, size, 3)
-    assert case.masks["mask"].shape == (lesions, size, size)
-    assert case.image.dtype == case.masks["mask"].dtype == np.uint8
-    assert all(len(case.attributes[name]) == lesions for name in ("site", "labels", "duckling"))
-    assert set(case.attributes["site"]) <= set(SITES)
-    assert case.label == ("melanoma" if "melanoma" in case.attributes["labels"] else "benign")
-    for label, duckling in zip(case.attributes["labels"], case.attributes["duckling"], strict=True):
-        assert label == "melanoma" or not duckling
+    assert len(case.images) == lesions
+    for one in case.images:
+        mask = one.masks["mask"]
+        assert one.image.shape == (size, size, 3)
+        assert mask.shape == (size, size)
+        assert one.image.dtype == mask.dtype == np.uint8
+        assert one.attributes["site"] in SITES
+        assert one.label == "melanoma" or not one.attributes["duckling"]
+    assert case.label == ("melanoma" if "melanoma" in of_lesions(case, "label") else "benign")
 
 
 def test_the_number_of_lesions_varies_around_ten():
-    counts = [len(patients(seed, size=32, artifacts="none").image) for seed in range(40)]
+    counts = [len(patients(seed, size=32, artifacts="none").images) for seed in range(40)]
     assert 2 <= min(counts) < 5 < 15 < max(counts) <= 30
     assert 6 < np.mean(counts) < 14
 
@@ -51,7 +59,7 @@ def test_a_duckling_differs_from_the_patients_naevi_and_naevi_from_each_other_li
     for seed in range(12):
         case = patients(seed, size=32, lesions=12, risk=0.5, risk_by_age=False, outliers=1.0, device="polarised",
                         artifacts="none")  # fmt: skip
-        duckling = np.array(case.attributes["duckling"])
+        duckling = of_lesions(case, "duckling")
         if 2 <= duckling.sum() <= 10:
             usual, odd = darkness(case, ~duckling), darkness(case, duckling)
             within.append(usual.std())
@@ -66,7 +74,7 @@ def test_over_all_patients_ducklings_are_as_dark_as_naevi():
     for seed in range(60):
         case = patients(seed, size=32, lesions=6, risk=0.5, risk_by_age=False, outliers=1.0, device="polarised",
                         artifacts="none")  # fmt: skip
-        duckling = np.array(case.attributes["duckling"])
+        duckling = of_lesions(case, "duckling")
         usual += darkness(case, ~duckling).tolist()
         odd += darkness(case, duckling).tolist()
     gap = abs(np.mean(usual) - np.mean(odd)) / np.std(usual)
@@ -76,8 +84,8 @@ def test_over_all_patients_ducklings_are_as_dark_as_naevi():
 @pytest.mark.parametrize("outliers", [0.0, 1.0])
 def test_the_share_of_outliers_is_controlled(outliers: float):
     case = patients(1, size=32, lesions=20, risk=1.0, risk_by_age=False, outliers=outliers, artifacts="none")
-    assert set(case.attributes["labels"]) == {"melanoma"}
-    assert set(case.attributes["duckling"]) == {bool(outliers)}
+    assert set(of_lesions(case, "label")) == {"melanoma"}
+    assert set(of_lesions(case, "duckling")) == {bool(outliers)}
 
 
 @pytest.mark.parametrize("options", ["size=8", "lesions=0", "outliers=1.5", "risk=-1", "device=phone", "artifacts=dog"])

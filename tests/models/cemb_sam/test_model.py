@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from zoo.data.phantoms.ultrasound import ultrasound
 from zoo.errors import OptionError, WeightsError
+from zoo.loading import load_into
 from zoo.models.cemb_sam.model import CEmbSam, CEmbSamConfig, ConditionEmbedding, conditional_instance_norm
 from zoo.nn.promptable import box_around
-from zoo.weights import load_into, save
+from zoo.weights import save
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.errors import DataError
 from zoo.models.cemb_sam.claim import draw, run
-from zoo.models.cemb_sam.training import ask, box_of, conditions_of, load, loosened, score, train, training
+from zoo.models.cemb_sam.training import box_of, conditions_of, load, loosened, score, told, train, training
 from zoo.nn.promptable import Box
 from zoo.training.run import Run
 
@@ -75,7 +75,7 @@ def test_the_other_arms_train_too(tiny_sam: str, data: TrainData, method: str) -
     with Run(seed=0, device="cpu", progress=False) as one:
         model = train(recipe(tiny_sam, **changes), data, one)
     assert model.block is None
-    result = model.predict(data.test[0].image, **ask(data.test[0]))
+    result = model.predict(data.test[0].image, **told(data.test[0]))
     assert np.isfinite(result.probability).all()
 
 
@@ -108,7 +108,7 @@ def test_a_normal_image_has_the_whole_image_as_its_box() -> None:
     assert box_of(np.zeros((20, 30), bool)) == Box(0, 0, 30, 20)
     case = ultrasound(2, size=64)
     assert case.label == "normal"
-    assert ask(case) == {"box": ((0, 0, 64, 64),), "condition": "normal"}
+    assert told(case) == {"box": ((0, 0, 64, 64),), "condition": "normal"}
 
 
 def test_an_empty_prediction_of_a_normal_image_is_perfect() -> None:
@@ -117,7 +117,10 @@ def test_an_empty_prediction_of_a_normal_image_is_perfect() -> None:
     class Nothing:
         mask = np.zeros((64, 64), np.uint8)
 
-    assert score(Nothing, case) == {"dsc": 100.0, "pixel_accuracy": 100.0, "dsc_normal": 100.0}
+        def predict(self, image: object, **options: object) -> Nothing:
+            return self
+
+    assert score(Nothing(), case, {}) == {"dsc": 100.0, "pixel_accuracy": 100.0, "dsc_normal": 100.0}
 
 
 def test_sub_groups_come_from_the_cases_in_busis_order_or_sorted() -> None:

@@ -6,6 +6,7 @@ import csv
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,15 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.models.base import PluginTests
 from zoo.data.case import Case
-from zoo.data.phantoms.chest import chest_xray
 from zoo.data.sets import Dataset, Entry
-from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError
 from zoo.models.grad_align import claim as miniature
 from zoo.models.grad_align import training as method
+from zoo.models.grad_align.budget import Budget
 from zoo.models.grad_align.model import GradAlignConfig
-from zoo.models.grad_align.training import GradAlignRecipe, Plan, align, fit, per_sample_gradients, training
+from zoo.models.grad_align.result import Privacy, chart
+from zoo.models.grad_align.training import GradAlignRecipe, Tally, align, fit, settle, statement
+from zoo.nn.per_sample import per_sample_gradients
 from zoo.ops.cosine_filter import clip_factors
 from zoo.training import Run
 
@@ -43,51 +46,20 @@ def small_network(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
 
 
-def plan(n: int = 60, **changes) -> Plan:
-    return Plan.make(replace(TINY, **changes), n, 47)
+def plan(n: int = 60, **changes) -> tuple[GradAlignRecipe, Budget]:
+    return settle(replace(TINY, **changes), n, 47)
 
 
 def draw(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def run_fit(seed: int = 0, x: torch.Tensor | None = None, **changes) -> tuple[nn.Module, method.Privacy]:
+def run_fit(seed: int = 0, x: torch.Tensor | None = None, **changes) -> tuple[nn.Module, Privacy]:
     features, y = samples()
     network = small_network()
     with Run(seed=seed, device="cpu", progress=False) as run:
-        privacy = fit(network, features if x is None else x, y, plan(**changes), run)
+        privacy = fit(network, features if x is None else x, y, *plan(**changes), run)
     return network, privacy
-
-
-# ---- gradients ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("physical_batch", [1, 4, 64])
-def test_per_sample_gradients_are_those_of_each_sample_alone(physical_batch: int):
-    network = method.GradAlign(TINY.network).network
-    x, y = torch.randn(7, 1, 16, 16), torch.randint(0, 3, (7,))
-    with per_sample_gradients(network) as gradients:
-        grads, loss = gradients(x, y, physical_batch, None)
-    for i in range(7):
-        alone = torch.autograd.grad(F.cross_entropy(network(x[i : i + 1]), y[i : i + 1]), list(network.parameters()))
-        assert torch.allclose(grads[i], torch.cat([g.flatten() for g in alone]), atol=1e-5)
-    assert loss == pytest.approx(F.cross_entropy(network(x), y).item(), rel=1e-4)
-    assert all(p.grad is None for p in network.parameters())
-
-
-def test_no_hooks_are_left_behind():
-    network = small_network()
-    with per_sample_gradients(network):
-        pass
-    F.cross_entropy(network(samples()[0]), samples()[1]).backward()
-    assert not any(hasattr(p, "grad_sample") for p in network.parameters())
-
-
-def test_layers_that_mix_samples_are_named():
-    network = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
-    with pytest.raises(OptionError, match=r"no per-sample gradients for 1 \(BatchNorm1d\)"):
-        method.refuse_layers(network)
-    method.refuse_layers(small_network())
 
 
 # ---- the step -----------------------------------------------------------------------------------------------------
@@ -97,8 +69,8 @@ def test_layers_that_mix_samples_are_named():
 @pytest.mark.parametrize("accounting", ["nonprivate", "paper", "strict"])
 def test_a_threshold_of_minus_one_is_dpsgd_bit_for_bit(name: str, accounting: str):
     grads = 3 * torch.randn(9, 47)
-    filtered = align(grads, plan(filter=name, threshold=-1.0, accounting=accounting), draw())
-    plain = align(grads, plan(filter="none"), draw())
+    filtered = align(grads, *plan(filter=name, threshold=-1.0, accounting=accounting), draw())
+    plain = align(grads, *plan(filter="none"), draw())
     assert torch.equal(filtered.aggregate, plain.aggregate)
     z = 0.8 * torch.randn(47, generator=draw())
     total = torch.zeros(47, dtype=torch.float64)
@@ -113,9 +85,9 @@ def test_without_the_filter_the_step_is_that_of_opacus_optimizer():
 
     x, y = samples(9)
     ours, theirs = small_network(), small_network()
-    with per_sample_gradients(ours) as gradients:
-        grads, _ = gradients(x, y, 64, None)
-    step = align(grads, plan(filter="none", sigma=0.0), draw()).aggregate
+    with per_sample_gradients(ours, "a test") as gradients:
+        grads, _ = gradients(x, y, 64)
+    step = align(grads, *plan(filter="none", sigma=0.0), draw()).aggregate
     wrapped = GradSampleModule(theirs, loss_reduction="sum")
     sgd = DPOptimizer(
         torch.optim.SGD(wrapped.parameters(), lr=1.0),
@@ -134,29 +106,29 @@ def test_without_the_filter_the_step_is_that_of_opacus_optimizer():
 def test_raw_gradients_are_never_averaged():
     grads = torch.randn(8, 47)
     grads[0] *= 1e6
-    step = align(grads, plan(filter="cs", threshold=0.0, sigma=0.0), draw()).aggregate
+    step = align(grads, *plan(filter="cs", threshold=0.0, sigma=0.0), draw()).aggregate
     assert step.norm() <= 1.0 + 1e-5
 
 
 def test_an_empty_batch_is_noise_alone():
     for name in ("none", "cs", "cov", "random"):
-        step = align(torch.zeros(0, 47), plan(filter=name), draw())
+        step = align(torch.zeros(0, 47), *plan(filter=name), draw())
         assert torch.allclose(step.aggregate, 0.8 * torch.randn(47, generator=draw()) / 8)
 
 
 def test_an_empty_selection_is_noise_alone_where_strict_and_everybody_otherwise():
     grads = torch.cat([torch.eye(4), -torch.eye(4)])[:, :4].repeat(1, 2)  # cosines to a batch gradient of zero are 0
-    strict = align(grads, plan(filter="cs", accounting="strict", threshold=0.99, tau=1e-3), draw())
+    strict = align(grads, *plan(filter="cs", accounting="strict", threshold=0.99, tau=1e-3), draw())
     assert not strict.kept.any()
     assert torch.allclose(strict.aggregate, 0.8 * torch.randn(8, generator=draw()) / 8)
-    assert align(grads, plan(filter="cs", threshold=0.99), draw()).kept.all()
+    assert align(grads, *plan(filter="cs", threshold=0.99), draw()).kept.all()
 
 
 def test_strict_divides_by_the_expected_size_whoever_is_kept():
     grads = torch.randn(8, 47) + 1.0
     grads[5:] -= 2.0  # three of eight point away
     strict = plan(filter="cs", accounting="strict", sigma=1e-6, tau=1e-3)
-    result = align(grads, strict, draw())
+    result = align(grads, *strict, draw())
     kept = (grads * (1 / grads.norm(dim=1)).clamp(max=1)[:, None])[result.kept].sum(0) / 8
     assert result.kept.tolist() == [True] * 5 + [False] * 3
     assert torch.allclose(result.aggregate, kept, atol=1e-5)
@@ -164,21 +136,21 @@ def test_strict_divides_by_the_expected_size_whoever_is_kept():
 
 def test_noise_on_similarities_grows_with_the_root_of_the_batch_where_strict():
     paper, strict = (plan(filter="cs", accounting=mode, tau=0.8, cs_clip=0.05) for mode in ("paper", "strict"))
-    assert paper.cs_noise_std == pytest.approx(0.08)
-    assert strict.cs_noise_std == pytest.approx(0.08 * math.sqrt(strict.batch_cap))
-    assert plan(filter="cs").cs_noise_std == 0
-    assert strict.cs_on == "clipped"
+    assert paper[1].cs_noise_std(0.05) == pytest.approx(0.08)
+    assert strict[1].cs_noise_std(0.05) == pytest.approx(0.08 * math.sqrt(strict[1].batch_cap))
+    assert plan(filter="cs")[1].cs_noise_std(0.05) == 0
+    assert strict[0].cs_on == "clipped"
 
 
 def test_private_similarities_change_from_draw_to_draw_but_their_seed_decides():
     grads = torch.randn(8, 47)
     private = plan(filter="cs", accounting="paper")
-    assert torch.equal(align(grads, private, draw(1)).cosine, align(grads, private, draw(1)).cosine)
-    assert not torch.equal(align(grads, private, draw(1)).cosine, align(grads, private, draw(2)).cosine)
+    assert torch.equal(align(grads, *private, draw(1)).cosine, align(grads, *private, draw(1)).cosine)
+    assert not torch.equal(align(grads, *private, draw(1)).cosine, align(grads, *private, draw(2)).cosine)
 
 
 def test_random_keep_keeps_its_share():
-    kept = align(torch.randn(4000, 3), plan(filter="random", keep=0.3), draw()).kept
+    kept = align(torch.randn(4000, 3), *plan(filter="random", keep=0.3), draw()).kept
     assert kept.float().mean().item() == pytest.approx(0.3, abs=0.03)
 
 
@@ -190,32 +162,34 @@ def test_gradients_that_are_not_finite_are_dropped_counted_and_reported(capsys):
     assert "weren't finite" in capsys.readouterr().err
 
 
-# ---- plans --------------------------------------------------------------------------------------------------------
+def test_the_count_of_dropped_gradients_survives_a_resume():
+    again = Tally()
+    again.load_state_dict(Tally(3).state_dict())
+    assert again.dropped == 3
+
+
+# ---- budgets ------------------------------------------------------------------------------------------------------
 
 
 def test_a_target_alone_means_strict_and_is_used_up_but_not_passed():
-    chosen = plan(600, epsilon=3.0, filter="none")
-    assert chosen.accountant.accounting == "strict"
-    assert chosen.steps == chosen.planned
-    assert 2.9 < chosen.accountant.epsilon(chosen.steps) <= 3.0
+    recipe, budget = plan(600, epsilon=3.0, filter="none")
+    assert recipe.accounting == budget.accountant.accounting == "strict"
+    assert budget.steps == budget.planned
+    assert 2.9 < budget.accountant.epsilon(budget.steps) <= 3.0
 
 
 def test_training_stops_before_the_target_is_exceeded():
-    network_plan = plan(600, epsilon=2.0, sigma=0.9, filter="none", epochs=50)
-    assert 0 < network_plan.steps < network_plan.planned
-    assert (
-        network_plan.accountant.epsilon(network_plan.steps)
-        <= 2.0
-        < network_plan.accountant.epsilon(network_plan.steps + 1)
-    )
-    assert network_plan.privacy(network_plan.steps).steps == network_plan.steps
+    recipe, budget = plan(600, epsilon=2.0, sigma=0.9, filter="none", epochs=50)
+    assert 0 < budget.steps < budget.planned
+    assert budget.accountant.epsilon(budget.steps) <= 2.0 < budget.accountant.epsilon(budget.steps + 1)
+    assert statement(recipe, budget, budget.steps).steps == budget.steps
 
 
 @pytest.mark.parametrize("name", ["none", "cs", "magnitude", "std", "cov", "random"])
 def test_nonprivate_means_infinite_whatever_the_noise(name: str):
-    statement = plan(filter=name, sigma=50.0).privacy(10)
-    assert statement.epsilon == math.inf
-    assert not statement.guaranteed
+    said = statement(*plan(filter=name, sigma=50.0), 10)
+    assert said.epsilon == math.inf
+    assert not said.guaranteed
 
 
 @pytest.mark.parametrize(
@@ -240,17 +214,10 @@ def test_guarantees_that_can_not_be_given_are_refused(changes: dict, message: st
 
 
 def test_without_a_guarantee_a_batch_may_be_the_whole_set():
-    assert plan(5).batch_size == 5
+    assert [item.batch_size for item in plan(5)] == [5, 5]
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("noise", ["shared", "literal_independent"])
-def test_equal_seeds_give_equal_weights_and_others_do_not(noise: str):
-    a, b, c = (run_fit(seed, noise=noise)[0].state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +226,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(noise: str):
 )
 def test_what_would_scale_gradients_behind_the_accountant_is_refused(settings: dict, message: str):
     with Run(device="cpu", progress=False, **settings) as run, pytest.raises(OptionError, match=message):
-        fit(small_network(), *samples(), plan(), run)
+        fit(small_network(), *samples(), *plan(), run)
 
 
 def test_the_run_records_epsilon_at_every_step(tmp_path: Path):
@@ -267,60 +234,38 @@ def test_the_run_records_epsilon_at_every_step(tmp_path: Path):
     chosen = plan(filter="cs", accounting="strict", sigma=2.0, tau=5.0)
     with Run(tmp_path / "run", device="cpu", progress=False) as run:
         run.stage("network")
-        privacy = fit(small_network(), x, y, chosen, run)
+        privacy = fit(small_network(), x, y, *chosen, run)
     with open(tmp_path / "run" / "metrics" / "network.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["epsilon"]]
     spent = [float(row["epsilon"]) for row in rows]
-    assert len(spent) == chosen.steps
+    assert len(spent) == chosen[1].steps
     assert spent == sorted(spent)
     assert spent[-1] == pytest.approx(privacy.epsilon)
-    assert method.chart(tmp_path / "run" / "metrics" / "network.csv", chosen).startswith(b"\x89PNG")
+    assert chart(tmp_path / "run" / "metrics" / "network.csv", privacy, 7, None).startswith(b"\x89PNG")
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch):
-    x, y = samples()
-    x[5] = float("inf")
-
-    def go(out: Path, resume: bool = False) -> tuple[dict, int]:
-        network = small_network()
-        with Run(out, device="cpu", progress=False, checkpoint_every=3, resume=resume) as run:
-            run.stage("network")
-            fit(network, x, y, plan(filter="cov", accounting="paper"), run)
-            return network.state_dict(), run._tracked["tally"].dropped
-
-    whole, dropped = go(tmp_path / "whole")
-    calls = []
-
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 11:
-            raise RuntimeError("killed")
-        return align(*arguments)
-
-    monkeypatch.setattr(method, "align", killed)
-    with pytest.raises(RuntimeError, match="killed"):
-        go(tmp_path / "cut")
-    monkeypatch.setattr(method, "align", align)
-    resumed, dropped_again = go(tmp_path / "cut", resume=True)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert dropped == dropped_again > 0
+@pytest.mark.parametrize("noise", ["shared", "literal_independent"])
+def test_equal_seeds_give_equal_weights(noise: str):
+    a, b = (run_fit(1, noise=noise)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def data(n: int) -> TrainData:
-    def part(first: int, count: int) -> Dataset:
-        cases = [chest_xray(seed, size=32) for seed in range(first, first + count)]
-        return Dataset("phantom:chest-xray", [Entry(case.id, case) for case in cases])
+class TestGradAlign(PluginTests):
+    name = "grad-align"
+    recipe = replace(TINY, epsilon=8.0, filter="cov", accounting="paper", tau=5.0, epochs=4)
+    data = "phantom:chest-xray?n=40&size=32"
+    facts: ClassVar = {
+        "accuracy, 150 unseen phantoms of three classes": "accuracy",
+        "AUROC, 150 unseen phantoms": "AUROC",
+    }
+    facts_on = ("phantom:chest-xray?n=150&seed=100000&size=48", "all")
 
-    return TrainData(part(0, n), part(n, 6), part(n + 6, 3))
-
-
-def test_weights_carry_the_statement_of_their_training(tmp_path: Path):
-    with Run(tmp_path / "run", device="cpu", progress=False) as run:
-        model = training.run(replace(TINY, epsilon=8.0, filter="none", epochs=1), data(24), run)
-    assert model.config.privacy.accounting == "strict"
-    assert 7.5 < model.config.privacy.epsilon <= 8.0
-    assert model.predict(np.zeros((40, 40), np.uint8)).to_dict()["privacy"]["epsilon"] is not None
-    assert (tmp_path / "run" / "training.png").stat().st_size > 10_000
+    def test_weights_carry_the_statement_of_their_training(self, trained):
+        privacy = trained.model.config.privacy
+        assert (privacy.accounting, privacy.filter) == ("paper", "cov")
+        assert 7.5 < privacy.epsilon <= 8.0
+        assert trained.model.predict(np.zeros((40, 40), np.uint8)).to_dict()["privacy"]["epsilon"] is not None
+        assert (trained.folder / "training.png").stat().st_size > 10_000
 
 
 def test_a_label_of_another_set_is_named():

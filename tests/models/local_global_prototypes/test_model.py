@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
-from zoo import weights
+from zoo import loading, weights
 from zoo.errors import DataError, MediaError, OptionError
 from zoo.models.local_global_prototypes.gallery import StoredGallery, pack
 from zoo.models.local_global_prototypes.model import (
@@ -248,7 +248,7 @@ def test_a_volume_is_refused(trained):
 
 def test_weights_carry_their_gallery(trained, lesion, tmp_path: Path):
     weights.save(trained, tmp_path, trained_on="test", dtype=torch.float16)
-    back = weights.load_into(LocalGlobalPrototypes, str(tmp_path))
+    back = loading.load_into(LocalGlobalPrototypes, str(tmp_path))
     assert back.config == trained.config
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     a, b = trained.predict(lesion.image), back.predict(lesion.image)

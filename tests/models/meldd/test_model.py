@@ -18,12 +18,12 @@ from zoo.errors import DataError, MediaError, OptionError
 from zoo.models.meldd import model as module
 from zoo.models.meldd.model import MelDD, MelddConfig, udtr_adapted
 from zoo.models.meldd.network import Attention
-from zoo.models.meldd.patient import Patient, patients_in
+from zoo.models.meldd.patient import Patient
 
 
 @pytest.fixture(scope="module")
 def stack() -> np.ndarray:
-    return patients(3, size=48, lesions=5, artifacts="none").image
+    return np.stack([one.image for one in patients(3, size=48, lesions=5, artifacts="none").images])
 
 
 @pytest.fixture
@@ -152,16 +152,6 @@ def test_a_table_gives_a_result_for_each_patient(zoo_cli, files: list[str], tmp_
     assert [found.source for found in both] == ["A", "B"]
 
 
-def test_a_table_without_patients_is_one_patient_and_beside_images_another(files: list[str], tmp_path: Path):
-    path = table(tmp_path, [Path(files[0]).name, Path(files[1]).name], header="image")
-    (one,) = patients_in(path)
-    assert (one.name, len(one.images), one.sites, one.age) == ("patients", 2, (None, None), None)
-    patient, rest = MelDD.unfold([path, *files[2:]])
-    assert isinstance(patient, Patient)
-    assert rest == files[2:]
-    assert MelDD.unfold(files) == [files]
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [("{f},elbow,50,male,A", "'elbow' is no site"), ("{f},torso,500,male,A", "age '500' is no number of years"),
@@ -169,10 +159,12 @@ def test_a_table_without_patients_is_one_patient_and_beside_images_another(files
      (",torso,50,male,A", "no 'image'"),
      ("../../etc/x.png,torso,50,male,A", "outside its folder")],
 )  # fmt: skip
-def test_tables_that_can_not_be_used_are_refused(files: list[str], tmp_path: Path, row: str, message: str):
+def test_tables_that_can_not_be_used_are_refused(
+    trained: MelDD, files: list[str], tmp_path: Path, row: str, message: str
+):
     path = table(tmp_path, [row.format(f=Path(files[0]).name)])
     with pytest.raises(DataError, match=message):
-        patients_in(path)
+        trained.predict(path)
 
 
 def test_a_patient_of_a_table_without_a_readable_image_fails_alone(zoo_cli, files: list[str], tmp_path: Path):

@@ -8,36 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from zoo import config as configs
 from zoo.data.case import Case
-from zoo.data.sets import Dataset, Entry, load_dataset
+from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData, load_split
-from zoo.errors import DataError, OptionError
+from zoo.errors import DataError
 from zoo.evaluation import evaluate
 from zoo.metrics import youden
 from zoo.models.meldd import training as method
 from zoo.models.meldd.model import MelDD
 from zoo.models.meldd.network import VARIANTS, Layout
-from zoo.models.meldd.patient import Patient, grouped, patients_of
-from zoo.models.meldd.training import Lesions, MelddRecipe, divide, draw_fixed, fit, measures, training
+from zoo.models.meldd.patient import Patient, patients_of
+from zoo.models.meldd.training import Lesions, MelddRecipe, draw_fixed, fit, training
 from zoo.training import Run
 from zoo.training.recipe import train as train_to_folder
-
-
-def lesion_set(patients: int = 40, melanomas: int = 8, seed: int = 0) -> Dataset:
-    """A set of lesions without images; ``melanomas`` patients have one."""
-    rng = np.random.default_rng(seed)
-    entries = []
-    for p in range(patients):
-        for i in range(int(rng.integers(1, 9))):
-            label = "melanoma" if p < melanomas and i == 0 else "benign"
-            entries.append(Entry(f"{p}-{i}", Case("x.png", f"{p}-{i}", label=label), patient=f"p{p}"))
-    return Dataset("csv:x", entries)
-
 
 # ---- loss -----------------------------------------------------------------------------------------------------------
 
@@ -51,42 +37,6 @@ def test_both_labels_weigh_the_same_in_sum():
     by_hand = -(4.0 * s[0].log() + 8 / 14 * (1 - s[1:]).log().sum()) / 8
     assert torch.isclose(method.weighted_bce(logits, y, weights), by_hand)
     assert method.class_weights(torch.zeros(5)).tolist() == [0.5, 1.0]
-
-
-# ---- folds ----------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=5)
-@given(seed=st.integers(0, 50), fold=st.integers(0, 4))
-def test_folds_keep_patients_together_and_share_out_melanomas(seed: int, fold: int):
-    dataset = lesion_set(seed=seed)
-    parts = divide(replace(MelddRecipe(), fold=fold), dataset, seed)
-    people = [{e.patient for e in part.entries} for part in (parts.train, parts.validation, parts.test)]
-    assert len(set.union(*people)) == sum(map(len, people)) == 40
-    assert sum(len(part) for part in (parts.train, parts.validation, parts.test)) == len(dataset)
-    counts = [sum(case.label == "melanoma" for case in part) for part in (parts.train, parts.validation, parts.test)]
-    assert min(counts) >= 1
-    assert counts[0] > counts[1]
-
-
-def test_the_folds_test_every_lesion_once():
-    dataset = lesion_set()
-    tested = [name for fold in range(5) for name in divide(replace(MelddRecipe(), fold=fold), dataset, 3).test.ids]
-    assert sorted(tested) == sorted(dataset.ids)
-
-
-def test_folds_that_can_not_be_are_refused():
-    with pytest.raises(OptionError, match="fold must be below folds, 5, not 5"):
-        divide(replace(MelddRecipe(), fold=5), lesion_set(), 0)
-    with pytest.raises(DataError, match="has 6 patients, too few for 5 folds"):
-        divide(MelddRecipe(), lesion_set(patients=6), 0)
-
-
-def test_splits_that_a_set_states_are_kept():
-    entries = [replace(e, split=("train", "validation", "test")[int(str(e.patient)[1:]) % 3]) for e in
-               lesion_set().entries]  # fmt: skip
-    parts = divide(MelddRecipe(), Dataset("csv:x", entries), 0)
-    assert {e.patient for e in parts.test.entries} == {f"p{p}" for p in range(2, 40, 3)}
 
 
 # ---- patients -------------------------------------------------------------------------------------------------------
@@ -219,24 +169,6 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(people: list[Patient], tiny: 
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
-def test_measures_count_lesions_and_resample_patients():
-    rng = np.random.default_rng(0)
-    rows = [
-        {"patient": f"p{i // 4}", "truth": ("benign", "melanoma")[i % 4 == 0],
-         "predicted": ("benign", "melanoma")[i % 4 == 0 or i % 8 == 1], "p_melanoma": 0.3 * (i % 4 == 0) + rng.random()}
-        for i in range(80)
-    ]  # fmt: skip
-    found = {metric.name: metric for metric in measures(rows, 0)}
-    assert found["sensitivity"].mean == 1.0
-    assert found["specificity"].mean == pytest.approx(1 - 10 / 60)
-    assert found["balanced_accuracy"].mean == pytest.approx(1 - 5 / 60)
-    assert found["balanced_accuracy_test_optimal"].mean >= 0.5
-    assert found["auroc"].low < found["auroc"].mean < found["auroc"].high
-    assert all(metric.cases == 80 for metric in found.values())
-    with pytest.raises(DataError, match="both labels are needed"):
-        measures([row for row in rows if row["truth"] == "benign"], 0)
-
-
 def test_a_set_of_images_is_trained_on_and_evaluated_by_patient(people: list[Patient], tmp_path: Path):
     """From a table of lesions to weights and measures, as the command line does it."""
     lines = ["image,label,patient,site,age,sex"]
@@ -257,7 +189,6 @@ def test_a_set_of_images_is_trained_on_and_evaluated_by_patient(people: list[Pat
     assert {row["patient"] for row in result.rows} == {e.patient for e in parts.test.entries}
     assert 0 <= result["auroc"].mean <= 1
     assert (tmp_path / "eval" / "figure.png").is_file()
-    assert len(grouped(parts.test)) == len({e.patient for e in parts.test.entries})
 
 
 def test_presets_come_back_from_plain_data():

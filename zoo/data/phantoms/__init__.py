@@ -157,6 +157,9 @@ def make(spec: str) -> Case:
 def image(spec: str) -> media.Image:
     """The picture of a specification's one case: how ``zoo.media.read`` reads ``phantom:...``."""
     made = make(spec)
+    if made.images:
+        stack = np.stack([one.image for one in made.images])
+        return replace(media.read(stack), source=spec, format="phantom")
     if not isinstance(made.image, np.ndarray):
         return replace(media.read(made.image), source=spec)
     is_volume = made.image.ndim == 3 and made.image.shape[-1] not in (1, 3, 4)

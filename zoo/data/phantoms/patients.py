@@ -49,9 +49,9 @@ def patients(
         artifacts: as in the skin-lesion phantom; by the device's habits when not given.
 
     Returns:
-        A case with a uint8 [n h w 3] stack of lesions, the uint8 [n h w] mask of each, and the label ``melanoma`` if
-        there is any, else ``benign``. Attributes: patient, age, sex, device, and one entry per lesion in ``site``,
-        ``labels`` (benign or melanoma) and ``duckling``.
+        A case whose ``images`` are the lesions, each a uint8 [h w 3] picture with its mask, the label benign or
+        melanoma, and the attributes ``site`` and ``duckling``. The case itself has the label ``melanoma`` if there is
+        any, else ``benign``, and the attributes patient, age, sex and device.
 
     Raises:
         DataError: an option is out of its range.
@@ -73,8 +73,8 @@ def patients(
     count = lesions or int(np.clip(rng.geometric(0.1), 2, 30))
     usual = rng.random()  # place in the range of darkness
     rate = risk * (np.clip((person.age - 20) / 32.5, 0.1, 2) if risk_by_age else 1)
-    images, masks, sites, labels, ducklings = [], [], [], [], []
-    for stream in rng.spawn(count):
+    images = []
+    for number, stream in enumerate(rng.spawn(count), start=1):
         place = int(stream.choice(len(SITES), p=SITE_SHARES))
         melanoma = bool(stream.random() < rate)
         duckling = melanoma and bool(stream.random() < outliers)
@@ -85,19 +85,20 @@ def patients(
         )
         diagnosis = "MEL" if melanoma and not duckling else "NV"
         image, _, scene = draw_lesion(stream, person, diagnosis, device, size, artifacts=names)
-        images.append(image)
-        masks.append(scene.mask.astype(np.uint8))
-        sites.append(SITES[place])
-        labels.append("melanoma" if melanoma else "benign")
-        ducklings.append(duckling)
+        images.append(
+            Case(
+                image,
+                f"lesion {number}",
+                {"mask": scene.mask.astype(np.uint8)},
+                "melanoma" if melanoma else "benign",
+                {"site": SITES[place], "duckling": duckling},
+            )
+        )
     attributes: dict[str, Any] = {
         "patient": f"phantom-{seed}",
         "age": person.age,
         "sex": person.sex,
         "device": device,
-        "site": tuple(sites),
-        "labels": tuple(labels),
-        "duckling": tuple(ducklings),
     }
-    label = "melanoma" if "melanoma" in labels else "benign"
-    return Case(np.stack(images), f"patients-{seed}", {"mask": np.stack(masks)}, label, attributes)
+    label = "melanoma" if any(image.label == "melanoma" for image in images) else "benign"
+    return Case(None, f"patients-{seed}", label=label, attributes=attributes, images=tuple(images))

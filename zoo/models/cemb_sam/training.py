@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo import media
 from zoo.data.features import FeatureCache
 from zoo.data.sets import read_mask
+from zoo.data.splits import Split
 from zoo.errors import DataError
 from zoo.metrics import dice
 from zoo.models.cemb_sam.model import (
@@ -218,15 +219,16 @@ def load(case: Case, names: Sequence[str], side: int) -> Item:
     return Item(working_image(picture, side), resized_mask(mask, side), names.index(name), case.id)
 
 
-def ask(case: Case) -> dict[str, Any]:
-    """What ``zoo evaluate`` tells the network of a case: the box around its mask, and its sub-group."""
+def told(case: Case) -> dict[str, Any]:
+    """What the network is told of a case when it is measured: the box around its mask, and its sub-group."""
     box = box_of(read_mask(case) > 0)
     return {"box": ((box.x0, box.y0, box.x1, box.y1),), "condition": condition_of(case)}
 
 
-def score(prediction: Any, case: Case) -> Mapping[str, Any]:
+def score(model: CEmbSam, case: Case, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Dice and pixel accuracy, in percent as the paper reports them; Dice also by sub-group."""
-    truth, found = read_mask(case) > 0, prediction.mask > 0
+    found = model.predict(case.image, **{**told(case), **options}).mask > 0  # type: ignore[attr-defined]
+    truth = read_mask(case) > 0
     values = {"dsc": 100 * dice(found, truth), "pixel_accuracy": 100 * float((found == truth).mean())}
     if truth.any():
         values["dsc_of_lesions"] = values["dsc"]
@@ -246,7 +248,6 @@ training = Training(
     recipe=CEmbSamRecipe,
     presets={"paper": {}, "demo": DEMO},
     run=train,
-    fractions=(0.64, 0.16, 0.20),  # Sec. 3.1
+    split=Split((0.64, 0.16, 0.20)),  # Sec. 3.1
     score=score,
-    ask=ask,
 )

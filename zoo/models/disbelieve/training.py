@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zoo import config as configs
 from zoo.data.sets import load_dataset
-from zoo.data.splits import TrainData, split
+from zoo.data.splits import Split, TrainData, split
 from zoo.errors import OptionError
 from zoo.federated import Context, Federation, State, Update
 from zoo.models.disbelieve import plugin
@@ -338,5 +338,5 @@ training = Training(
     },
     run=train,
     federation=build,
-    fractions=(0.7, 0.1, 0.2),
+    split=Split((0.7, 0.1, 0.2)),
 )  # fmt: skip

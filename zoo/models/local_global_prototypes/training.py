@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from zoo.data.splits import Split
 from zoo.errors import DataError
 from zoo.models.local_global_prototypes.gallery import GalleryConfig, StoredGallery, pack
 from zoo.models.local_global_prototypes.model import (
@@ -510,5 +511,5 @@ training = Training(
         },
     },
     run=train,
-    fractions=(0.72, 0.08, 0.20),  # 80/20 as in the paper, and a tenth of the 80 % for early stopping
+    split=Split((0.72, 0.08, 0.20)),  # 80/20 as in the paper, and a tenth of the 80 % for early stopping
 )

@@ -16,6 +16,7 @@ from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from zoo import media
+from zoo.data.patients import SEXES
 from zoo.errors import MediaError, MissingExtraError, OptionError, ZooError
 from zoo.model import Model
 from zoo.models.meldd import plugin
@@ -29,7 +30,7 @@ from zoo.models.meldd.network import (
     VariantName,
     repeated,
 )
-from zoo.models.meldd.patient import SEXES, Patient, is_table, patient_from, patients_in, site_number
+from zoo.models.meldd.patient import Patient, patient_from, site_number
 from zoo.models.meldd.result import MAPPED, SHOWN, PatientLesions
 
 RESNET = "resnet101.tv_in1k"
@@ -102,17 +103,6 @@ class MelDD(Model[PatientLesions]):
         return torch.cat([piece[:n] for piece, n in zip(found, real.tolist(), strict=True)])
 
     # ---- prediction ---------------------------------------------------------------------------------------------
-
-    @classmethod
-    def unfold(cls, item: Any) -> list[Any]:
-        """A table stands for its patients; images beside it are another one."""
-        if is_table(item):
-            return list(patients_in(item))
-        if isinstance(item, (list, tuple)) and any(is_table(one) for one in item):
-            rest = [one for one in item if not is_table(one)]
-            found: list[Any] = [patient for one in item if is_table(one) for patient in patients_in(one)]
-            return [*found, rest] if rest else found
-        return [item]
 
     def _read(self, given: Any) -> Patient:
         return patient_from(given)

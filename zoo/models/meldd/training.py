@@ -7,7 +7,7 @@ backbone was tuned; here that happens on the training patients alone, so that no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,18 +20,17 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from zoo.data.case import Case
-from zoo.data.splits import TrainData, split
-from zoo.errors import DataError, MissingExtraError, OptionError
-from zoo.metrics import Metric, auroc, bootstrap, roc, youden
+from zoo.data.patients import SEXES, case_of
+from zoo.data.splits import Split, TrainData
+from zoo.errors import DataError
+from zoo.metrics import youden
 from zoo.models.meldd.model import MelDD, MelddConfig, pretrained_backbone, to_network, udtr_adapted, view_of
 from zoo.models.meldd.network import ContextConfig, Sets, supervised_contrastive
-from zoo.models.meldd.patient import SEXES, Patient, grouped, patients_of, site_number
+from zoo.models.meldd.patient import Patient, label_of, patients_of, site_number
 from zoo.training import Training
 from zoo.training.stopping import EarlyStopping
 
 if TYPE_CHECKING:
-    from zoo.data.sets import Dataset
-    from zoo.models.meldd.result import PatientLesions
     from zoo.training import Run
 
 IN_MEMORY = 2 << 30  # bytes of images; more are read when they are needed
@@ -286,105 +285,25 @@ def _both(y: Tensor) -> bool:
     return bool((y == 1).any() and (y == 0).any())
 
 
-# ---- folds and measures --------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------------------------
 
 
-def divide(recipe: MelddRecipe, dataset: Dataset, seed: int) -> TrainData:
-    """One fold for the test and the rest in five parts, one of them for validation.
-
-    Folds keep a patient's lesions together and share out melanomas evenly. Splits that a set states are kept. Phantoms
-    aren't drawn to know their labels.
-
-    Raises ``OptionError`` for a fold that doesn't exist, ``DataError`` for fewer patients than folds.
-    """
-    if recipe.fold >= recipe.folds:
-        raise OptionError(f"fold must be below folds, {recipe.folds}, not {recipe.fold}; the first fold is 0")
-    if any(entry.split for entry in dataset.entries):
-        return split(dataset, training.fractions, seed)
-    try:
-        from sklearn.model_selection import StratifiedGroupKFold
-    except ImportError as error:
-        raise MissingExtraError("folds by patient", "scikit-learn", "train") from error
-    cases = [entry.case for entry in dataset.entries]
-    labels = np.array([str(case.label) if isinstance(case, Case) else "" for case in cases])
-    patients = np.array([entry.patient or f"case {entry.id}" for entry in dataset.entries])
-    if len(set(patients)) < 2 * recipe.folds:
-        raise DataError(f"{dataset.spec} has {len(set(patients))} patients, too few for {recipe.folds} folds")
-
-    def parts(places: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-        cut = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-        chosen = list(cut.split(places, labels[places], patients[places]))
-        return [places[held_out] for _, held_out in chosen]
-
-    everything = np.arange(len(cases))
-    test = parts(everything, recipe.folds, seed)[recipe.fold]
-    rest = np.setdiff1d(everything, test)
-    validation = parts(rest, 5, seed)[0]
-    chosen = np.setdiff1d(rest, validation)
-    return TrainData(dataset.subset(chosen), dataset.subset(validation), dataset.subset(test))
-
-
-def score(prediction: PatientLesions, case: Case) -> list[dict[str, Any]]:
+def score(model: MelDD, case: Case, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each lesion."""
-    patient: Any = case.image
-    if patient.labels is None:
-        raise DataError(f"patient {patient.name} has no labels")
+    prediction = model.predict(case, **options)
+    truth = [label_of(one.label, one.id) for one in case_of(case).images]
     return [
         {
             "lesion": prediction.names[i],
-            "patient": patient.name,
-            "truth": ("benign", "melanoma")[patient.labels[number - 1]],
+            "patient": case.id,
+            "truth": ("benign", "melanoma")[truth[number - 1]],
             "predicted": ("benign", "melanoma")[int(prediction.malignant[i])],
             "p_benign": 1 - float(prediction.probability[i]),
             "p_melanoma": float(prediction.probability[i]),
+            "operating_point": prediction.operating_point,
         }
         for i, number in enumerate(prediction.numbers)
     ]
-
-
-def measures(rows: list[dict[str, Any]], seed: int) -> list[Metric]:
-    """AUC; balanced accuracy, sensitivity and specificity at the operating point, and at Youden's cut-off on the very
-    cases measured (an upper bound, for comparison with the paper); 95 % intervals by resampling patients.
-
-    Raises ``DataError`` when only one label occurs.
-    """
-    p = np.array([row["p_melanoma"] for row in rows])
-    y = np.array([row["truth"] == "melanoma" for row in rows]).astype(int)
-    called = np.array([row["predicted"] == "melanoma" for row in rows])
-    names = [str(row["patient"]) for row in rows]
-    places = [np.array([i for i, name in enumerate(names) if name == one]) for one in dict.fromkeys(names)]
-
-    def value(which: str, index: np.ndarray) -> float:
-        chosen = np.concatenate([places[i] for i in index])
-        if y[chosen].min() == y[chosen].max():
-            return math.nan
-        return _measure(which, p[chosen], y[chosen], called[chosen])
-
-    everyone = np.arange(len(places))
-    if y.min() == y.max():
-        raise DataError(f"all evaluated lesions are {rows[0]['truth']}; both labels are needed")
-    return [
-        Metric(which, value(which, everyone), *bootstrap(partial(value, which), len(places), seed), len(rows))
-        for which in MEASURES
-    ]
-
-
-MEASURES = (
-    "auroc", "balanced_accuracy", "sensitivity", "specificity", "balanced_accuracy_test_optimal",
-    "sensitivity_test_optimal", "specificity_test_optimal",
-)  # fmt: skip
-
-
-def _measure(which: str, p: np.ndarray, y: np.ndarray, called: np.ndarray) -> float:
-    if which == "auroc":
-        return auroc(p, y)
-    if which.endswith("test_optimal"):
-        _, sensitivity, specificity = roc(p, y)
-        best = int(np.argmax(sensitivity + specificity))
-        sn, sp = sensitivity[best], specificity[best]
-    else:
-        sn, sp = called[y == 1].mean(), 1 - called[y == 0].mean()
-    return float({"balanced": (sn + sp) / 2, "sensitivity": sn, "specificity": sp}[which.partition("_")[0]])
 
 
 UDTR = udtr_adapted(MelddConfig())
@@ -412,9 +331,6 @@ training = Training(
         },
     },
     run=train,
-    fractions=(0.64, 0.16, 0.20),  # a fold of five for the test, and a fifth of the rest for early stopping
+    split=Split((0.64, 0.16, 0.20), folds=True),  # one fold for the test, and a fifth of the rest for early stopping
     score=score,
-    group=grouped,
-    divide=divide,
-    measures=measures,
 )  # fmt: skip

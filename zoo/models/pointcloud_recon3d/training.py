@@ -29,7 +29,6 @@ from zoo.training import Training
 
 if TYPE_CHECKING:
     from zoo.data.case import Case
-    from zoo.models.pointcloud_recon3d.result import PointCloud
     from zoo.training import Run, TrainData
 
 LEAST_TISSUE = 0.05  # of a patch; emptier ones teach nothing
@@ -167,10 +166,11 @@ def _dice(model: PointCloudRecon3D, sections: Sequence[LabelledSection]) -> floa
     return float(np.mean(values))
 
 
-def score(prediction: PointCloud, case: Case) -> Mapping[str, Any]:
+def score(model: PointCloudRecon3D, case: Case, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Dice of the tumour masks and, where the case knows how its layers were moved, the error of the registration."""
-    truth = read_mask(case) > 0
-    truth = truth[None] if truth.ndim == 2 else truth
+    prediction = model.predict([one.image for one in case.images] or case.image, **options)
+    masks = [read_mask(one) > 0 for one in case.images or (case,)]
+    truth = np.concatenate([mask[None] if mask.ndim == 2 else mask for mask in masks])
     scores = {}
     if truth.shape[1:] == prediction.tumour_masks[0].shape:
         found = np.stack(prediction.tumour_masks)

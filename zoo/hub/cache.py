@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import WeightsError
+from zoo.hub.client import address
 from zoo.weights import CONFIG, MAX_CONFIG_BYTES
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def remove(repo: str, *, dry_run: bool = False) -> tuple[list[Cached], int]:
 
     Raises ``WeightsError`` when it isn't there or can't be removed.
     """
-    from zoo.hub import address
-
     where = address(repo)
     chosen = [
         item
