@@ -27,16 +27,15 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 from urllib.parse import parse_qsl
+
+import numpy as np
+from jaxtyping import Integer
 
 from zoo.config import nearest, parse
 from zoo.data.case import Case
 from zoo.errors import DataError, OptionError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Integer
 
 SPLITS = {
     "train": "train", "training": "train",
