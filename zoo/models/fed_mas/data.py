@@ -13,8 +13,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from zoo.data.images import ImageSet, label_index, read_views
-from zoo.data.sets import Dataset, table_rows
+from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
+from zoo.data.tables import table_rows
 from zoo.errors import DataError, OptionError
 from zoo.federated import by_attribute, by_file, dirichlet, iid
 from zoo.metrics import recalls
