@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from zoo.errors import DataError, OptionError
-from zoo.federated.rules import squared_distances
 from zoo.models.disbelieve.attacks import (
     AttackSettings,
     closed_form_scale,
@@ -27,6 +26,7 @@ from zoo.models.disbelieve.attacks import (
     search_scale,
     spread,
 )
+from zoo.nn.robust import squared_distances
 
 seeds = st.integers(0, 10_000)
 CLIMB = AttackSettings(lr=0.1, batch_size=20)

@@ -13,12 +13,12 @@ from torch import nn
 
 from zoo.errors import DataError, OptionError
 from zoo.federated import Context, State, Update
-from zoo.federated.rules import rule_of
 from zoo.models.disbelieve.attacks import AttackSettings
 from zoo.models.disbelieve.audit import Attacker, Audited
 from zoo.models.disbelieve.data import measure
 from zoo.models.disbelieve.result import Projection, RoundRecord
 from zoo.models.disbelieve.training import DisbelieveRecipe, client
+from zoo.nn.robust import rule_of
 
 
 def audited(

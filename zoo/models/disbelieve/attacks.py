@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zoo.errors import DataError, OptionError
-from zoo.federated.rules import pair_distances, refuse_majority, squared_distances
+from zoo.nn.robust import pair_distances, refuse_majority, squared_distances
 
 Targets = Int[Tensor, " n"] | Float[Tensor, "n c"]  # a class, or 0 and 1 for each of several labels
 Data = tuple[Float[Tensor, "n ..."], Targets]

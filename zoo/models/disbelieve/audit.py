@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.federated import State, Update, weighted_mean
-from zoo.federated.rules import Rule, pair_distances
 from zoo.models.disbelieve.attacks import AttackSettings, Crafted, Data, Share, craft
 from zoo.models.disbelieve.result import Projection, RoundRecord
+from zoo.nn.robust import Rule, pair_distances
 from zoo.seeds import derive_seed
 
 Tensors = dict[str, Tensor]

@@ -16,9 +16,9 @@ from zoo.data.case import Case
 from zoo.data.digits import digits
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
-from zoo.federated.rules import RuleName
 from zoo.models.disbelieve.model import DisbelieveConfig
 from zoo.models.disbelieve.training import DisbelieveRecipe, federation_of
+from zoo.nn.robust import RuleName
 from zoo.seeds import derive_seed
 from zoo.training import Run
 

@@ -21,7 +21,6 @@ from zoo.data.sets import load_dataset
 from zoo.data.splits import Split, TrainData, split
 from zoo.errors import OptionError
 from zoo.federated import Context, Federation, State, Update
-from zoo.federated.rules import RuleName, rule_of
 from zoo.models.disbelieve import plugin
 from zoo.models.disbelieve.attacks import (
     AttackName,
@@ -45,6 +44,7 @@ from zoo.models.disbelieve.data import (
 )  # fmt: skip
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
 from zoo.models.disbelieve.result import Audit, Projection, RoundRecord, save_audits
+from zoo.nn.robust import RuleName, rule_of
 from zoo.seeds import derive_seed
 from zoo.text import nearest
 from zoo.training import Run, Training

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from zoo.models.fed_mas.distance import prior_distance
 from zoo.models.fed_mas.prior import PriorConfig, build_prior, load_prior, small_encoder
 from zoo.models.fed_mas.result import LongTailClassification
 from zoo.nn.backbones import Backbone, Small, build
-from zoo.nn.long_tail import frequency_groups
+from zoo.nn.long_tail import CosineClassifier, frequency_groups
 
 
 @dataclass(frozen=True)
@@ -88,19 +87,11 @@ class Network(nn.Module):
         return Seen(decide(z), z, z[:, :0] if self.projector is None else self.projector(z))
 
 
-class CosineClassifier(nn.Linear):
-    """``scale`` times the cosine between features and class vectors."""
+def build_network(config: FedMASConfig, *, pretrained: bool = False, balanced: bool = False) -> Network:
+    """theta with random weights, or with ImageNet's in the encoder (``resnet18`` only).
 
-    def __init__(self, width: int, classes: int, scale: float) -> None:
-        super().__init__(width, classes, bias=False)
-        self.scale = scale
-
-    def forward(self, z: Float[Tensor, "b w"]) -> Float[Tensor, "b k"]:
-        return self.scale * F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
-
-
-def build_network(config: FedMASConfig, *, pretrained: bool = False) -> Network:
-    """theta with random weights, or with ImageNet's in the encoder (``resnet18`` only)."""
+    ``balanced``: with CReFF's second classifier, which starts as the first.
+    """
     if config.encoder == "small":
         encoder: Small | Backbone = small_encoder(config.small_channels)
     else:
@@ -109,13 +100,14 @@ def build_network(config: FedMASConfig, *, pretrained: bool = False) -> Network:
     classifier = (
         CosineClassifier(width, classes, config.cosine_scale) if config.cosine_classifier else nn.Linear(width, classes)
     )
-    if config.prior.kind == "none":
-        return Network(encoder, classifier, None)
-    # Two layers without batch norm; the paper says only "MLP".
-    projector = nn.Sequential(
-        nn.Linear(width, config.projector_width), nn.ReLU(), nn.Linear(config.projector_width, config.prior.width)
-    )
-    return Network(encoder, classifier, projector)
+    projector = None
+    if config.prior.kind != "none":  # two layers without batch norm; the paper says only "MLP"
+        wide = config.projector_width
+        projector = nn.Sequential(nn.Linear(width, wide), nn.ReLU(), nn.Linear(wide, config.prior.width))
+    second = nn.Linear(width, classes) if balanced else None
+    if second is not None:
+        second.load_state_dict(classifier.state_dict())
+    return Network(encoder, classifier, projector, second)
 
 
 class FedMAS(Model[LongTailClassification]):

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from zoo.data.augment import Crops, cropped_views
 from zoo.data.features import FeatureCache, content_key, weights_key
-from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
-from zoo.errors import MissingExtraError, WeightsError
+from zoo.errors import WeightsError
 from zoo.models.fed_mas import plugin
-from zoo.nn.backbones import Small, timm_network
+from zoo.nn.backbones import Small, clip_images, timm_network
 from zoo.nn.losses import contrastive_loss
 from zoo.nn.schedules import cosine_schedule
 from zoo.storage import write_file
@@ -25,8 +24,7 @@ from zoo.storage import write_file
 if TYPE_CHECKING:
     from zoo.training import Run
 
-CLIP_REPOSITORY = "openai/clip-vit-base-patch32"
-CLIP_STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_REPOSITORY = "hf-hub:openai/clip-vit-base-patch32"
 WIDTHS = {"moco": 2048, "clip": 512}
 VIEWS = Crops(area=(0.4, 1.0), jitter=0.3, tint=0.2)  # of one image, for the small prior
 
@@ -47,20 +45,6 @@ class PriorConfig:
         return WIDTHS.get(self.kind, self.channels[-1])
 
 
-class ClipImages(nn.Module):
-    """CLIP's image embedding, for images that were normalised by ImageNet's statistics."""
-
-    def __init__(self, clip: nn.Module) -> None:
-        super().__init__()
-        self.clip = clip
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 512"]:
-        column = (1, 3, 1, 1)
-        rgb = x * x.new_tensor(IMAGENET_STD).view(column) + x.new_tensor(IMAGENET_MEAN).view(column)
-        rgb = F.interpolate(rgb, size=(224, 224), mode="bicubic", align_corners=False)
-        return self.clip(pixel_values=normalise(rgb, *CLIP_STATISTICS)).image_embeds
-
-
 def build_prior(config: PriorConfig) -> nn.Module:
     """The prior's network with random weights, in evaluation mode. Raises ``MissingExtraError``."""
     if config.kind == "small":
@@ -78,7 +62,8 @@ def small_encoder(channels: tuple[int, ...]) -> Small:
 def load_prior(config: PriorConfig) -> nn.Module:
     """The frozen prior with its weights. Raises ``WeightsError`` when they're missing or of another network."""
     if config.kind == "clip":
-        return _clip(config).eval().requires_grad_(False)
+        where = config.path or CLIP_REPOSITORY
+        return clip_images(where, needed_by=f"{plugin.name} with a CLIP prior", what="the prior").requires_grad_(False)
     if not config.path:
         raise WeightsError(
             f"the prior {config.kind} needs its weights; give the file with --set network.prior.path=PATH, or choose "
@@ -115,33 +100,9 @@ def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t for name, t in tensors.items() if not name.startswith("fc.")}
 
 
-def _clip(config: PriorConfig) -> ClipImages:
-    try:
-        from transformers import CLIPVisionModelWithProjection
-    except ImportError:
-        raise MissingExtraError(f"{plugin.name} with a CLIP prior", "transformers", "text") from None
-    if not config.path:
-        from zoo.hub import transformers_backbone
-
-        return ClipImages(transformers_backbone(CLIPVisionModelWithProjection, CLIP_REPOSITORY, needed_by=plugin.name))
-    try:
-        net = CLIPVisionModelWithProjection.from_pretrained(config.path, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"the prior {config.path} is no folder of CLIP weights: {reason}") from None
-    return ClipImages(net)
-
-
-# ---- features, once per image ----------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def prior_features(
-    prior: nn.Module,
-    views: UInt8[Tensor, "n 3 s s"],
-    prepare: Callable[[Tensor], Tensor],
-    folder: Path | None = None,
-    batch_size: int = 64,
+    prior: nn.Module, views: UInt8[Tensor, "n 3 s s"], prepare: Callable[[Tensor], Tensor], folder: Path | None = None
 ) -> Float[Tensor, "n d"]:
     """Unit features of images without augmentation, in half precision (Sec. 2: they can be pre-computed).
 
@@ -152,30 +113,19 @@ def prior_features(
     def features(places: list[int]) -> Float[Tensor, "b d"]:
         return F.normalize(prior(prepare(views[places].to(device))), dim=1).cpu()
 
-    return cache.get_all([content_key(image, weights) for image in views], features, batch_size)
-
-
-# ---- the small prior -----------------------------------------------------------------------------------------------
+    return cache.get_all([content_key(image, weights) for image in views], features, batch_size=64)
 
 
 def save_prior(prior: nn.Module, folder: Path) -> Path:
     """Write ``prior.safetensors`` to ``folder``."""
     from safetensors.torch import save
 
-    return write_file(
-        folder / "prior.safetensors", save({k: v.cpu().contiguous() for k, v in prior.state_dict().items()})
-    )
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in prior.state_dict().items()}
+    return write_file(folder / "prior.safetensors", save(tensors))
 
 
 def pretrain(
-    config: PriorConfig,
-    views: UInt8[Tensor, "n 3 s s"],
-    prepare: Callable[[Tensor], Tensor],
-    steps: int,
-    run: Run,
-    *,
-    batch_size: int = 96,
-    temperature: float = 0.2,
+    config: PriorConfig, views: UInt8[Tensor, "n 3 s s"], prepare: Callable[[Tensor], Tensor], steps: int, run: Run
 ) -> nn.Module:
     """Train the small prior without labels: two views of an image should look alike, those of others should not."""
     run.stage("prior")
@@ -187,11 +137,11 @@ def pretrain(
     net, adam, schedule = run.track(net=net, adam=adam, schedule=schedule)
     for step in run.steps(steps, description="prior"):
         net.train()
-        places = torch.from_numpy(run.indices(len(views), min(batch_size, len(views)), step, key="prior"))
+        places = torch.from_numpy(run.indices(len(views), min(96, len(views)), step, key="prior"))
         rng = run.generator("prior views", step)
         images = views[places].to(run.device).float() / 255
         z = net(prepare(torch.cat([cropped_views(images, rng, VIEWS), cropped_views(images, rng, VIEWS)])))
-        loss = contrastive_loss(z, temperature)
+        loss = contrastive_loss(z, temperature=0.2)
         adam.zero_grad()
         run.backward(loss)
         adam.step()

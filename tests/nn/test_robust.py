@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.errors import DataError
-from zoo.federated.rules import BLOCK, copod, distance_tables, dos_weights, squared_distances
+from zoo.nn.robust import BLOCK, copod, distance_tables, dos_weights, squared_distances
 
 
 def test_distances_are_exact_for_near_copies_far_from_the_origin() -> None:
