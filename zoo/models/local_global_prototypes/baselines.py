@@ -18,15 +18,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.models.local_global_prototypes.model import LocalGlobalConfig, build_backbone, normalise
-from zoo.models.local_global_prototypes.training import (
-    Images,
-    LocalGlobalRecipe,
-    augmented,
-    class_weights,
-    flipped,
-    weigher,
-)
+from zoo.data.images import ImageSet, normalise
+from zoo.models.local_global_prototypes.data import over_images
+from zoo.models.local_global_prototypes.model import LocalGlobalConfig, build_backbone
+from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, augmented, weigher
+from zoo.nn.losses import class_counts, root_weights
 from zoo.ops import prototype_similarity
 
 if TYPE_CHECKING:
@@ -38,7 +34,7 @@ def descend(
     adam: torch.optim.Optimizer,
     loss_of: Callable[[Tensor, Tensor], Tensor],
     recipe: LocalGlobalRecipe,
-    images: Images,
+    images: ImageSet,
     run: Run,
     *,
     stage: str,
@@ -52,10 +48,7 @@ def descend(
     for step in run.steps(epochs * steps_per_epoch, description=stage):
         net.train()
         x, y = images.batch(run.indices(len(images), recipe.batch_size, step), run.device)
-        rng = run.generator("augment", step, run.accelerator.process_index)
-        if recipe.augment != "none":
-            x = flipped(x, rng) if recipe.augment == "flips" else augmented(x, rng)
-        loss = loss_of(normalise(x), y)
+        loss = loss_of(normalise(augmented(x, recipe, run, step)), y)
         adam.zero_grad()
         run.backward(loss)
         adam.step()
@@ -63,14 +56,6 @@ def descend(
         if after_epoch is not None and (step + 1) % steps_per_epoch == 0:
             after_epoch((step + 1) // steps_per_epoch)
     net.eval()
-
-
-@torch.no_grad()
-def probabilities(net: nn.Module, images: Images, device: torch.device) -> Float[Tensor, "n c"]:
-    """Of every image."""
-    net.eval()
-    index = torch.arange(len(images)).split(64)
-    return torch.cat([net.probabilities(normalise(images.batch(i.numpy(), device)[0])).cpu() for i in index])  # type: ignore[operator]
 
 
 # ---- black box -----------------------------------------------------------------------------------------------------
@@ -91,7 +76,7 @@ class BlackBox(nn.Module):
         return self(x).softmax(1)
 
 
-def fit_black_box(recipe: LocalGlobalRecipe, images: Images, run: Run) -> BlackBox:
+def fit_black_box(recipe: LocalGlobalRecipe, images: ImageSet, run: Run) -> BlackBox:
     net = BlackBox(recipe.network).to(run.device)
     adam = torch.optim.Adam(
         [
@@ -125,14 +110,14 @@ class PatchNetwork(nn.Module):
         return -prototype_similarity(self.cells(x), self.prototypes, metric="l2")[0]
 
     @torch.no_grad()
-    def push(self, images: Images, device: torch.device, owner: Int[Tensor, " p"] | None = None) -> None:
+    def push(self, images: ImageSet, device: torch.device, owner: Int[Tensor, " p"] | None = None) -> None:
         """Replace every prototype by the nearest training patch; ``owner``: of its own class only."""
         training = self.training
         self.eval()
         best = torch.full((len(self.prototypes),), torch.inf, device=device)
         patches = self.prototypes.clone()
         for index in torch.arange(len(images)).split(64):
-            x, y = images.batch(index.numpy(), device)
+            x, y = images.batch(index, device)
             cells = self.cells(normalise(x))
             similarity, winner = prototype_similarity(cells, self.prototypes, metric="l2")
             distance = -similarity
@@ -189,7 +174,7 @@ class ProtoPNet(PatchNetwork):
         return cluster, separation, (self.head.weight * other).abs().sum()
 
 
-def fit_protopnet(recipe: LocalGlobalRecipe, images: Images, run: Run) -> ProtoPNet:
+def fit_protopnet(recipe: LocalGlobalRecipe, images: ImageSet, run: Run) -> ProtoPNet:
     """Warm-up with a frozen backbone (a pretrained one only), pushes, and at last the linear layer alone."""
     net = ProtoPNet(recipe.network).to(run.device)
     net.head.requires_grad_(False)
@@ -210,9 +195,7 @@ def fit_protopnet(recipe: LocalGlobalRecipe, images: Images, run: Run) -> ProtoP
     adam = torch.optim.Adam(net.groups(recipe))  # type: ignore[arg-type]
     descend(net, adam, loss_of, recipe, images, run, stage="protopnet", epochs=recipe.epochs, after_epoch=after_epoch)
 
-    with torch.no_grad():
-        index = torch.arange(len(images)).split(64)
-        distance = torch.cat([net.distances(normalise(images.batch(i.numpy(), run.device)[0])) for i in index])
+    distance = over_images(net, net.distances, images, run.device).to(run.device)
     net.head.requires_grad_(True)
     run.stage("protopnet-head")
     _, adam = run.track(head=net.head, adam=torch.optim.Adam(net.head.parameters(), lr=recipe.lr_head))
@@ -274,9 +257,9 @@ class ProtoTree(PatchNetwork):
         self.leaves.mul_(1 - share).add_(update).clamp_(min=1e-6)
 
 
-def fit_prototree(recipe: LocalGlobalRecipe, images: Images, run: Run, depth: int = 9) -> ProtoTree:
+def fit_prototree(recipe: LocalGlobalRecipe, images: ImageSet, run: Run, depth: int = 9) -> ProtoTree:
     net = ProtoTree(recipe.network, depth).to(run.device)
-    weight = class_weights(images.y, len(recipe.network.labels)).to(run.device)
+    weight = root_weights(class_counts(images.y, len(recipe.network.labels))).to(run.device)
     share = recipe.batch_size / max(len(images), recipe.batch_size)
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:

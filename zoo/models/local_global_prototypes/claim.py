@@ -9,25 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from zoo.claims import Claim, Comparison
-from zoo.models.local_global_prototypes.baselines import fit_black_box, fit_protopnet, fit_prototree, probabilities
-from zoo.models.local_global_prototypes.model import (
-    BranchName,
-    LocalGlobalConfig,
-    LocalGlobalPrototypes,
-    normalise,
-)
-from zoo.models.local_global_prototypes.training import (
-    Images,
-    LocalGlobalRecipe,
-    balanced_accuracy,
-    fit,
-)
+from zoo.data.images import ImageSet
+from zoo.metrics import balanced_accuracy
+from zoo.models.local_global_prototypes.baselines import fit_black_box, fit_protopnet, fit_prototree
+from zoo.models.local_global_prototypes.data import Photographs, over_images
+from zoo.models.local_global_prototypes.model import BranchName, LocalGlobalConfig, LocalGlobalPrototypes
+from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, fit
 from zoo.training import Run
 
 TEXTURES = ("plain", "stripes", "checker", "rings", "bar")
@@ -54,7 +48,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     images = draw_set(train, np.random.default_rng([seed, 1]))
     unseen = draw_set(test, np.random.default_rng([seed, 2]))
     scores: dict[str, dict[str, float]] = {}
-    baselines: dict[str, Callable[[LocalGlobalRecipe, Images, Run], torch.nn.Module]] = {
+    baselines: dict[str, Callable[[LocalGlobalRecipe, ImageSet, Run], Any]] = {
         "black box": fit_black_box,
         "protopnet": fit_protopnet,
         "prototree": partial(fit_prototree, depth=TREE_DEPTH),
@@ -62,7 +56,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     for arm, fit_baseline in baselines.items():
         with Run(seed=seed, device="cpu") as arm_run:
             net = fit_baseline(recipe, images, arm_run)
-            found = probabilities(net, unseen, arm_run.device)
+            found = over_images(net, net.probabilities, unseen, arm_run.device)
         scores[arm] = _scores(found, unseen)
     nothing = draw_set((0, 0, 0, 0, 0), np.random.default_rng(0))
     branches: tuple[BranchName, ...] = ("global", "local", "joint")
@@ -78,28 +72,23 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     return scores
 
 
-def _scores(found: Float[torch.Tensor, "n c"], unseen: Images) -> dict[str, float]:
+def _scores(found: Float[torch.Tensor, "n c"], unseen: ImageSet) -> dict[str, float]:
     return {
-        "BAcc": balanced_accuracy(found.argmax(1), unseen.y),
+        "BAcc": balanced_accuracy(found.argmax(1).numpy(), unseen.y.numpy()),
         "probability of the chosen class": float(found.max(1).values.mean()),
     }
 
 
-@torch.no_grad()
-def _probabilities(model: LocalGlobalPrototypes, images: Images, pruned: bool = False) -> Float[torch.Tensor, "n c"]:
-    parts = []
-    for index in torch.arange(len(images)).split(64):
-        x, _ = images.batch(index.numpy(), model.device)
-        parts.append(model.probabilities(model(normalise(x)), pruned=pruned))
-    return torch.cat(parts)
+def _probabilities(model: LocalGlobalPrototypes, images: ImageSet, pruned: bool = False) -> Float[torch.Tensor, "n c"]:
+    return over_images(model, lambda x: model.probabilities(model(x), pruned=pruned), images, model.device)
 
 
-def draw_set(counts: tuple[int, ...], rng: np.random.Generator) -> Images:
+def draw_set(counts: tuple[int, ...], rng: np.random.Generator) -> Photographs:
     """So many lesions of every texture."""
     y = np.repeat(np.arange(len(counts)), counts)
-    views = [np.round(255 * draw_lesion(TEXTURES[label], rng)).astype(np.uint8).transpose(2, 0, 1) for label in y]
-    stacked = np.stack(views) if views else np.zeros((0, 3, SIZE, SIZE), np.uint8)
-    return Images(torch.from_numpy(stacked), torch.from_numpy(y))
+    views = [np.round(255 * draw_lesion(TEXTURES[label], rng)).astype(np.uint8) for label in y]
+    images = ImageSet.of(views, y.tolist(), empty=(3, SIZE, SIZE), channels_last=True)
+    return Photographs(images.views, images.y)
 
 
 def draw_lesion(texture: str, rng: np.random.Generator) -> Float[np.ndarray, "32 32 3"]:
