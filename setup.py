@@ -1,9 +1,10 @@
 """What pyproject.toml can't say: where the packages lie, and how the compiled operators are built.
 
-``ZOO_CUDA=auto|0|1`` switches the CUDA kernels: ``auto`` (the default) builds them when a usable toolkit is found and
-goes on without them when it is not, ``1`` fails instead, ``0`` leaves them out. ``TORCH_CUDA_ARCH_LIST`` changes the
-GPU generations (default: sm_80, sm_90 and PTX). Without a working C++ compiler the package installs as pure Python and
-the operators run by their PyTorch references.
+``ZOO_CUDA=auto|0|1`` switches the CUDA kernels: ``auto`` (the default) builds them for the GPUs that torch sees here,
+or for those that ``TORCH_CUDA_ARCH_LIST`` names, and goes on without them where there is neither or no usable toolkit;
+``1`` builds them in any case (for sm_80, sm_90 and PTX if nothing says otherwise) and fails instead; ``0`` leaves them
+out. Without a working C++ compiler the package installs as pure Python and the operators run by their PyTorch
+references.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ except ImportError as error:
     MISSING = error
 
 TORCH_TARGET_VERSION = "0x020a000000000000"  # LibTorch stable ABI of 2.10: one binary for every later torch
-CUDA_ARCHS = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+CUDA_ARCHS = "8.0;9.0+PTX"  # of ZOO_CUDA=1 where no GPU and no TORCH_CUDA_ARCH_LIST says otherwise
+MEMORY_PER_JOB = 4 << 30  # bytes that one compiler of CUDA kernels may need
 
 # registry/ and cli/ lie beside zoo/ but are imported as zoo.registry and zoo.cli.
 FOLDERS = {"zoo": "zoo", "zoo.registry": "registry", "zoo.cli": "cli"}
@@ -46,6 +48,24 @@ def packages() -> list[str]:
 
 def say(message: str) -> None:
     print(f"\nmedimg-zoo: {message}\n", file=sys.stderr, flush=True)
+
+
+def cuda_archs() -> str | None:
+    """The GPU generations to compile for: those asked for, else those of the GPUs that torch sees; None without any."""
+    if asked := os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip():
+        return asked
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return None
+    found = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(found))
+
+
+def limit_jobs() -> None:
+    """As many compilers at a time as there is memory for, unless ``MAX_JOBS`` is set."""
+    if "MAX_JOBS" in os.environ or not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    os.environ["MAX_JOBS"] = str(max(1, min(os.cpu_count() or 1, memory // MEMORY_PER_JOB)))
 
 
 def cuda_home() -> str:
@@ -120,7 +140,7 @@ def cuda_extension(home: str, runtime: str) -> Extension:
         define_macros=[
             ("USE_CUDA", None),
             ("ZOO_CUDA_VERSION", f'"{cuda_version(home)}"'),
-            ("ZOO_CUDA_ARCHS", f'"{CUDA_ARCHS}"'),
+            ("ZOO_CUDA_ARCHS", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"'),
         ],
         extra_link_args=[runtime],
     )
@@ -134,7 +154,8 @@ def extensions() -> list[Extension]:
     wanted = os.environ.get("ZOO_CUDA", "auto")
     if wanted not in ("auto", "0", "1"):
         raise ValueError(f"ZOO_CUDA must be auto, 0 or 1, not {wanted!r}")
-    if wanted == "0":
+    archs = cuda_archs() or (CUDA_ARCHS if wanted == "1" else None)
+    if wanted == "0" or archs is None:
         return [cpu]
     try:
         home = cuda_home()
@@ -143,6 +164,12 @@ def extensions() -> list[Extension]:
         if wanted == "1":
             raise
         return [cpu]
+    os.environ["TORCH_CUDA_ARCH_LIST"] = archs
+    limit_jobs()
+    say(
+        f"compiling the CUDA kernels for {archs} with {os.environ.get('MAX_JOBS', 'several')} jobs, some minutes each "
+        "file; ZOO_CUDA=0 leaves them out, and they can be built later"
+    )
     cpp_extension.CUDA_HOME = home
     cuda = cuda_extension(home, runtime)
     cuda.optional = wanted == "auto"

@@ -24,7 +24,8 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from zoo.models.grad_align.model import ResNet9
-from zoo.models.grad_align.training import GradAlignRecipe, Plan, align, alignment, descend, per_sample_gradients
+from zoo.models.grad_align.training import GradAlignRecipe, align, alignment, descend, settle
+from zoo.nn.per_sample import per_sample_gradients
 from zoo.ops import status
 
 SIGMA, PSI, PERCENTILE, COUNT = 0.598, 0.1, 0.7, 50_000
@@ -54,14 +55,14 @@ def opacus_step(network: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 
 def our_step(network: nn.Module, x: Tensor, y: Tensor, name: str, stack: ExitStack) -> Step:
-    plan = Plan.make(recipe(name, len(x)), COUNT, sum(p.numel() for p in network.parameters()))
-    gradients = stack.enter_context(per_sample_gradients(network))
+    settled, budget = settle(recipe(name, len(x)), COUNT, sum(p.numel() for p in network.parameters()))
+    gradients = stack.enter_context(per_sample_gradients(network, "this benchmark"))
     sgd = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.1)
     generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
-        grads, _ = gradients(x, y, len(x), None)
-        aligned = align(grads, plan, generator)
+        grads, _ = gradients(x, y, len(x))
+        aligned = align(grads, settled, budget, generator)
         descend(sgd, aligned.aggregate)
         alignment(aligned, grads)
 
@@ -70,11 +71,11 @@ def our_step(network: nn.Module, x: Tensor, y: Tensor, name: str, stack: ExitSta
 
 def eager_step(network: nn.Module, x: Tensor, y: Tensor, name: str, stack: ExitStack) -> Step:
     """The algorithm line by line, from the same gradients."""
-    gradients = stack.enter_context(per_sample_gradients(network))
+    gradients = stack.enter_context(per_sample_gradients(network, "this benchmark"))
     sgd = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.1)
 
     def step() -> None:
-        grads, _ = gradients(x, y, len(x), None)
+        grads, _ = gradients(x, y, len(x))
         clipped = grads / grads.norm(dim=1, keepdim=True).clamp(min=1)
         private = clipped + SIGMA * torch.randn(grads.shape[1]) / len(x)
         batch, seen = grads.mean(0), clipped

@@ -5,7 +5,6 @@ A plugin is broken alone: one that can't be imported is listed with its error an
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from zoo.errors import MissingExtraError, PluginError
 from zoo.plugin import CONTRACT_VERSION, ENTRY_POINT_GROUP, Plugin
+from zoo.text import close_to
 
 __all__ = ["Entry", "entries", "find", "info", "list_models", "resolve"]
 
@@ -154,5 +154,5 @@ def _kebab(name: str) -> str:
 
 def _suggest(name: str) -> str:
     known = sorted({entry.name for entry in entries()})
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = close_to(name, known, count=3)
     return f"did you mean {' or '.join(near)}?" if near else "zoo list shows all models"

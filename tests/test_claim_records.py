@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -46,10 +48,9 @@ def toy(monkeypatch, tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "toy_plugin.py").write_bytes(source.read_bytes())
     monkeypatch.syspath_prepend(str(tmp_path / "package"))
-    import toy_plugin
-
-    yield toy_plugin
-    __import__("sys").modules.pop("toy_plugin", None)
+    monkeypatch.delitem(sys.modules, "toy_plugin", raising=False)
+    yield import_module("toy_plugin")
+    del sys.modules["toy_plugin"]
 
 
 def test_a_record_is_written_beside_the_claim_when_all_seeds_are_done(toy, tmp_path, monkeypatch) -> None:

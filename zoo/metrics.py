@@ -160,6 +160,14 @@ def auroc(scores: Float[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]) -> 
     return float(auc(torch.from_numpy(1 - specificity), torch.from_numpy(sensitivity)))
 
 
+def label_auroc(scores: Float[np.ndarray, "n c"], truth: Integer[np.ndarray, "n c"]) -> float:
+    """Mean :func:`auroc` over the labels that some cases have and others lack. Raises ``DataError`` if none is so."""
+    known = [c for c in range(truth.shape[1]) if 0 < truth[:, c].sum() < len(truth)]
+    if not known:
+        raise DataError("no label tells the cases to measure AUC on apart; some must have it and others lack it")
+    return float(np.mean([auroc(scores[:, c], truth[:, c]) for c in known]))
+
+
 def recalls(
     predicted: Integer[np.ndarray, " n"], truth: Integer[np.ndarray, " n"], classes: int
 ) -> Float[np.ndarray, " k"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from zoo.errors import OptionError
 from zoo.plugin import Input, Plugin
+from zoo.text import close_to
 
 _FLAGS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
 _COORDINATES = {"box": 4, "point": 2}
@@ -86,7 +86,7 @@ def _declared(plugin: Plugin, name: str) -> Input:
         if declared.name == name:
             return declared
     names = [declared.name for declared in plugin.options]
-    near = difflib.get_close_matches(name, names, n=1)
+    near = close_to(name, names, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}" if names else "it has none"
     raise OptionError(f"{plugin.name} has no option {name!r}; {hint}")
 

@@ -5,12 +5,12 @@ Listing them imports none of the libraries, and nothing is ever downloaded.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from zoo.errors import MediaError, MissingExtraError
+from zoo.text import close_to
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def find(name: str) -> Sample:
     short = name.removeprefix("sample:")
     if short in SAMPLES:
         return SAMPLES[short]
-    near = [f"sample:{match}" for match in difflib.get_close_matches(short.lower(), SAMPLES, n=3, cutoff=0.5)]
+    near = [f"sample:{match}" for match in close_to(short.lower(), SAMPLES, count=3)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(SAMPLES)}"
     raise MediaError(f"there is no sample {short!r}; {hint}")
 

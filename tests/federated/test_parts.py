@@ -17,6 +17,7 @@ from zoo.federated import (
     by_attribute,
     by_file,
     dirichlet,
+    drawn,
     iid,
     labels_of,
     lossy,
@@ -143,3 +144,13 @@ def test_a_lossy_link_loses_whole_rows_and_other_ones_on_the_way_back():
         assert not torch.equal(rows[0], rows[1])  # and by image
     assert not torch.equal(forth, back)
     assert torch.equal(lossy(z, 0.0, np.random.default_rng(0)), z)
+
+
+def test_clients_draw_with_replacement_from_a_mix_of_labels():
+    labels = np.arange(100) % 10
+    (alike, _), (unlike, other) = (
+        [np.bincount(labels[part], minlength=10) for part in drawn(labels, 2, 1000, alpha, 0)] for alpha in (None, 0.1)
+    )
+    assert alike.sum() == unlike.sum() == 1000
+    assert alike.max() < 150 < unlike.max()
+    assert (unlike != other).any()

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import progress, registry
-from zoo.claims.picture import figure
 from zoo.claims.records import load_result, record_path
 from zoo.claims.types import Claim, ClaimResult
 from zoo.errors import OptionError, PluginError
@@ -51,6 +50,8 @@ def reproduce(
     Raises ``PluginError`` when the model has no claim or the claim returns something else than numbers by arm,
     ``OptionError`` for unusable seeds or jobs, or where a record can't be written.
     """
+    from zoo.claims.picture import figure  # with Pillow, which a card's words don't need
+
     plugin, claim = registry.part(model, "claim")
     if not isinstance(claim, Claim):
         raise PluginError(f"the claim of {plugin.name} is a {type(claim).__name__}, not a zoo.claims.Claim")

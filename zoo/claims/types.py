@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from zoo.claims.statistics import Verdict, judge
+from zoo.text import finite
 
 FORMAT = 1
 
@@ -156,7 +157,7 @@ class ClaimResult:
             "environment": dict(self.environment),
             "source": self.source,
         }
-        return _finite(record)
+        return finite(record)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> ClaimResult:
@@ -201,12 +202,3 @@ def compare(
     )
     judged = judge(differences, comparison.metric, comparison.margin, comparison.tolerance, quick)
     return Compared(comparison, differences, *judged)
-
-
-def _finite(value: Any) -> Any:
-    """Plain data without NaN and infinities, which JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -34,7 +34,7 @@ def place_of(text: Any, names: Sequence[str]) -> int | None:
     text = str(text)
     if text in names:
         return list(names).index(text)
-    return int(text) if text.isdigit() and int(text) < len(names) else None
+    return int(text) if text.isdecimal() and int(text) < len(names) else None
 
 
 def label_index(label: str | int | None, labels: Sequence[str], where: str, remedy: str = "") -> int:
@@ -48,6 +48,21 @@ def label_index(label: str | int | None, labels: Sequence[str], where: str, reme
         hint = f"; {remedy}" if remedy else ""
         raise DataError(f"{where} has the label {label!r}, which is none of {', '.join(labels)}{hint}")
     return place
+
+
+def label_vector(
+    label: str | int | None, labels: Sequence[str], where: str, remedy: str = "", *, nothing: Sequence[str] = ()
+) -> list[float]:
+    """0 or 1 for each of ``labels``: ``label`` names those that hold, joined by ``|``; an empty text is none of them.
+
+    ``nothing``: further words for none. Raises ``DataError`` as :func:`label_index`.
+    """
+    names = [name.strip() for name in str(label).split("|")]
+    names = [name for name in names if name and name not in nothing]
+    if label is None or any(name not in labels for name in names):
+        hint = f"; {remedy}" if remedy else ""
+        raise DataError(f"{where} has the label {label!r}, which is none of {', '.join(labels)}{hint}")
+    return [float(name in names) for name in labels]
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -175,6 +190,11 @@ class ImageSet:
         layout = torch.channels_last if last else torch.contiguous_format
         views = self.views[place].contiguous(memory_format=layout)
         return views.to(device).float() / 255, self.y[place].to(device)
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of every channel, of [0, 1]."""
+        values = self.views.permute(0, 2, 3, 1).float().flatten(0, 2) / 255
+        return values.mean(0).tolist(), values.std(0, correction=0).tolist()
 
 
 def read_views(

@@ -23,7 +23,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -101,6 +101,28 @@ class Dataset(Sequence[Case]):
     def subset(self, indices: Iterable[int]) -> Dataset:
         """The cases at ``indices``, in that order."""
         return Dataset(self.spec, [self.entries[int(i)] for i in indices], self.columns, self.labels)
+
+    def in_memory(self) -> Dataset:
+        """With every made case made once, instead of each time that it's looked at; files stay files."""
+        entries = [replace(e, case=e.case() if callable(e.case) else e.case) for e in self.entries]
+        return Dataset(self.spec, entries, self.columns, self.labels)
+
+    def values(self, where: str) -> list[str]:
+        """An attribute of every case, from a column or from ``file:PATH``; ``unknown`` where it isn't stated.
+
+        Raises ``DataError`` for a file that isn't there or lacks the columns ``id`` and ``value``.
+        """
+        kind, _, name = where.partition(":")
+        if kind != "file":
+            return [str(case.attributes.get(where, "unknown")) for case in self]
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise DataError(f"there is no file {path} that states the attribute of the cases")
+        rows = table_rows(path)
+        if not rows or not {"id", "value"} <= rows[0].keys():
+            raise DataError(f"{path} needs the columns id and value")
+        stated = {str(row.get("id")): str(row.get("value", "unknown")) for row in rows}
+        return [stated.get(name, "unknown") for name in self.ids]
 
     def __repr__(self) -> str:
         return f"Dataset({self.spec!r}, {len(self)} cases)"

@@ -28,6 +28,8 @@ _EXPORTS = {
     "by_attribute": "partition",
     "by_file": "partition",
     "dirichlet": "partition",
+    "divided": "partition",
+    "drawn": "partition",
     "iid": "partition",
     "labels_of": "partition",
     "split_figure": "partition",

@@ -51,6 +51,31 @@ def dirichlet(
     )
 
 
+def drawn(labels: np.ndarray, clients: int, cases: int, alpha: float | None, seed: int) -> list[np.ndarray]:
+    """Every client draws ``cases`` with replacement, their mix of labels from a Dirichlet distribution (None: even)."""
+    rng = np.random.default_rng(derive_seed(seed, "partition"))
+    kinds = np.unique(labels)
+
+    def draw() -> np.ndarray:
+        shares = rng.dirichlet(np.full(len(kinds), alpha)) if alpha is not None else np.full(len(kinds), 1.0)
+        counts = rng.multinomial(cases, shares / shares.sum())
+        return np.concatenate([rng.choice(np.flatnonzero(labels == k), n) for k, n in zip(kinds, counts, strict=True)])
+
+    return [draw() for _ in range(clients)]
+
+
+def divided(how: str, cases: Dataset, labels: Sequence[Any], clients: int, alpha: float, seed: int) -> list[np.ndarray]:
+    """As ``how`` says: ``iid``, ``dirichlet``, ``column:NAME`` or ``file:PATH``. Raises ``OptionError``."""
+    kind, _, name = how.partition(":")
+    if how == "iid":
+        return iid(len(cases), clients, seed)
+    if how == "dirichlet":
+        return dirichlet(labels, clients, alpha, seed)
+    if kind in ("column", "file") and name:
+        return (by_attribute if kind == "column" else by_file)(cases, name)
+    raise OptionError(f"partition must be iid, dirichlet, column:NAME or file:PATH, not {how!r}")
+
+
 def by_attribute(cases: Dataset, column: str = "site") -> list[np.ndarray]:
     """One client per value of a column, in the order of the values. Raises ``DataError`` if a case lacks it."""
     values = []

@@ -159,16 +159,18 @@ def _splat(
         colour.reshape(-1, 3)[pixels] = s[winner]
 
 
-def surface(points: Float[np.ndarray, "n 3"], heights: Sequence[float], cell: float) -> Mesh | None:
+def surface(points: Float[np.ndarray, "n 3"], heights: Sequence[float], step: float, extent: float) -> Mesh | None:
     """The surface around points that lie on planes: occupied cells, smoothed by one, through marching cubes.
 
-    ``heights``: the planes, evenly spaced; ``cell``: side of a cell in x and y, in the units of the points. ``None``
-    for a cloud too thin to enclose anything.
+    ``heights``: the planes, evenly spaced; ``step``: distance of neighbouring points in x and y, and ``extent``: of the
+    specimen, which bound the size of the cells. ``None`` for a cloud too thin to enclose anything.
     """
     from skimage.measure import marching_cubes
 
     if len(points) < 4:
         return None
+    room = max(1.0, extent**2 * len(set(heights)) / len(points)) ** 0.5  # that a point has in its plane
+    cell = max(step, min(room, extent / 16), extent / 400)
     pitch = float(np.diff(heights).mean()) if len(heights) > 1 else cell
     corner = points.min(0) - 3 * np.array([cell, cell, pitch])
     places = np.round((points - corner) / (cell, cell, pitch)).astype(int)

@@ -15,11 +15,12 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD
-from zoo.errors import MissingExtraError
+from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from zoo.errors import MissingExtraError, WeightsError
 
 EXTRA = "backbones"
 
@@ -108,6 +109,44 @@ def torchvision_network(name: str, **options: Any) -> nn.Module:
     except ImportError:
         raise MissingExtraError(f"the architecture {name}", "torchvision", EXTRA) from None
     return torchvision.models.get_model(name, weights=None, **options)
+
+
+class ClipImages(nn.Module):
+    """CLIP's image embedding, for images that were normalised by ImageNet's statistics."""
+
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        column = (1, 3, 1, 1)
+        rgb = x * x.new_tensor(IMAGENET_STD).view(column) + x.new_tensor(IMAGENET_MEAN).view(column)
+        rgb = F.interpolate(rgb, size=(224, 224), mode="bicubic", align_corners=False)
+        return self.clip(pixel_values=normalise(rgb, self.mean, self.std)).image_embeds
+
+
+def clip_images(where: str, *, needed_by: str, what: str = "the backbone") -> ClipImages:
+    """CLIP's image encoder from a folder, or from the Hub (``hf-hub:ORG/NAME``), in evaluation mode.
+
+    Raises ``MissingExtraError`` without transformers, ``WeightsError`` for a folder of anything else, as ``what``.
+    """
+    try:
+        from transformers import CLIPVisionModelWithProjection
+    except ImportError:
+        raise MissingExtraError(needed_by, "transformers", "text") from None
+    if where.startswith("hf-hub:"):
+        from zoo.hub import transformers_backbone
+
+        name = where.removeprefix("hf-hub:")
+        return ClipImages(transformers_backbone(CLIPVisionModelWithProjection, name, needed_by=needed_by)).eval()
+    try:
+        net = CLIPVisionModelWithProjection.from_pretrained(where, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{what} {where} is no folder of CLIP weights: {reason}") from None
+    return ClipImages(net).eval()
 
 
 @cache

@@ -1,4 +1,5 @@
-"""Classification with long-tailed and divided data: losses that know the class counts, and federated penalties.
+"""Classification with long-tailed and divided data: losses that know the class counts, a classifier of cosines,
+and federated penalties.
 
 ``counts`` are the training images of each class that the loss may assume: in federated learning, the client's own.
 """
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def balanced_softmax_loss(
@@ -101,3 +102,14 @@ def frequency_groups(
     n = torch.as_tensor(list(counts))
     head, tail = n > head_above, n < tail_below
     return head, ~head & ~tail, tail
+
+
+class CosineClassifier(nn.Linear):
+    """``scale`` times the cosine between features and class vectors, which the margins of LDAM are made for."""
+
+    def __init__(self, width: int, classes: int, scale: float) -> None:
+        super().__init__(width, classes, bias=False)
+        self.scale = scale
+
+    def forward(self, z: Float[Tensor, "b w"]) -> Float[Tensor, "b k"]:
+        return self.scale * F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))

@@ -18,9 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zoo import registry
-from zoo.config import nearest
 from zoo.errors import OptionError
 from zoo.storage import making
+from zoo.text import kebab, nearest
 
 __all__ = ["TASKS", "Created", "new"]
 
@@ -49,7 +49,7 @@ def new(name: str, task: str = "segmentation", parent: str | os.PathLike[str] = 
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise OptionError(
             f"{name!r} can't be the name of a plugin; write lower-case letters, digits and single hyphens, "
-            f"such as {_kebab(name)}"
+            f"such as {_usable(name)}"
         )
     if task not in TASKS:
         raise OptionError(f"there is no template for the task {task!r}; {nearest(task, TASKS)}")
@@ -106,11 +106,9 @@ def _warnings(name: str, package: str) -> Iterator[str]:
         yield f"a package called {package} is installed, and this one would hide it; another name avoids that"
 
 
-def _kebab(name: str) -> str:
+def _usable(name: str) -> str:
     """The nearest name that would do."""
-    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)
-    plain = re.sub(r"[^a-z0-9]+", "-", split.lower()).strip("-")
-    return (plain.lstrip("0123456789-") or "my-model")[:_LONGEST].strip("-")
+    return (kebab(name).lstrip("0123456789-") or "my-model")[:_LONGEST].strip("-")
 
 
 def _camel(name: str) -> str:

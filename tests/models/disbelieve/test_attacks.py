@@ -14,20 +14,22 @@ from torch.nn.utils import parameters_to_vector
 
 from zoo.errors import DataError, OptionError
 from zoo.models.disbelieve.attacks import (
-    Ascent,
     AttackSettings,
     closed_form_scale,
     craft,
     disbelieve_gradients,
     disbelieve_parameters,
+    lie,
+    lie_z,
+    min_max,
     refuse_federation,
     search_scale,
     spread,
 )
-from zoo.models.disbelieve.baselines import lie, lie_z, min_max
-from zoo.models.disbelieve.screening import squared_distances
+from zoo.nn.robust import squared_distances
 
 seeds = st.integers(0, 10_000)
+CLIMB = AttackSettings(lr=0.1, batch_size=20)
 
 
 def federation(seed: int = 0, f: int = 4, scale: float = 0.05) -> tuple[torch.Tensor, nn.Module, tuple]:
@@ -76,7 +78,7 @@ def test_min_max_stays_where_all_clients_agree() -> None:
 @settings(max_examples=15, deadline=None)
 def test_the_malicious_parameters_stay_in_the_ball(seed: int, scale: float, project: bool) -> None:
     updates, network, (x, y) = federation(seed, scale=scale)
-    ascent = Ascent(lr=0.1, batch_size=20, project=project, epochs=10)
+    ascent = AttackSettings(lr=0.1, batch_size=20, project=project, ascent_epochs=10)
     found = disbelieve_parameters(updates, network, x, y, ascent, np.random.default_rng(0))
     assert found.threshold == pytest.approx(float(squared_distances(updates).max()))
     assert float((found.vector - updates.mean(0)).square().sum()) <= found.threshold * (1 + 1e-6)
@@ -91,7 +93,7 @@ def test_projection_lands_on_the_sphere_and_raises_the_loss() -> None:
 
     torch.nn.utils.vector_to_parameters(mean.float(), network.parameters())
     before = loss()
-    found = disbelieve_parameters(updates, network, x, y, Ascent(0.1, 20), np.random.default_rng(0))
+    found = disbelieve_parameters(updates, network, x, y, CLIMB, np.random.default_rng(0))
     assert found.distance == pytest.approx(found.threshold, rel=1e-9)
     assert loss() > before + 0.1  # the network holds the malicious model
     torch.testing.assert_close(parameters_to_vector(network.parameters()).detach().double(), found.vector,
@@ -100,7 +102,7 @@ def test_projection_lands_on_the_sphere_and_raises_the_loss() -> None:
 
 def test_equal_clients_leave_no_room() -> None:
     updates, network, (x, y) = federation(scale=0.0)
-    found = disbelieve_parameters(updates, network, x, y, Ascent(0.1, 20), np.random.default_rng(0))
+    found = disbelieve_parameters(updates, network, x, y, CLIMB, np.random.default_rng(0))
     torch.testing.assert_close(found.vector, updates[0])
     assert found.distance == found.threshold == 0
 
@@ -143,7 +145,7 @@ def test_the_malicious_gradient_points_up_the_loss_and_keeps_within_the_smallest
     loss = nn.functional.cross_entropy(network(x), y)
     descent = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double()
     honest = 0.1 * descent + torch.randn(3, len(descent), dtype=torch.float64)
-    found = disbelieve_gradients(honest, network, x, y, batch_size=20)
+    found = disbelieve_gradients(honest, network, x, y, AttackSettings(batch_size=20))
     assert found.threshold == pytest.approx(spread(honest, "min"))
     cosine = nn.functional.cosine_similarity(found.vector, -descent, dim=0)
     assert cosine == pytest.approx(1, abs=1e-5)
@@ -153,8 +155,8 @@ def test_the_malicious_gradient_points_up_the_loss_and_keeps_within_the_smallest
 def test_inner_steps_sum_gradients_along_an_ascent_and_leave_the_network_as_it_was() -> None:
     updates, network, (x, y) = federation()
     before = parameters_to_vector(network.parameters()).detach().clone()
-    one = disbelieve_gradients(updates, network, x, y, inner_steps=1)
-    many = disbelieve_gradients(updates, network, x, y, inner_steps=9)
+    one = disbelieve_gradients(updates, network, x, y, AttackSettings(inner_steps=1))
+    many = disbelieve_gradients(updates, network, x, y, AttackSettings(inner_steps=9))
     assert torch.equal(parameters_to_vector(network.parameters()), before)
     assert not torch.allclose(one.vector / one.vector.norm(), many.vector / many.vector.norm(), atol=1e-3)
 
@@ -196,7 +198,7 @@ def test_what_can_not_be_crafted_from_is_refused(change, words: str) -> None:
 def test_several_labels_are_attacked_through_binary_cross_entropy() -> None:
     updates, network, (x, y) = federation()
     several = nn.functional.one_hot(y, 3).float()
-    found = disbelieve_parameters(updates, network, x, several, Ascent(0.1, 20), np.random.default_rng(0))
+    found = disbelieve_parameters(updates, network, x, several, CLIMB, np.random.default_rng(0))
     torch.nn.utils.vector_to_parameters(updates.mean(0).float(), network.parameters())
     before = nn.functional.binary_cross_entropy_with_logits(network(x), several)
     torch.nn.utils.vector_to_parameters(found.vector.float(), network.parameters())

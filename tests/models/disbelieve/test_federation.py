@@ -13,11 +13,12 @@ from torch import nn
 
 from zoo.errors import DataError, OptionError
 from zoo.federated import Context, State, Update
-from zoo.models.disbelieve.attacks import Ascent, Attacker, AttackSettings
+from zoo.models.disbelieve.attacks import AttackSettings
+from zoo.models.disbelieve.audit import Attacker, Audited
 from zoo.models.disbelieve.data import measure
 from zoo.models.disbelieve.result import Projection, RoundRecord
-from zoo.models.disbelieve.screening import Audited, rule_of
 from zoo.models.disbelieve.training import DisbelieveRecipe, client
+from zoo.nn.robust import rule_of
 
 
 def audited(
@@ -136,7 +137,7 @@ class Plain(nn.Module):
 def test_all_controlled_clients_send_one_vector_and_nobody_else_changes(attack: str) -> None:
     vectors = clouds(d=6)
     x = torch.randn(40, 2)
-    settings = AttackSettings(attack, ascent=Ascent(lr=0.1, batch_size=10))  # type: ignore[arg-type]
+    settings = AttackSettings(attack, lr=0.1, batch_size=10)  # type: ignore[arg-type]
     attacker = Attacker(settings, (1, 5, 8), (x, torch.randint(0, 3, (40,))), Plain())
     state = audited("fedavg", vectors, 3, attacker=attacker)
     record, plane = noted(state), Projection(**state.own["projection"])

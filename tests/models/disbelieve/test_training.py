@@ -13,9 +13,10 @@ from PIL import Image
 
 import zoo
 from zoo.data.case import Case
+from zoo.data.sets import Dataset, Entry
 from zoo.errors import DataError, OptionError
 from zoo.models.disbelieve import claim as claims
-from zoo.models.disbelieve.data import divide, draw_client, load_images, measured, target_of
+from zoo.models.disbelieve.data import divide, load_images, measured
 from zoo.models.disbelieve.model import DisbelieveConfig
 from zoo.models.disbelieve.training import DisbelieveRecipe, controlled_clients, initial_network
 
@@ -167,15 +168,6 @@ def test_craft_keeps_to_the_bound_of_each_mode() -> None:
 # ---- parts ---------------------------------------------------------------------------------------------------------
 
 
-def test_clients_draw_with_replacement_from_a_mix_of_classes() -> None:
-    classes = np.arange(100) % 10
-    rng = np.random.default_rng(0)
-    alike = np.bincount(classes[draw_client(classes, 1000, None, rng)], minlength=10)
-    unlike = np.bincount(classes[draw_client(classes, 1000, 0.1, rng)], minlength=10)
-    assert alike.sum() == unlike.sum() == 1000
-    assert alike.max() < 150 < unlike.max()
-
-
 @pytest.mark.parametrize("alpha", [None, 0.5])
 def test_dividing_gives_every_case_once(alpha: float | None) -> None:
     parts = divide(np.arange(80) % 3, 4, alpha, None, 0)
@@ -200,18 +192,23 @@ def test_the_initial_network_depends_on_the_seed_alone() -> None:
 
 
 def test_labels_are_read_as_names_numbers_or_several() -> None:
-    config = DisbelieveConfig(labels=("a", "b", "c"))
-    assert [target_of(Case("", "x", label=label), config) for label in ("b", 2, "0")] == [1, 2, 0]
-    several = DisbelieveConfig(labels=("a", "b", "c"), multi_label=True)
-    assert target_of(Case("", "x", label="a|c"), several) == [1, 0, 1]
-    assert target_of(Case("", "x", label="No Finding"), several) == [0, 0, 0]
+    def targets(*labels: str | int | None, **fields: bool) -> list:
+        config = DisbelieveConfig(labels=("a", "b", "c"), architecture="mlp", image_size=4, **fields)
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        entries = [Entry(f"x{i}", Case(pixels, f"x{i}", label=label)) for i, label in enumerate(labels)]
+        return load_images(Dataset(f"test:{labels}", entries), config).y.tolist()
+
+    assert targets("b", 2, "0") == [1, 2, 0]
+    assert targets("a|c", "No Finding", multi_label=True) == [[1, 0, 1], [0, 0, 0]]
     for wrong in (None, "d", "a|d"):
-        with pytest.raises(DataError, match="name the labels"):
-            target_of(Case("", "x", label=wrong), several)
+        with pytest.raises(DataError, match=r"case x0 has the label .* none of a, b, c; name the labels"):
+            targets(wrong, multi_label=True)
+    with pytest.raises(DataError, match="case x0 has the label 'd', which is none of a, b, c; name the labels"):
+        targets("d")
 
 
 def test_mean_and_deviation_are_those_of_the_training_images() -> None:
-    data = claims.digits(0)
+    data = claims.divided_digits(0)
     images = load_images(data.train, claims.PARAMETERS.network)
     config = measured(replace(claims.PARAMETERS.network, mean=(), std=()), images)
     assert config.mean[0] == pytest.approx(float(images.views.float().mean() / 255), abs=1e-3)
@@ -223,7 +220,7 @@ def test_mean_and_deviation_are_those_of_the_training_images() -> None:
 def test_the_attack_breaks_krum_in_a_short_run_on_digits() -> None:
     from zoo.training import Run
 
-    recipe, data = replace(claims.PARAMETERS, rounds=8), claims.digits(50)
+    recipe, data = replace(claims.PARAMETERS, rounds=8), claims.divided_digits(50)
     scores = {}
     for attack in ("none", "disbelieve"):
         with Run(None, seed=50, device="cpu", progress=False) as run:

@@ -12,9 +12,10 @@ from torch import nn
 
 from zoo.models.fed_mas.baselines import CReFF, class_gradients, match_features, retrain
 from zoo.models.fed_mas.data import Shard, batches
+from zoo.models.fed_mas.distance import class_distances as distances_of
 from zoo.models.fed_mas.distance import prior_distance
 from zoo.models.fed_mas.model import Network
-from zoo.models.fed_mas.training import FedMASRecipe, Site, class_distances, make_optimizer, update
+from zoo.models.fed_mas.training import FedMASRecipe, Site, make_optimizer, update
 
 RECIPE = FedMASRecipe(local_epochs=2, batch_size=4, rounds=3, lr=0.05, weight_decay=0.0)
 
@@ -32,12 +33,16 @@ def shard(n: int = 10, classes: int = 2) -> Shard:
 
 
 def site(recipe: FedMASRecipe) -> Site:
-    return Site(recipe, 3, prepare=lambda x: x)
+    return Site(recipe, network, lambda _: shard(), 3, prepare=lambda x: x)
+
+
+def class_distances(net: Network, own: Shard) -> torch.Tensor:
+    return distances_of(lambda x: net(x).y, own, 3)
 
 
 def test_global_observation_is_the_class_mean_of_the_distance() -> None:
     net, own = network(), shard()
-    w = class_distances(net, own, site(RECIPE))
+    w = class_distances(net, own)
     with torch.no_grad():
         every = prior_distance(net(own.x).y, own.prior)
     assert w.tolist() == pytest.approx([float(every[own.y == 0].mean()), float(every[own.y == 1].mean()), 0.0])
@@ -46,7 +51,7 @@ def test_global_observation_is_the_class_mean_of_the_distance() -> None:
 def test_rescue_factor_multiplies_both_observations() -> None:
     frozen = replace(RECIPE, lr=0.0, local_epochs=3)  # then training sees what the received model sees
     net, own = network(), shard()
-    w = class_distances(net, own, site(frozen))
+    w = class_distances(net, own)
     metrics = update(net, own, site(frozen), 1, np.random.default_rng(0))
     assert metrics["rescue_factor"] == pytest.approx(float((w * 3 * w).sum()), rel=1e-5)
 
@@ -62,9 +67,9 @@ def test_batch_size_does_not_change_the_rescue_factor_of_a_frozen_model() -> Non
 
 def test_distillation_brings_the_projection_towards_the_prior() -> None:
     recipe, own, net = replace(RECIPE, local_epochs=20), shard(), network()
-    before = float(class_distances(net, own, site(recipe)).sum())
+    before = float(class_distances(net, own).sum())
     update(net, own, site(recipe), 1, np.random.default_rng(0))
-    assert float(class_distances(net, own, site(recipe)).sum()) < 0.7 * before
+    assert float(class_distances(net, own).sum()) < 0.7 * before
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedprox", "moon", "ldam", "bsm", "fedlc", "kd", "fed-mas"])

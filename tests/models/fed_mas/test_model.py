@@ -13,12 +13,10 @@ from safetensors.torch import save_file
 from zoo.data.case import Case
 from zoo.data.phantoms.skin import skin_lesion
 from zoo.errors import MediaError, OptionError, WeightsError
-from zoo.models.fed_mas.augment import augmented
 from zoo.models.fed_mas.model import FedMAS, FedMASConfig, build_network, to_network
 from zoo.models.fed_mas.prior import (
     PriorConfig,
     build_prior,
-    contrastive_loss,
     encoder_tensors,
     load_prior,
     prior_features,
@@ -174,18 +172,3 @@ def test_a_stored_prior_comes_back(tmp_path: Path) -> None:
     back = load_prior(replace(config, path=str(tmp_path)))
     assert all(torch.equal(value, back.state_dict()[name]) for name, value in prior.state_dict().items())
     assert not any(p.requires_grad for p in back.parameters())
-
-
-def test_contrast_is_least_where_the_two_views_agree() -> None:
-    z = torch.eye(4)
-    agree, differ = torch.cat([z, z]), torch.cat([z, z.roll(1, 0)])
-    assert float(contrastive_loss(agree, 0.2)) < float(contrastive_loss(differ, 0.2))
-
-
-def test_views_are_random_and_stay_in_range() -> None:
-    x = torch.rand(4, 3, 24, 24)
-    one, same, other = (augmented(x, np.random.default_rng(seed)) for seed in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert one.shape == x.shape
-    assert 0 <= float(one.min()) <= float(one.max()) <= 1

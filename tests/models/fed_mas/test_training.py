@@ -15,8 +15,9 @@ import zoo
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError, WeightsError
+from zoo.federated import divided
 from zoo.models.fed_mas.claim import contour_prior, draw, pixel_prior, with_rare_attribute
-from zoo.models.fed_mas.data import attribute_values, divide, labels_of, scores
+from zoo.models.fed_mas.data import labels_of, scores
 from zoo.models.fed_mas.model import FedMASConfig
 from zoo.models.fed_mas.prior import PriorConfig
 from zoo.models.fed_mas.training import FedMASRecipe, train, training
@@ -132,11 +133,11 @@ def test_a_case_without_label_is_named(data: TrainData) -> None:
 def test_an_attribute_comes_from_a_column_or_a_table(data: TrainData, tmp_path: Path) -> None:
     table = tmp_path / "tones.csv"
     table.write_text(f"id,value\n{data.test.ids[0]},dark\n{data.test.ids[1]},light\n")
-    assert attribute_values(f"file:{table}", data.test)[:3] == ["dark", "light", "unknown"]
-    assert attribute_values("site", data.test)[:2] == ["A", "B"]
+    assert data.test.values(f"file:{table}")[:3] == ["dark", "light", "unknown"]
+    assert data.test.values("site")[:2] == ["A", "B"]
     table.write_text("image,tone\n1,2\n")
     with pytest.raises(DataError, match="needs the columns id and value"):
-        attribute_values(f"file:{table}", data.test)
+        data.test.values(f"file:{table}")
 
 
 def test_presets_state_the_papers_clients() -> None:
@@ -149,15 +150,14 @@ def test_presets_state_the_papers_clients() -> None:
 def test_partitions_cover_every_case(tiny: FedMASRecipe, data: TrainData) -> None:
     y = labels_of(data.train, tiny.network.labels)
     for partition in ("iid", "dirichlet", "column:site"):
-        parts = divide(data.train, y, partition, tiny.clients, tiny.alpha, 0)
+        parts = divided(partition, data.train, y, tiny.clients, tiny.alpha, 0)
         assert sorted(np.concatenate(parts).tolist()) == list(range(len(y)))
 
 
 def test_all_is_the_mean_of_the_groups_and_balanced_accuracy_that_of_the_classes() -> None:
     y = np.array([0, 0, 1, 1, 2, 2, 3, 3])
-    found = scores(
-        np.array([0, 0, 1, 0, 2, 0, 0, 0]), y, (100, 20, 20, 2), head_above=50, tail_below=10, attribute="aabbaabb"
-    )
+    config = FedMASConfig(("A", "B", "C", "D"), class_counts=(100, 20, 20, 2), head_above=50, tail_below=10)
+    found = scores(np.array([0, 0, 1, 0, 2, 0, 0, 0]), y, config, attribute="aabbaabb")
     assert (found["head"], found["medium"], found["tail"]) == (1.0, 0.5, 0.0)
     assert found["all"] == pytest.approx(0.5)
     assert found["balanced_accuracy"] == pytest.approx(0.5)

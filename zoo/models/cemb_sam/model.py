@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from PIL import Image as PILImage
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo import media
+from zoo.data.images import place_of, resize
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.cemb_sam import plugin
@@ -167,7 +167,8 @@ class CEmbSam(Model[PromptedSegmentation]):
                     "train it on the SAM that it is to be used with"
                 )
             self._base = Promptable(sam)
-        self._base.sam.to(self.device)
+        if self._base.device != self.device:
+            self._base.sam.to(self.device)
         return self._base
 
     @base.setter
@@ -235,10 +236,8 @@ class CEmbSam(Model[PromptedSegmentation]):
         names = self.config.conditions
         if condition is None:
             return None
-        if condition in names:
-            return names.index(condition)
-        if condition.isdecimal() and int(condition) < len(names):
-            return int(condition)
+        if (place := place_of(condition, names)) is not None:
+            return place
         listed = ", ".join(f"{name} ({i})" for i, name in enumerate(names))
         raise OptionError(f"these weights know no condition {condition!r}; choose one of {listed}, or leave it out")
 
@@ -261,8 +260,7 @@ def working_image(picture: media.Image, side: int) -> Float[np.ndarray, "side si
     """Grey, from 0 for its darkest to 255 for its brightest pixel, stretched to a square (Sec. 3.1), bicubic."""
     grey = picture.grey().astype(np.float32)
     low, high = float(grey.min()), float(grey.max())
-    scaled = PILImage.fromarray((grey - low) / max(high - low, 1e-6) * 255)
-    return np.clip(np.asarray(scaled.resize((side, side), PILImage.Resampling.BICUBIC)), 0, 255).astype(np.float32)
+    return np.clip(resize((grey - low) / max(high - low, 1e-6) * 255, side), 0, 255).astype(np.float32)
 
 
 def prompt_tensors(
@@ -277,13 +275,7 @@ def prompt_tensors(
             Prompt(
                 None if b is None else type(b)(b.x0 * sx, b.y0 * sy, b.x1 * sx, b.y1 * sy),
                 tuple(Point(p.x * sx, p.y * sy, p.inside) for p in prompt.points),
-                None if m is None else Mask(resized_mask(m.inside, frame.height)),
+                None if m is None else Mask(resize(m.inside, frame.height, "nearest")),
             )
         )
     return frame.tensors(moved, side, device)
-
-
-def resized_mask(mask: Bool[np.ndarray, "h w"], side: int) -> Bool[np.ndarray, "side side"]:
-    """Nearest neighbour, stretched to a square."""
-    picture = PILImage.fromarray(mask.astype(np.uint8))
-    return np.asarray(picture.resize((side, side), PILImage.Resampling.NEAREST)) > 0

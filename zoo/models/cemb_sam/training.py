@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo import media
 from zoo.data.features import FeatureCache
+from zoo.data.images import resize
 from zoo.data.sets import read_mask
 from zoo.data.splits import Split
 from zoo.errors import DataError
@@ -23,9 +24,9 @@ from zoo.models.cemb_sam.model import (
     CEmbSamConfig,
     DecoderConfig,
     Method,
-    resized_mask,
     working_image,
 )
+from zoo.nn.losses import dice_bce
 from zoo.nn.promptable import Box, Promptable, box_around, encode_prompts, load_sam
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.training import Training
@@ -43,6 +44,7 @@ class CEmbSamRecipe:
     method: Method = "cemb-sam"
     sam: str = "facebook/sam-vit-base"  # Sec. 3.1
     image_size: int | None = None
+    working_size: int = field(default=256, metadata={"min": 32})  # px; every image is brought to this square, Sec. 3.1
     conditions: tuple[str, ...] = ()
     """Names of the sub-groups in the order of their numbers; none: those that the training cases state."""
     shuffle_conditions: bool = False  # every case gets another's condition: a control that isn't in the paper
@@ -97,6 +99,7 @@ def build(recipe: CEmbSamRecipe, names: Sequence[str]) -> CEmbSam:
         method=recipe.method,
         sam=recipe.sam,
         image_size=recipe.image_size,
+        working_size=recipe.working_size,
         conditions=tuple(names),
         gamma_offset=recipe.gamma_offset,
         residual=recipe.residual,
@@ -139,15 +142,12 @@ def fit(model: CEmbSam, recipe: CEmbSamRecipe, items: list[Item], validation: li
 
 def loss_of(model: CEmbSam, items: list[Item], recipe: CEmbSamRecipe, rng: np.random.Generator) -> Float[Tensor, ""]:
     """Dice and binary cross-entropy, one to one, on the decoder's own grid (Sec. 2.3); boxes are loosened anew."""
-    from monai.losses import DiceCELoss
-
     logits = logits_of(
         model, items, [loosened(box_of(item.mask), recipe.jitter, item.mask.shape, rng) for item in items]
     )
     side = logits.shape[-1]
-    truth = torch.from_numpy(np.stack([resized_mask(item.mask, side) for item in items]).astype(np.float32))
-    criterion = DiceCELoss(sigmoid=True, squared_pred=True, smooth_nr=1.0, smooth_dr=1.0)
-    return criterion(logits, truth[:, None].to(logits.device))
+    truth = np.stack([resize(item.mask, side, "nearest") for item in items]).astype(np.float32)
+    return dice_bce(logits, torch.from_numpy(truth)[:, None].to(logits.device), squared=True)
 
 
 def logits_of(model: CEmbSam, items: Sequence[Item], boxes: Sequence[Box]) -> Float[Tensor, "b 1 m m"]:
@@ -165,19 +165,24 @@ def logits_of(model: CEmbSam, items: Sequence[Item], boxes: Sequence[Box]) -> Fl
     return model(features, prompts, condition)[0]
 
 
-@torch.no_grad()
 def validation_dice(model: CEmbSam, items: Sequence[Item]) -> float:
-    """Mean Dice in the working square, box as annotated, over the cases that have something to find."""
+    """Mean Dice over the cases that have something to find."""
+    scores = dice_of(model, [item for item in items if item.mask.any()])
+    model.train()
+    return float(np.mean(scores)) if len(scores) else 0.0
+
+
+@torch.no_grad()
+def dice_of(model: CEmbSam, items: Sequence[Item], batch_size: int = 1) -> Float[np.ndarray, " n"]:
+    """Dice of every case in the working square, box as annotated. The model is left in eval mode."""
     model.eval()
     scores = []
-    for item in items:
-        if not item.mask.any():
-            continue
-        logits = logits_of(model, [item], [box_of(item.mask)])
-        full = torch.nn.functional.interpolate(logits, item.mask.shape, mode="bilinear", align_corners=False)
-        scores.append(dice((full[0, 0] > 0).cpu().numpy(), item.mask))
-    model.train()
-    return float(np.mean(scores)) if scores else 0.0
+    for start in range(0, len(items), batch_size):
+        part = items[start : start + batch_size]
+        logits = logits_of(model, part, [box_of(item.mask) for item in part])
+        full = torch.nn.functional.interpolate(logits, part[0].mask.shape, mode="bilinear", align_corners=False)
+        scores += [dice(found, item.mask) for found, item in zip((full[:, 0] > 0).cpu().numpy(), part, strict=True)]
+    return np.array(scores)
 
 
 def box_of(mask: Bool[np.ndarray, "h w"]) -> Box:
@@ -216,7 +221,7 @@ def load(case: Case, names: Sequence[str], side: int) -> Item:
     name = condition_of(case)
     if name not in names:
         raise DataError(f"case {case.id} is of the sub-group {name!r}, which is none of {', '.join(names)}")
-    return Item(working_image(picture, side), resized_mask(mask, side), names.index(name), case.id)
+    return Item(working_image(picture, side), resize(mask, side, "nearest"), names.index(name), case.id)
 
 
 def told(case: Case) -> dict[str, Any]:

@@ -4,15 +4,16 @@ Threat model (Sec. 2): f of n clients are controlled. The attacker knows their d
 of the other clients and nothing of the aggregator, and lets all f send one and the same vector. Everything here is for
 federations that are simulated to measure how robust an aggregator is.
 
-DISBELIEVE is Algorithms 1 and 2 of the paper; those it's compared with are in ``baselines``.
+Sources: LIE, G. Baruch et al., A Little Is Enough, 2019; Min-Max, V. Shejwalkar and A. Houmansadr, Manipulating the
+Byzantine, 2021; DISBELIEVE, Algorithms 1 and 2 of the paper.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,18 +23,34 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zoo.errors import DataError, OptionError
-from zoo.federated import State, weighted_mean
-from zoo.models.disbelieve.baselines import Direction, lie, min_max
-from zoo.models.disbelieve.screening import Share, Tensors, pair_distances, refuse_majority
-from zoo.seeds import derive_seed
+from zoo.nn.robust import pair_distances, refuse_majority, squared_distances
 
 Targets = Int[Tensor, " n"] | Float[Tensor, "n c"]  # a class, or 0 and 1 for each of several labels
 Data = tuple[Float[Tensor, "n ..."], Targets]
+Share = Literal["params", "grads"]
 Search = Literal["corrected", "as_printed"]
+Direction = Literal["std", "sign", "unit"]
 AttackName = Literal["none", "lie", "min-max", "disbelieve"]
 
 SCALES = (0.001, 1000.0)  # where Algorithm 2 looks for its scale
 SCALE_WIDTH = 0.01  # and when it stops
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """What an attack may choose, whatever its kind. The paper leaves the ascent open; its rate is the clients' own."""
+
+    attack: AttackName = "none"
+    """Its poisoned global models are kept beside the clean one; ``none`` trains the clean one alone."""
+    search: Search = "corrected"  # Algorithm 2; as_printed moves the wrong way
+    inner_steps: int = field(default=0, metadata={"min": 0})  # Algorithm 2; 0: the gradient at the global model
+    project: bool = True  # Algorithm 1: land on the sphere, or stop one step before it
+    clip: float = field(default=10.0, metadata={"min": 1e-6})  # of the ascent's gradient: the loss has no upper bound
+    ascent_epochs: int = field(default=50, metadata={"min": 1})  # Algorithm 1, at most; open
+    threshold: Literal["paper", "max", "min", "mean"] = "paper"  # distance that bounds the attack
+    direction: Direction = "std"  # Min-Max
+    batch_size: int = field(default=32, metadata={"min": 1})
+    lr: float = field(default=0.01, metadata={"min": 0.0})
 
 
 @dataclass(frozen=True)
@@ -42,8 +59,46 @@ class Crafted:
 
     vector: Float[Tensor, " d"]
     distance: float  # squared, to the mean of the honest updates of the controlled clients
-    threshold: float  # squared; NaN for attacks without one
+    threshold: float  # squared
     feasible: bool = True  # whether any vector of the attack's form keeps within the threshold
+
+
+def craft(
+    updates: Float[Tensor, "f d"],
+    network: nn.Module,
+    data: Data,
+    mode: Share,
+    *,
+    clients: int,
+    settings: AttackSettings,
+    rng: np.random.Generator,
+) -> Crafted:
+    """The vector that all controlled clients send: ``updates`` are theirs, ``data`` is what they hold together.
+
+    ``network`` holds the global parameters, and is changed in parameter mode. Raises ``OptionError`` for too few or too
+    many attackers, ``DataError`` for updates that are not finite or don't fit the network.
+    """
+    refuse_federation(clients, len(updates), settings.attack)
+    count = sum(p.numel() for p in network.parameters())
+    if updates.dim() != 2 or updates.shape[1] != count:
+        raise DataError(f"updates of shape {tuple(updates.shape)} don't fit a network of {count} parameters")
+    if not torch.isfinite(updates).all():
+        raise DataError("an update of a controlled client is not finite; lower the clients' learning rate")
+    x, y = data
+    if not len(y):
+        raise DataError("the controlled clients hold no data to craft an attack from; give them cases")
+    if settings.attack == "disbelieve" and mode == "params":
+        return disbelieve_parameters(updates, network, x, y, settings, rng)
+    if settings.attack == "disbelieve":
+        return disbelieve_gradients(updates, network, x, y, settings)
+    if settings.attack == "none":
+        raise OptionError("attack=none crafts nothing; choose lie, min-max or disbelieve")
+    vector = lie(updates, clients) if settings.attack == "lie" else min_max(updates, settings.direction)
+    return _crafted(vector, updates, spread(updates, "max"))
+
+
+def _crafted(vector: Tensor, updates: Tensor, threshold: float, feasible: bool = True) -> Crafted:
+    return Crafted(vector, float((vector - updates.mean(0)).square().sum()), threshold, feasible)
 
 
 def class_loss(logits: Float[Tensor, "b c"], y: Targets) -> Float[Tensor, ""]:
@@ -61,78 +116,6 @@ def refuse_federation(clients: int, attackers: int, attack: AttackName = "none")
         )
 
 
-# ---- DISBELIEVE on parameters (Algorithm 1) ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ascent:
-    """How the malicious model climbs the loss. The paper leaves all of it open; rate and batch are the clients' own."""
-
-    lr: float = 0.01
-    batch_size: int = 32
-    epochs: int = 50  # at most
-    clip: float = 10.0  # norm of a step's gradient; minus cross-entropy has no lower bound
-    project: bool = True  # land on the sphere; else stop one step before it
-
-
-def disbelieve_parameters(
-    updates: Float[Tensor, "f d"],
-    network: nn.Module,
-    x: Float[Tensor, "m ..."],
-    y: Targets,
-    ascent: Ascent,
-    rng: np.random.Generator,
-    metric: Literal["max", "min", "mean"] = "max",
-) -> Crafted:
-    """Algorithm 1: from the mean of the controlled models, climb the loss until the ball of their spread ends.
-
-    ``updates``: parameters of the honestly trained controlled clients; ``network`` is trained in place, in the order
-    of ``network.parameters()``, so that its buffers are the malicious model's afterwards; ``x, y``: their pooled data.
-    The printed stop rule ("until the distance is at most P_dist") holds before the first step and is read as "while".
-    ``metric`` replaces P_dist, the largest squared distance of two controlled clients, for the ablation.
-    """
-    mean = updates.mean(0)
-    p_dist = spread(updates, metric)
-    current = mean
-    parameters = list(network.parameters())
-    network.train()
-    for _ in range(ascent.epochs):
-        for rows in torch.from_numpy(rng.permutation(len(y))).split(ascent.batch_size):
-            step = ascent.lr * _clipped(_ascent_gradient(network, parameters, current, x[rows], y[rows]), ascent.clip)
-            following = current + step.to(current)
-            distance = float((following - mean).square().sum())
-            if not math.isfinite(distance) or distance > p_dist:
-                if ascent.project and math.isfinite(distance):
-                    current = mean + (following - mean) * math.sqrt(p_dist / distance)
-                return _landed(network, current, mean, p_dist)
-            current = following
-    return _landed(network, current, mean, p_dist)
-
-
-def _landed(network: nn.Module, vector: Tensor, mean: Tensor, p_dist: float) -> Crafted:
-    _load(network, vector)
-    return Crafted(vector, float((vector - mean).square().sum()), p_dist)
-
-
-def _ascent_gradient(
-    network: nn.Module, parameters: list[nn.Parameter], at: Tensor, x: Tensor, y: Tensor
-) -> Float[Tensor, " d"]:
-    """Of the class loss at the parameters ``at``."""
-    _load(network, at)
-    loss = class_loss(network(x), y)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
-
-
-def _load(network: nn.Module, vector: Tensor) -> None:
-    first = next(network.parameters())
-    with torch.no_grad():
-        vector_to_parameters(vector.to(first), network.parameters())
-
-
-def _clipped(gradient: Tensor, limit: float) -> Tensor:
-    return gradient * min(1.0, limit / max(float(gradient.norm()), 1e-12))
-
-
 def spread(updates: Float[Tensor, "f d"], metric: Literal["max", "min", "mean"]) -> float:
     """The largest (P_dist), smallest (G_dist) or mean squared distance of two different updates."""
     if len(updates) < 2:
@@ -141,37 +124,109 @@ def spread(updates: Float[Tensor, "f d"], metric: Literal["max", "min", "mean"])
     return float(pairs.max() if metric == "max" else pairs.min() if metric == "min" else pairs.mean())
 
 
-# ---- DISBELIEVE on gradients (Algorithm 2) -------------------------------------------------------------------------
+# ---- LIE and Min-Max -------------------------------------------------------------------------------------------------
+
+
+def lie_z(clients: int, attackers: int) -> float:
+    """How many standard deviations LIE may move: the share of honest clients it must win over, as a normal quantile."""
+    s = clients // 2 + 1 - attackers
+    honest = clients - attackers
+    return NormalDist().inv_cdf((honest - s) / honest)
+
+
+def lie(updates: Float[Tensor, "f d"], clients: int) -> Float[Tensor, " d"]:
+    """LIE: every coordinate z standard deviations below the mean of the controlled clients."""
+    return updates.mean(0) - lie_z(clients, len(updates)) * updates.std(0, correction=0)
+
+
+def min_max(updates: Float[Tensor, "f d"], direction: Direction = "std") -> Float[Tensor, " d"]:
+    r"""Min-Max: as far from the mean along ``direction`` as the farthest pair of controlled clients allows.
+
+    The largest :math:`\gamma` with :math:`\max_i \|\mu + \gamma p - g_i\| \le \max_{ik} \|g_i - g_k\|`; each client
+    bounds it by the root of a quadratic, so no search is needed. ``direction``: ``p`` is minus the standard deviation,
+    minus the sign of the mean, or minus the mean at unit length.
+    """
+    mean = updates.mean(0)
+    p = {
+        "std": lambda: -updates.std(0, correction=0),
+        "sign": lambda: -mean.sign(),
+        "unit": lambda: -mean / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny),
+    }[direction]()
+    square = p.square().sum()
+    if square == 0:  # the clients agree, or sent nothing: there is nowhere to go
+        return mean
+    offsets = mean - updates
+    along = offsets @ p
+    slack = squared_distances(updates).max() - offsets.square().sum(1)
+    gamma = ((-along + (along.square() + square * slack).clamp_min(0).sqrt()) / square).min()
+    return mean + gamma.clamp_min(0) * p
+
+
+# ---- Algorithm 1, on parameters ------------------------------------------------------------------------------------
+
+
+def disbelieve_parameters(
+    updates: Float[Tensor, "f d"], network: nn.Module, x: Float[Tensor, "m ..."], y: Targets,
+    settings: AttackSettings, rng: np.random.Generator,
+) -> Crafted:  # fmt: skip
+    """From the mean of the controlled models, climb the loss until the ball of their spread ends.
+
+    ``updates``: parameters of the honestly trained controlled clients; ``network`` is trained in place, in the order
+    of ``network.parameters()``, so that its buffers are the malicious model's afterwards; ``x, y``: their pooled data.
+    The printed stop rule ("until the distance is at most P_dist") holds before the first step and is read as "while".
+    ``settings.threshold`` may replace P_dist, the largest squared distance of two controlled clients.
+    """
+    p_dist = spread(updates, "max" if settings.threshold == "paper" else settings.threshold)
+    current = mean = updates.mean(0)
+    network.train()
+    epochs = (torch.from_numpy(rng.permutation(len(y))) for _ in range(settings.ascent_epochs))
+    for rows in (rows for epoch in epochs for rows in epoch.split(settings.batch_size)):
+        step = settings.lr * _clipped(_ascent_gradient(network, current, x[rows], y[rows]), settings.clip)
+        following = current + step.to(current)
+        distance = float((following - mean).square().sum())
+        if not math.isfinite(distance) or distance > p_dist:
+            if settings.project and math.isfinite(distance):
+                current = mean + (following - mean) * math.sqrt(p_dist / distance)
+            break
+        current = following
+    _load(network, current)
+    return _crafted(current, updates, p_dist)
+
+
+def _ascent_gradient(network: nn.Module, at: Tensor, x: Tensor, y: Tensor) -> Float[Tensor, " d"]:
+    """Of the class loss at the parameters ``at``."""
+    _load(network, at)
+    gradients = torch.autograd.grad(class_loss(network(x), y), list(network.parameters()))
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def _load(network: nn.Module, vector: Tensor) -> None:
+    with torch.no_grad():
+        vector_to_parameters(vector.to(next(network.parameters())), network.parameters())
+
+
+def _clipped(gradient: Tensor, limit: float) -> Tensor:
+    return gradient * min(1.0, limit / max(float(gradient.norm()), 1e-12))
+
+
+# ---- Algorithm 2, on gradients -------------------------------------------------------------------------------------
 
 
 def disbelieve_gradients(
-    updates: Float[Tensor, "f d"],
-    network: nn.Module,
-    x: Float[Tensor, "m ..."],
-    y: Targets,
-    *,
-    batch_size: int = 32,
-    search: Search = "corrected",
-    inner_steps: int = 0,
-    lr: float = 0.01,
-    clip: float = 10.0,
-    metric: Literal["max", "min", "mean"] = "min",
-) -> Crafted:
-    """Algorithm 2: the gradient of minus the loss, rescaled to lie near the mean of the controlled gradients.
+    updates: Float[Tensor, "f d"], network: nn.Module, x: Float[Tensor, "m ..."], y: Targets,
+    settings: AttackSettings,
+) -> Crafted:  # fmt: skip
+    """The gradient of minus the loss, rescaled to lie near the mean of the controlled gradients.
 
     ``updates``: their honest gradients at the global parameters, which ``network`` holds. With ``inner_steps`` above
     0 the model climbs so many steps of SGD, and the gradients along the way add up.
     """
-    malicious = _malicious_gradient(network, x, y, batch_size, inner_steps, lr, clip).to(updates)
-    length = malicious.norm()
-    mean = updates.mean(0)
-    g_dist = spread(updates, metric)
+    malicious = _malicious_gradient(network, x, y, settings).to(updates)
+    length, mean = malicious.norm(), updates.mean(0)
+    g_dist = spread(updates, "min" if settings.threshold == "paper" else settings.threshold)
     direction = malicious / length if length > 0 else -mean / mean.norm().clamp_min(1e-12)
-    scale = search_scale(direction, mean, g_dist, search)
-    vector = scale * direction
-    return Crafted(
-        vector, float((vector - mean).square().sum()), g_dist, closed_form_scale(direction, mean, g_dist) is not None
-    )
+    feasible = closed_form_scale(direction, mean, g_dist) is not None
+    return _crafted(search_scale(direction, mean, g_dist, settings.search) * direction, updates, g_dist, feasible)
 
 
 def search_scale(
@@ -204,149 +259,17 @@ def closed_form_scale(direction: Float[Tensor, " d"], mean: Float[Tensor, " d"],
     return largest if largest > 0 else None
 
 
-def _malicious_gradient(
-    network: nn.Module, x: Tensor, y: Tensor, batch_size: int, inner_steps: int, lr: float, clip: float
-) -> Float[Tensor, " d"]:
+def _malicious_gradient(network: nn.Module, x: Tensor, y: Tensor, settings: AttackSettings) -> Float[Tensor, " d"]:
     """g_M, of minus the class loss: one pass over the pooled data at fixed parameters, or summed along an ascent."""
     network.train()
-    parameters = list(network.parameters())
-    home = parameters_to_vector(parameters).detach().clone()
+    home = parameters_to_vector(network.parameters()).detach().clone()
     total, current = torch.zeros_like(home), home
-    batches = torch.arange(len(y)).split(batch_size)
-    for step in range(inner_steps or len(batches)):
+    batches = torch.arange(len(y)).split(settings.batch_size)
+    for step in range(settings.inner_steps or len(batches)):
         rows = batches[step % len(batches)]
-        gradient = -_ascent_gradient(network, parameters, current, x[rows], y[rows])
-        total += gradient * (1 if inner_steps else len(rows) / len(y))
-        if inner_steps:
-            current = current - lr * _clipped(gradient, clip)
+        gradient = -_ascent_gradient(network, current, x[rows], y[rows])
+        total += gradient * (1 if settings.inner_steps else len(rows) / len(y))
+        if settings.inner_steps:
+            current = current - settings.lr * _clipped(gradient, settings.clip)
     _load(network, home)
     return total
-
-
-# ---- one name for all ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class AttackSettings:
-    """What an attack may choose, whatever its kind."""
-
-    name: AttackName = "none"
-    direction: Direction = "std"  # Min-Max
-    ascent: Ascent = Ascent()
-    search: Search = "corrected"
-    inner_steps: int = 0
-    threshold: Literal["paper", "max", "min", "mean"] = "paper"  # largest distance of parameters, smallest of gradients
-
-
-def craft(
-    updates: Float[Tensor, "f d"],
-    network: nn.Module,
-    data: Data,
-    mode: Share,
-    *,
-    clients: int,
-    settings: AttackSettings,
-    rng: np.random.Generator,
-) -> Crafted:
-    """The vector that all controlled clients send: ``updates`` are theirs, ``data`` is what they hold together.
-
-    Raises ``OptionError`` for too few or too many attackers, ``DataError`` for updates that are not finite or don't
-    fit the network.
-    """
-    refuse_federation(clients, len(updates), settings.name)
-    count = sum(p.numel() for p in network.parameters())
-    if updates.dim() != 2 or updates.shape[1] != count:
-        raise DataError(f"updates of shape {tuple(updates.shape)} don't fit a network of {count} parameters")
-    if not torch.isfinite(updates).all():
-        raise DataError("an update of a controlled client is not finite; lower the clients' learning rate")
-    x, y = data
-    if not len(y):
-        raise DataError("the controlled clients hold no data to craft an attack from; give them cases")
-    mean = updates.mean(0)
-    if settings.name == "disbelieve" and mode == "params":
-        metric = "max" if settings.threshold == "paper" else settings.threshold
-        return disbelieve_parameters(updates, network, x, y, settings.ascent, rng, metric)
-    if settings.name == "disbelieve":
-        metric = "min" if settings.threshold == "paper" else settings.threshold
-        return disbelieve_gradients(
-            updates, network, x, y, batch_size=settings.ascent.batch_size, search=settings.search,
-            inner_steps=settings.inner_steps, lr=settings.ascent.lr, clip=settings.ascent.clip, metric=metric,
-        )  # fmt: skip
-    if settings.name == "lie":
-        vector = lie(updates, clients)
-    elif settings.name == "min-max":
-        vector = min_max(updates, settings.direction)
-    else:
-        raise OptionError("attack=none crafts nothing; choose lie, min-max or disbelieve")
-    return Crafted(vector, float((vector - mean).square().sum()), spread(updates, "max"))
-
-
-@dataclass(frozen=True)
-class Attacker:
-    """What the attacker has: its clients, their pooled data, and a network to work in."""
-
-    settings: AttackSettings
-    controlled: tuple[int, ...]
-    data: Data
-    network: nn.Module
-    share: Share = "params"
-    seed: int = 0
-
-    def __call__(
-        self, updates: Float[Tensor, "n d"], clients: Sequence[int], buffers: list[Tensors], state: State
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "f d"], Crafted | None]:
-        """The updates with those of the controlled clients replaced; their honest ones; what was crafted.
-
-        Where the attack trains a model, the malicious one's ``buffers`` replace theirs too.
-        """
-        rows = [row for row, client in enumerate(clients) if client in self.controlled]
-        honest = updates[rows]
-        if len(rows) < 2:  # too few of them replied in this round
-            return updates, honest, None
-        mean = weighted_mean([buffers[row] for row in rows], [1] * len(rows))
-        self.network.load_state_dict({**state.network, **mean})
-        rng = np.random.default_rng(derive_seed(self.seed, "attack", state.round))
-        crafted = craft(
-            honest, self.network, self.data, self.share, clients=max(len(clients), 2 * len(rows) + 1),
-            settings=self.settings, rng=rng,
-        )  # fmt: skip
-        sent = updates.clone()
-        sent[rows] = crafted.vector.to(sent)
-        if self.settings.name == "disbelieve":
-            malicious = self.network.state_dict()
-            for row in rows:
-                buffers[row] = {name: malicious[name].clone() for name in mean}
-        return sent, honest, crafted
-
-
-def craft_vector(
-    updates: Float[Tensor, "f d"],
-    model: nn.Module,
-    data: Data,
-    mode: Share = "params",
-    *,
-    clients: int | None = None,
-    attack: AttackName = "disbelieve",
-    seed: int = 0,
-    **settings: Any,
-) -> Float[Tensor, " d"]:
-    """The vector that all controlled clients of a user's own simulation send.
-
-    ``updates``: what they would honestly send, one flat row each in the order of ``model.parameters()``; ``model``:
-    the network, holding the global parameters (it is changed in parameter mode); ``data``: inputs and targets that
-    they hold together. ``clients``: of the whole federation, by default the fewest that make f a minority.
-    ``settings``: of :class:`AttackSettings`, such as ``search`` or ``ascent``.
-
-    Raises ``OptionError`` and ``DataError`` as :func:`craft`.
-    """
-    try:
-        chosen = AttackSettings(attack, **settings)
-    except TypeError:
-        wrong = next(name for name in settings if name not in AttackSettings.__dataclass_fields__)
-        raise OptionError(
-            f"craft has no option {wrong!r}; it has {', '.join(list(AttackSettings.__dataclass_fields__)[1:])}"
-        ) from None
-    n = clients if clients is not None else 2 * len(updates) + 1
-    rng = np.random.default_rng(seed)
-    wide = torch.as_tensor(updates).double()
-    return craft(wide, model, data, mode, clients=n, settings=chosen, rng=rng).vector.to(updates.dtype)

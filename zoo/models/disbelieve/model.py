@@ -14,11 +14,14 @@ from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from zoo import media
-from zoo.errors import MissingExtraError
+from zoo.data.images import normalise, resize, rgb_bytes, to_tensor
+from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.disbelieve import plugin
-from zoo.models.disbelieve.attacks import craft_vector
+from zoo.models.disbelieve.attacks import AttackSettings, craft
 from zoo.models.disbelieve.result import AuditedClassification, Curve
+from zoo.nn import classic
+from zoo.nn.backbones import torchvision_network
 
 Architecture = Literal["mlp", "lenet", "resnet18", "vgg11", "vgg11-imagenet"]
 
@@ -69,22 +72,22 @@ class Disbelieve(Model[AuditedClassification]):
         """Logits of the clean global model; ``x`` is normalised."""
         return self.network(x)
 
-    # ---- prediction ---------------------------------------------------------------------------------------------
-
     def _predict(self, images: Sequence[media.Image], *, compare: bool) -> list[AuditedClassification]:
         """Classify by the clean global model; ``compare`` also runs the poisoned copies that the weights have."""
-        views = np.stack([prepare(image, self.config) for image in images])
-        x = normalise(torch.from_numpy(views).to(self.device), self.config)
+        x = to_network(to_tensor([view(image, self.config) for image in images], self.device), self.config)
         clean = self._probabilities(self.network, x)
         curves = [curve for curve in self.config.curves if curve.stored] if compare else []
         attacked = [self._probabilities(cast(nn.Module, self.poisoned[curve.weights_name]), x) for curve in curves]
 
+        aside = "poisoned copies are shown for comparison only" if curves else "poisoned copies were left out"
+        aside = "these weights hold no poisoned copy to compare with" if compare and not curves else aside
+
         def named(row: np.ndarray) -> dict[str, float]:
-            return {label: float(p) for label, p in zip(self.config.labels, row, strict=True)}
+            return dict(zip(self.config.labels, row.tolist(), strict=True))
 
         return [
             AuditedClassification(
-                notes=(_note(compare, len(curves)),),
+                notes=(f"decided by the clean global model; {aside}",),
                 image=image,
                 probabilities=named(clean[i]),
                 attacked={curve.weights_name: named(found[i]) for curve, found in zip(curves, attacked, strict=True)},
@@ -99,93 +102,59 @@ class Disbelieve(Model[AuditedClassification]):
         logits = torch.where(torch.isfinite(logits).all(1, keepdim=True), logits, torch.zeros_like(logits))
         return (logits.sigmoid() if self.config.multi_label else logits.softmax(1)).cpu().numpy()
 
-    # ---- the audit ----------------------------------------------------------------------------------------------
-
     def simulate(self, dataset: Any, n_clients: int = 10, n_attackers: int = 4, **options: Any) -> Any:
-        """Train this model's network anew in a simulated federation: ``zoo.models.disbelieve.training.simulate``.
+        """The ``Audit`` of a simulated federation that trains this model's network anew.
 
-        ``dataset``: a specification such as ``phantom:skin-lesion?n=200``. Returns the ``Audit`` of that federation.
+        ``dataset``: a specification such as ``phantom:skin-lesion?n=200``. ``options``: ``attack``, ``aggregator``,
+        ``share``, ``rounds`` and further fields of the recipe; ``seed``, ``device``, ``progress``.
         """
         # by its name, as the registry finds it: training builds on this module, not this module on training
         training = import_module("zoo.models.disbelieve.training")
         return training.simulate(self.config, dataset, n_clients, n_attackers, **options)
 
     @staticmethod
-    def craft(updates: Any, model: nn.Module, data: Any, mode: Any = "params", **options: Any) -> Any:
-        """What the controlled clients of a simulation send; see :func:`zoo.models.disbelieve.attacks.craft_vector`."""
-        return craft_vector(updates, model, data, mode, **options)
+    def craft(
+        updates: Any, model: nn.Module, data: Any, mode: Any = "params", *, clients: int | None = None,
+        attack: Any = "disbelieve", seed: int = 0, **settings: Any,
+    ) -> Float[Tensor, " d"]:  # fmt: skip
+        """What the controlled clients of a user's own simulation send, see :func:`zoo.models.disbelieve.attacks.craft`.
 
-
-def _note(compare: bool, copies: int) -> str:
-    if not compare:
-        return "decided by the clean global model; poisoned copies were left out"
-    if not copies:
-        return "decided by the clean global model; these weights hold no poisoned copy to compare with"
-    return "decided by the clean global model; poisoned copies are shown for comparison only"
-
-
-# ---- networks ------------------------------------------------------------------------------------------------------
+        ``updates``: what they would honestly send, one flat row each in the order of ``model.parameters()``.
+        ``clients``: of the whole federation, by default the fewest that make f a minority. ``settings``: of
+        :class:`AttackSettings`.
+        """
+        known = [name for name in AttackSettings.__dataclass_fields__ if name != "attack"]
+        if wrong := [name for name in settings if name not in known]:
+            raise OptionError(f"craft has no option {wrong[0]!r}; it has {', '.join(known)}")
+        crafted = craft(
+            torch.as_tensor(updates).double(), model, data, mode, clients=clients or 2 * len(updates) + 1,
+            settings=AttackSettings(attack, **settings), rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        return crafted.vector.to(updates.dtype)
 
 
 def build_network(config: DisbelieveConfig) -> nn.Module:
     """Randomly initialised. Raises ``MissingExtraError`` where torchvision is needed and not installed."""
     classes, c, size = len(config.labels), config.channels, config.image_size
     if config.architecture == "mlp":
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(c * size * size, config.hidden), nn.ReLU(), nn.Linear(config.hidden, classes)
-        )
+        return classic.mlp(c * size * size, config.hidden, classes)
     if config.architecture == "lenet":
-        side = ((size - 4) // 2 - 4) // 2
-        return nn.Sequential(
-            nn.Conv2d(c, 6, 5), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(16 * side * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes),
-        )  # fmt: skip
+        return classic.lenet(c, size, classes)
     if config.architecture == "vgg11":
-        return _vgg11(c, classes)
-    try:
-        import torchvision
-    except ImportError:
-        raise MissingExtraError(f"the architecture {config.architecture}", "torchvision", "sam") from None
-    make = torchvision.models.resnet18 if config.architecture == "resnet18" else torchvision.models.vgg11
-    network = make(weights=None, num_classes=classes)
-    return network if c == 3 else nn.Sequential(_Replicate(), network)
+        return classic.vgg11(c, classes)
+    network = torchvision_network(config.architecture.removesuffix("-imagenet"), num_classes=classes)
+    return network if c == 3 else nn.Sequential(classic.GreyAsColour(), network)
 
 
-def _vgg11(channels: int, classes: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    before = channels
-    for width in (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0):
-        if width:
-            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
-            before = width
-        else:
-            layers.append(nn.MaxPool2d(2))
-    # from 32 px on one cell is left; larger images are pooled to it
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
-
-
-class _Replicate(nn.Module):
-    """A grey image as three equal channels."""
-
-    def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
-        return x.expand(-1, 3, -1, -1)
-
-
-# ---- from a picture to the network ---------------------------------------------------------------------------------
-
-
-def prepare(picture: media.Image, config: DisbelieveConfig) -> UInt8[np.ndarray, "s s c"]:
+def view(picture: media.Image, config: DisbelieveConfig) -> UInt8[np.ndarray, "s s c"]:
     """The whole picture, scaled to the network's square."""
-    rgb = PILImage.fromarray(np.round(picture.rgb() * 255).astype(np.uint8))
+    pixels = rgb_bytes(picture)
     if config.channels == 1:
-        rgb = rgb.convert("L")
+        pixels = np.asarray(PILImage.fromarray(pixels).convert("L"))
     size = (config.image_size, config.image_size)
-    return np.asarray(rgb.resize(size, PILImage.Resampling.BILINEAR)).reshape(*size, config.channels)
+    return resize(pixels, size, "bilinear").reshape(*size, config.channels)
 
 
-def normalise(views: UInt8[Tensor, "b s s c"], config: DisbelieveConfig) -> Float[Tensor, "b c s s"]:
-    """To [0, 1], then by the mean and standard deviation of the training images (by 0.5 and 0.25 before any)."""
-    x = views.permute(0, 3, 1, 2).float() / 255
-    mean, std = (x.new_tensor(given or (default,)) for given, default in ((config.mean, 0.5), (config.std, 0.25)))
-    return (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+def to_network(x: Float[Tensor, "b c s s"], config: DisbelieveConfig) -> Float[Tensor, "b c s s"]:
+    """By the mean and standard deviation of the training images (by 0.5 and 0.25 before any)."""
+    return normalise(x, config.mean or (0.5,), config.std or (0.25,))

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from zoo import figure as fig
+from zoo.figure import plots
 from zoo.prediction import Classification
 from zoo.storage import write_file
+from zoo.text import finite
 
 ATTACK_COLOURS = {"none": fig.colour(5), "lie": fig.colour(1), "min-max": fig.colour(7), "disbelieve": fig.colour(6)}
 ATTACK_NAMES = {"none": "no attack", "lie": "LIE", "min-max": "Min-Max", "disbelieve": "DISBELIEVE"}
@@ -52,11 +54,11 @@ class AuditedClassification(Classification):
 
     @property
     def flipped(self) -> bool:
-        """Whether any poisoned copy names another class than the clean model."""
         return any(self.flips.values())
 
     @property
     def flips(self) -> dict[str, bool]:
+        """Whether each poisoned copy names another class than the clean model."""
         return {name: max(found, key=lambda k: found[k]) != self.label for name, found in self.attacked.items()}
 
     def summary(self) -> str:
@@ -205,21 +207,10 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what isn't finite becomes None."""
-        record = {
-            "aggregator": self.aggregator,
-            "attack": self.attack,
-            "share": self.share,
-            "clients": self.clients,
-            "controlled": list(self.controlled),
-            "score": self.score,
-            "feasible": self.feasible,
-            "picked_malicious": self.picked_malicious,
-            "auc": self.auc,
-            "accuracy": self.accuracy,
-            "rounds": [asdict(item) for item in self.rounds],
-            "projection": None if self.projection is None else asdict(self.projection),
-        }
-        return _finite(record)
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "state"}
+        scores = {name: getattr(self, name) for name in ("score", "feasible", "picked_malicious")}
+        rounds, plane = [asdict(item) for item in self.rounds], self.projection
+        return finite({**record, **scores, "rounds": rounds, "projection": None if plane is None else asdict(plane)})
 
     def figure(self) -> PILImage.Image:
         """AUC by round, distances by round, the updates of the last round in the plane, and who counted how much."""
@@ -238,24 +229,12 @@ def save_audits(audits: Sequence[Audit], folder: Path) -> list[Path]:
     return [write_file(folder / "audit.json", text), write_file(folder / "audit.png", picture.getvalue())]
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# ---- drawing -------------------------------------------------------------------------------------------------------
-
 _BENIGN, _CONTROLLED, _MEAN, _MALICIOUS = fig.colour(3), fig.colour(7), fig.colour(4), fig.colour(6)
 _DASHES = {"none": "-", "lie": "--", "min-max": "-.", "disbelieve": "-"}
 
 
 def audit_figure(audits: Sequence[Audit]) -> PILImage.Image:
     """A row for each aggregator: AUC by round for every attack; for the last attack distances, updates and weights."""
-    from zoo.figure import plots
-
     by_rule: dict[str, list[Audit]] = {}
     for audit in audits:
         by_rule.setdefault(audit.aggregator, []).append(audit)
@@ -281,8 +260,6 @@ def audit_figure(audits: Sequence[Audit]) -> PILImage.Image:
 
 
 def _draw_distances(axis: Any, audit: Audit) -> None:
-    from zoo.figure import plots
-
     rounds = [record.round for record in audit.rounds]
     least, mean, most = (np.sqrt([record.spread[i] for record in audit.rounds]) for i in range(3))
     some = [plots.Line("honest pairs, mean", rounds, mean, _BENIGN, band=(least, most),
@@ -298,31 +275,27 @@ def _draw_distances(axis: Any, audit: Audit) -> None:
 
 def _draw_plane(axis: Any, audit: Audit) -> None:
     """The updates of the last round in the plane of their main directions."""
-    from zoo.figure.plots import Points, message, scatter
-
     title = f"updates of the last round, {ATTACK_NAMES[audit.attack]}"
     plane = audit.projection
     if plane is None:
-        message(axis, "no update in the last round", title=title)
+        plots.message(axis, "no update in the last round", title=title)
         return
     sent = np.array(plane.sent)
     benign = sent[[client not in plane.controlled for client in plane.clients]]
-    sets = [Points("benign client", benign, _BENIGN)]
+    sets = [plots.Points("benign client", benign, _BENIGN)]
     if plane.controlled:
         malicious = sent[plane.clients.index(plane.controlled[0])]
         if plane.honest:
-            sets.append(Points("controlled client,\nhonest update", plane.honest, _CONTROLLED, "s"))
-        sets.append(Points("their mean", [[0, 0]], _MEAN, "P", 70))
-        sets.append(Points("malicious vector,\nsent by all of them", malicious, _MALICIOUS, "X", 130))
-    known = bool(plane.controlled) and math.isfinite(plane.radius)
-    scatter(axis, sets, circle=plane.radius if known else None, circle_name="threshold\naround the mean", square=True,
-            title=title, x="first main direction", y="second", grid="", legend="outside")  # fmt: skip
+            sets.append(plots.Points("controlled client,\nhonest update", plane.honest, _CONTROLLED, "s"))
+        sets.append(plots.Points("their mean", [[0, 0]], _MEAN, "P", 70))
+        sets.append(plots.Points("malicious vector,\nsent by all of them", malicious, _MALICIOUS, "X", 130))
+    circle = plane.radius if plane.controlled and math.isfinite(plane.radius) else None
+    plots.scatter(axis, sets, circle=circle, circle_name="threshold\naround the mean", square=True, title=title,
+                  x="first main direction", y="second", grid="", legend="outside")  # fmt: skip
 
 
 def _draw_shares(axis: Any, audit: Audit) -> None:
     """What share of the aggregate each client has: DOS's weights, or how often Krum took it."""
-    from zoo.figure import plots
-
     counts = np.zeros(audit.clients)
     rounds = [record for record in audit.rounds if record.weights or record.picked is not None]
     for record in rounds:

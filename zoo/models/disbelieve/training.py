@@ -23,35 +23,44 @@ from zoo.errors import OptionError
 from zoo.federated import Context, Federation, State, Update
 from zoo.models.disbelieve import plugin
 from zoo.models.disbelieve.attacks import (
-    Ascent,
-    Attacker,
     AttackName,
     AttackSettings,
     Data,
-    Search,
+    Share,
     Targets,
     class_loss,
     refuse_federation,
 )
-from zoo.models.disbelieve.baselines import Direction
-from zoo.models.disbelieve.data import CHEXPERT_LABELS, CIFAR10_LABELS, divide, load_images, measure, measured, watch
+from zoo.models.disbelieve.audit import Attacker, Audited
+from zoo.models.disbelieve.data import (
+    CHEXPERT_LABELS,
+    CIFAR10_LABELS,
+    divide,
+    load_images,
+    measure,
+    measured,
+    of_client,
+    watched,
+)  # fmt: skip
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
 from zoo.models.disbelieve.result import Audit, Projection, RoundRecord, save_audits
-from zoo.models.disbelieve.screening import AggregatorName, Audited, Share, Tensors, rule_of
+from zoo.nn.robust import RuleName, rule_of
 from zoo.seeds import derive_seed
+from zoo.text import nearest
 from zoo.training import Run, Training
 
 
 @dataclass(frozen=True)
-class DisbelieveRecipe:
+class DisbelieveRecipe(AttackSettings):
     """The paper's federation on HAM10k; comments name the section, or say that the paper leaves a value open."""
 
-    network: DisbelieveConfig = field(default_factory=DisbelieveConfig)
     attack: AttackName = "disbelieve"
-    """Its poisoned global models are kept beside the clean one; ``none`` trains the clean one alone."""
+    batch_size: int = field(default=890, metadata={"min": 1})  # Sec. 3.2; of clients and attackers
+    lr: float = field(default=0.01, metadata={"min": 0.0})  # Sec. 3.2; of plain SGD, the optimiser is open
+    network: DisbelieveConfig = field(default_factory=DisbelieveConfig)
     baselines: tuple[AttackName, ...] = ()
     """Further attacks that are run for their AUC curves; their models aren't kept."""
-    aggregator: tuple[AggregatorName, ...] = ("dos",)
+    aggregator: tuple[RuleName, ...] = ("dos",)
     """The rules under audit. The clean global model is the first one's."""
     share: Share = "params"  # Sec. 3.2: params for HAM10k and CheXpert, grads for BreakHis and CIFAR-10
     clients: int = field(default=10, metadata={"min": 1, "max": 1000})  # n; Sec. 3.2
@@ -59,29 +68,12 @@ class DisbelieveRecipe:
     """f; Sec. 3.2. Krum and the trimmed mean are told the true number, also where nobody attacks."""
     rounds: int = field(default=120, metadata={"min": 1})  # Sec. 3.2
     local_epochs: int = field(default=3, metadata={"min": 1})  # Sec. 3.2
-    batch_size: int = field(default=890, metadata={"min": 1})  # Sec. 3.2
-    lr: float = field(default=0.01, metadata={"min": 0.0})  # Sec. 3.2; of plain SGD, the optimiser is open
     server_lr: float = field(default=1e-3, metadata={"min": 0.0})  # of Adam on the server, with share=grads
     alpha: float | None = field(default=0.5, metadata={"min": 1e-3})
     """Of the Dirichlet distribution of classes over clients, which the paper calls non-iid; none: clients are alike."""
     samples: int | None = field(default=None, metadata={"min": 1})
     """Cases that each client draws, with replacement; none: the training cases are divided among the clients."""
-    search: Search = "corrected"  # Algorithm 2; as_printed moves the wrong way
-    inner_steps: int = field(default=0, metadata={"min": 0})  # Algorithm 2; 0: the gradient at the global model
-    project: bool = True  # Algorithm 1: land on the sphere, or stop one step before it
-    clip: float = field(default=10.0, metadata={"min": 1e-6})  # of the ascent's gradient; open
-    ascent_epochs: int = field(default=50, metadata={"min": 1})  # Algorithm 1, at most; open
-    threshold: Literal["paper", "max", "min", "mean"] = "paper"  # distance that bounds the attack
-    direction: Direction = "std"  # Min-Max
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
-
-    @property
-    def attack_settings(self) -> AttackSettings:
-        ascent = Ascent(self.lr, self.batch_size, self.ascent_epochs, self.clip, self.project)
-        return AttackSettings(self.attack, self.direction, ascent, self.search, self.inner_steps, self.threshold)
-
-
-# ---- the client ------------------------------------------------------------------------------------------------------
 
 
 def client(
@@ -129,17 +121,13 @@ def train_locally(
 
 def local_gradient(
     network: nn.Module, x: Float[Tensor, "n ..."], y: Targets, batch_size: int, rng: np.random.Generator
-) -> tuple[Tensors, float]:
+) -> tuple[dict[str, Tensor], float]:
     """The gradient of one mini-batch at the global parameters, by name, and its loss."""
     network.train()
     rows = torch.from_numpy(rng.permutation(len(y))[:batch_size])
     loss = class_loss(network(x[rows]), y[rows])
-    names = [name for name, _ in network.named_parameters()]
-    gradients = torch.autograd.grad(loss, list(network.parameters()))
-    return dict(zip(names, gradients, strict=True)), float(loss.detach())
-
-
-# ---- one federation ------------------------------------------------------------------------------------------------
+    named = dict(network.named_parameters())
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True)), float(loss.detach())
 
 
 def build(recipe: DisbelieveRecipe, data: TrainData, seed: int) -> Federation:
@@ -147,24 +135,25 @@ def build(recipe: DisbelieveRecipe, data: TrainData, seed: int) -> Federation:
     refuse_federation(recipe.clients, recipe.attackers, recipe.attack)
     images = load_images(data.train, recipe.network)
     config = measured(recipe.network, images)
-    partitions = divide(images.classes, recipe.clients, recipe.alpha, recipe.samples, seed)
+    classes = images.y.argmax(1) if images.y.is_floating_point() else images.y  # of several labels the first
+    partitions = divide(classes.numpy(), recipe.clients, recipe.alpha, recipe.samples, seed)
     make_network = partial(initial_network, config, seed)
-    judge, watched = make_network(), watch(data, images, config)
+    judge, cases = make_network(), watched(data, images, config)
     attacker = None
     if recipe.attack != "none":
         controlled = controlled_clients(recipe, seed)
-        pooled = images.data(np.concatenate([partitions[client] for client in controlled]), config)
-        attacker = Attacker(recipe.attack_settings, controlled, pooled, make_network(), recipe.share, seed)
+        pooled = of_client(images, np.concatenate([partitions[i] for i in controlled]), config)
+        attacker = Attacker(recipe, controlled, pooled, make_network(), recipe.share, seed)
 
     def evaluate(state: State) -> Mapping[str, float]:
         judge.load_state_dict(state.network)
-        auc, accuracy, diverged = measure(judge, *watched)
+        auc, accuracy, diverged = measure(judge, *cases)
         return {"auc": auc, "accuracy": accuracy, "diverged": float(diverged)}
 
     return Federation(
         model=make_network,
         client=partial(client, recipe=recipe),
-        data=lambda client: images.data(partitions[client], config),
+        data=lambda i: of_client(images, partitions[i], config),
         partitions=partitions,
         rounds=recipe.rounds,
         aggregate=Audited(
@@ -193,9 +182,6 @@ def initial_network(config: DisbelieveConfig, seed: int) -> nn.Module:
         return build_network(config)
 
 
-# ---- all federations of an audit -----------------------------------------------------------------------------------
-
-
 def train(recipe: DisbelieveRecipe, data: TrainData, run: Run) -> Disbelieve:
     """Every attack under every aggregator, and the clean global model with its poisoned copies beside it."""
     refuse_recipe(recipe)
@@ -207,9 +193,8 @@ def train(recipe: DisbelieveRecipe, data: TrainData, run: Run) -> Disbelieve:
     curves = []
     for name, attack in runs_of(recipe):
         audit = audits[name, attack]
-        floats = [tensor for tensor in audit.state.values() if tensor.is_floating_point()]
-        finite = all(bool(torch.isfinite(tensor.to(getattr(torch, recipe.dtype))).all()) for tensor in floats)
-        keep = attack == recipe.attack != "none" and finite
+        stored = (t.to(getattr(torch, recipe.dtype)) for t in audit.state.values() if t.is_floating_point())
+        keep = attack == recipe.attack != "none" and _all_finite(stored)
         diverged = any(record.diverged for record in audit.rounds)
         curves.append(Curve(name, attack, tuple(round(value, 4) for value in audit.auc), keep, diverged))
     model = Disbelieve(replace(recipe.network, curves=tuple(curves)))
@@ -222,7 +207,7 @@ def train(recipe: DisbelieveRecipe, data: TrainData, run: Run) -> Disbelieve:
     return model.to(run.device).eval()
 
 
-def runs_of(recipe: DisbelieveRecipe) -> list[tuple[AggregatorName, AttackName]]:
+def runs_of(recipe: DisbelieveRecipe) -> list[tuple[RuleName, AttackName]]:
     """Aggregators and attacks, in the order in which they're shown."""
     attacks: dict[AttackName, None] = dict.fromkeys(("none", *recipe.baselines, recipe.attack))
     return [(name, attack) for name in recipe.aggregator for attack in attacks]
@@ -237,7 +222,7 @@ def refuse_recipe(recipe: DisbelieveRecipe) -> None:
 
 
 def federation_of(
-    recipe: DisbelieveRecipe, data: TrainData, run: Run, aggregator: AggregatorName, attack: AttackName
+    recipe: DisbelieveRecipe, data: TrainData, run: Run, aggregator: RuleName, attack: AttackName
 ) -> Audit:
     """One federation from start to end, with its AUC before training and after each round."""
     from zoo.federated import federate
@@ -246,16 +231,11 @@ def federation_of(
     outcome = federate(build, one, data, run, stage=f"{aggregator}-{attack}")
     images = load_images(data.train, one.network)
     config = measured(one.network, images)
-    before = measure(initial_network(config, run.seed), *watch(data, images, config))
-    rounds = [
-        replace(
-            RoundRecord(**noted),
-            auc=row["global/auc"],
-            accuracy=row["global/accuracy"],
-            diverged=bool(row["global/diverged"]),
-        )
-        for noted, row in zip(outcome.state.own["rounds"], outcome.rows, strict=True)
-    ]
+    before = measure(initial_network(config, run.seed), *watched(data, images, config))
+    rounds = [RoundRecord(**noted) for noted in outcome.state.own["rounds"]]
+    for record, row in zip(rounds, outcome.rows, strict=True):
+        record.auc, record.accuracy = row["global/auc"], row["global/accuracy"]
+        record.diverged = bool(row["global/diverged"])
     plane = outcome.state.own.get("projection")
     return Audit(
         aggregator=aggregator,
@@ -272,43 +252,28 @@ def federation_of(
 
 
 def simulate(
-    config: DisbelieveConfig,
-    dataset: Any,
-    n_clients: int = 10,
-    n_attackers: int = 4,
-    attack: AttackName = "disbelieve",
-    aggregator: AggregatorName = "dos",
-    share: Share = "params",
-    rounds: int = 20,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: bool = False,
-    **fields: Any,
-) -> Audit:
+    config: DisbelieveConfig, dataset: Any, clients: int, attackers: int, *, seed: int = 0, device: str = "cpu",
+    progress: bool = False, aggregator: RuleName = "dos", **fields: Any,
+) -> Audit:  # fmt: skip
     """Train a network of ``config`` in a federation of clients that are simulated in this process, and audit it.
 
-    ``dataset``: a specification such as ``phantom:skin-lesion?n=200``, or a ``zoo.data.sets.Dataset``; 80 % trains,
-    AUC is of the rest. ``fields``: further ones of the recipe, such as ``lr``, ``alpha``, ``samples`` or ``search``.
-
-    Raises ``OptionError`` for an unknown field, or attackers that are too few or no minority, ``DataError`` for data
-    that can't be divided among the clients.
+    ``dataset``: a specification, or a ``zoo.data.sets.Dataset``; 80 % trains, AUC is of the rest. ``fields``: further
+    ones of the recipe. Raises ``OptionError`` for an unknown field, or attackers that are too few or no minority,
+    ``DataError`` for data that can't be divided among the clients.
     """
-    known = {"batch_size": 32, "local_epochs": 1, **fields}
+    known = {"rounds": 20, "batch_size": 32, "local_epochs": 1, **fields}
     options = DisbelieveRecipe.__dataclass_fields__
     if unknown := [name for name in known if name not in options]:
-        raise OptionError(f"simulate has no option {unknown[0]!r}; {configs.nearest(unknown[0], options)}")
-    recipe = replace(
-        DisbelieveRecipe(), network=replace(config, curves=()), attack=attack, aggregator=(aggregator,), share=share,
-        clients=n_clients, attackers=n_attackers, rounds=rounds, **known,
-    )  # fmt: skip
+        raise OptionError(f"simulate has no option {unknown[0]!r}; {nearest(unknown[0], options)}")
+    network = replace(config, curves=())
+    recipe = DisbelieveRecipe(network=network, aggregator=(aggregator,), clients=clients, attackers=attackers, **known)
     configs.validate(recipe)
     refuse_recipe(recipe)
     cases = load_dataset(dataset, plugin=plugin) if isinstance(dataset, str) else dataset
     data = split(cases, (0.8, 0.2, 0.0), seed)
-    recipe = replace(recipe, network=measured(recipe.network, load_images(data.train, recipe.network)))
+    recipe = replace(recipe, network=measured(network, load_images(data.train, network)))
     with Run(None, seed=seed, device=device, progress=progress) as run:
-        return federation_of(recipe, data, run, aggregator, attack)
+        return federation_of(recipe, data, run, aggregator, recipe.attack)
 
 
 training = Training(
@@ -316,17 +281,15 @@ training = Training(
     presets={
         "paper": {},  # HAM10k
         "chexpert": {
-            "network": DisbelieveConfig(
-                labels=CHEXPERT_LABELS, architecture="resnet18", image_size=224, multi_label=True
-            ),
+            "network": DisbelieveConfig(CHEXPERT_LABELS, "resnet18", image_size=224, multi_label=True),
             "rounds": 40, "local_epochs": 1, "batch_size": 16, "alpha": None,
         },
         "breakhis": {
-            "network": DisbelieveConfig(labels=("benign", "malignant"), architecture="vgg11", image_size=32),
+            "network": DisbelieveConfig(("benign", "malignant"), "vgg11", image_size=32),
             "share": "grads", "attackers": 3, "rounds": 200, "batch_size": 128, "server_lr": 1e-4, "alpha": None,
         },
         "cifar10": {
-            "network": DisbelieveConfig(labels=CIFAR10_LABELS, architecture="vgg11", image_size=32),
+            "network": DisbelieveConfig(CIFAR10_LABELS, "vgg11", image_size=32),
             "share": "grads", "attackers": 3, "rounds": 500, "batch_size": 1000, "server_lr": 1e-3, "alpha": None,
         },
         # Small pictures and few rounds: under a minute on two CPU cores.

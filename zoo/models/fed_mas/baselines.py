@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zoo.errors import OptionError
 from zoo.federated import State, Update, average
 from zoo.models.fed_mas.model import Network
 from zoo.nn.long_tail import balanced_softmax_loss, effective_number_weights, ldam_loss, logit_calibrated_loss
@@ -32,6 +33,11 @@ class Plan:
     contrastive: bool = False
     federated_features: bool = False
 
+    @property
+    def weights(self) -> str:
+        """As ``Federation.weights``: by samples, equally, or by the clients' rescue factors (Eq. 5)."""
+        return "metric:rescue_factor" if self.aggregation == "mas" else self.aggregation
+
 
 PLANS: dict[str, Plan] = {
     "fedavg": Plan(),
@@ -44,6 +50,19 @@ PLANS: dict[str, Plan] = {
     "kd": Plan("bsm", distil=True),
     "fed-mas": Plan("bsm", distil=True, aggregation="mas"),
 }
+
+
+def planned(method: MethodName, loss: str, kd: str, aggregation: str) -> Plan:
+    """The plan of a method with its parts replaced, unless they're ``method``. Raises ``OptionError``."""
+    plan = PLANS[method]
+    plan = plan if loss == "method" else replace(plan, loss=cast(Loss, loss))
+    plan = plan if kd == "method" else replace(plan, distil=kd == "on")
+    plan = plan if aggregation == "method" else replace(plan, aggregation=cast(Aggregation, aggregation))
+    if plan.aggregation == "mas" and not plan.distil:
+        raise OptionError("aggregation=mas needs distillation, which trains the projector; set kd=on")
+    if plan.federated_features and plan.loss == "ldam":
+        raise OptionError("method=creff re-trains a linear classifier, and loss=ldam needs one of cosines")
+    return plan
 
 
 def supervised(

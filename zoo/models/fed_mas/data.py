@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,21 +10,22 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from zoo import media
-from zoo.data.case import Case
-from zoo.data.sets import Dataset, table_rows
+from zoo.data.images import ImageSet, label_index, read_views
+from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
-from zoo.errors import DataError, OptionError
-from zoo.federated import by_attribute, by_file, dirichlet, iid
+from zoo.errors import DataError
+from zoo.metrics import recalls
+from zoo.models.fed_mas import plugin
 from zoo.models.fed_mas.model import FedMASConfig, Network, to_network, view
 from zoo.nn.long_tail import frequency_groups
+
+RENAME = "choose other classes with --set network.labels=A,B,..."
 
 
 def load_views(cases: Dataset, size: int) -> UInt8[Tensor, "n 3 s s"]:
     """The images as the network takes them, in memory."""
-    views = [view(media.read(case.image).require_2d("fed-mas"), size) for case in cases]
-    stacked = np.stack(views) if views else np.zeros((0, size, size, 3), np.uint8)
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+    views = read_views(cases, lambda picture: view(picture, size), plugin.name)
+    return ImageSet.of(views, [0] * len(views), empty=(3, size, size)).views
 
 
 class Shard(NamedTuple):
@@ -43,21 +42,12 @@ class Shard(NamedTuple):
 
 def labels_of(cases: Dataset, labels: Sequence[str]) -> Int[np.ndarray, " n"]:
     """The class of every case. Raises ``DataError`` for a case without label, or with one that isn't in ``labels``."""
-    return np.array([class_of(case, labels) for case in cases], dtype=np.int64)
-
-
-def class_of(case: Case, labels: Sequence[str]) -> int:
-    """The place of a case's label among ``labels``; a number counts as a place."""
-    if case.label is None:
-        raise DataError(f"case {case.id} has no label; every client trains on labelled cases")
-    if str(case.label) in labels:
-        return list(labels).index(str(case.label))
-    if str(case.label).isdigit() and int(str(case.label)) < len(labels):
-        return int(str(case.label))
-    raise DataError(
-        f"case {case.id} has the label {case.label!r}, which is none of {', '.join(labels)}; "
-        "choose other classes with --set network.labels=A,B,..."
-    )
+    places = []
+    for case in cases:
+        if case.label is None:
+            raise DataError(f"case {case.id} has no label; every client trains on labelled cases")
+        places.append(label_index(case.label, labels, f"case {case.id}", RENAME))
+    return np.array(places, dtype=np.int64)
 
 
 def batches(
@@ -77,22 +67,6 @@ def batches(
     return [torch.from_numpy(part) for part in np.split(order, cuts)]
 
 
-def divide(
-    cases: Dataset, y: Int[np.ndarray, " n"], partition: str, clients: int, alpha: float, seed: int
-) -> list[np.ndarray]:
-    """Which client holds which cases. Raises ``OptionError`` for an unknown way, ``DataError`` for unfit data."""
-    kind, _, name = partition.partition(":")
-    if partition == "iid":
-        return list(iid(len(cases), clients, seed))
-    if partition == "dirichlet":
-        return list(dirichlet(y, clients, alpha, seed))
-    if kind == "column" and name:
-        return list(by_attribute(cases, name))
-    if kind == "file" and name:
-        return list(by_file(cases, name))
-    raise OptionError(f"partition must be iid, dirichlet, column:NAME or file:PATH, not {partition!r}")
-
-
 def own_test(
     data: TrainData, place: int, partition: str, config: FedMASConfig
 ) -> tuple[UInt8[Tensor, "n 3 s s"], Int[Tensor, " n"]] | None:
@@ -106,71 +80,32 @@ def own_test(
     return load_views(cases, config.image_size), torch.from_numpy(labels_of(cases, config.labels))
 
 
-def in_memory(data: TrainData) -> TrainData:
-    """The data set with every phantom made once instead of each time that it's looked at; files stay files."""
-
-    def made(part: Dataset) -> Dataset:
-        entries = [replace(e, case=e.case() if callable(e.case) else e.case) for e in part.entries]
-        return Dataset(part.spec, entries, part.columns, part.labels)
-
-    return TrainData(made(data.train), made(data.validation), made(data.test))
-
-
-def attribute_values(where: str, cases: Dataset) -> list[str]:
-    """The attribute of every case, from a column or from ``file:PATH``; ``unknown`` where it isn't stated.
-
-    Raises ``DataError`` for a file that isn't there or lacks the columns ``id`` and ``value``.
-    """
-    if not where:
-        return []
-    kind, _, name = where.partition(":")
-    if kind != "file":
-        return [str(case.attributes.get(where, "unknown")) for case in cases]
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise DataError(f"there is no file {path} that states the attribute of the cases")
-    rows = table_rows(path)
-    if not rows or not {"id", "value"} <= rows[0].keys():
-        raise DataError(f"{path} needs the columns id and value")
-    stated = {str(row.get("id")): str(row.get("value", "unknown")) for row in rows}
-    return [stated.get(name, "unknown") for name in cases.ids]
-
-
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def predict_labels(network: Network, views: UInt8[Tensor, "n 3 s s"]) -> Int[np.ndarray, " n"]:
+def predict_labels(
+    network: Network, views: Tensor, prepare: Callable[[Tensor], Tensor] = to_network
+) -> Int[np.ndarray, " n"]:
     """The most probable class of every image."""
     network.eval()
     device = next(network.parameters()).device
-    parts = [network(to_network(part.to(device))).logits.argmax(1).cpu() for part in views.split(128)]
+    parts = [network(prepare(part.to(device))).logits.argmax(1).cpu() for part in views.split(128)]
     return torch.cat(parts).numpy()
 
 
-def recalls(predicted: Int[np.ndarray, " n"], y: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, " k"]:
-    """By class, in [0, 1]; NaN for a class without a case."""
-    return np.array([np.mean(predicted[y == k] == k) if (y == k).any() else np.nan for k in range(classes)])
-
-
 def scores(
-    predicted: Int[np.ndarray, " n"],
-    y: Int[np.ndarray, " n"],
-    counts: Sequence[int],
-    *,
-    head_above: int,
-    tail_below: int,
-    attribute: Sequence[Any] = (),
+    predicted: Int[np.ndarray, " n"], y: Int[np.ndarray, " n"], config: FedMASConfig, attribute: Sequence[Any] = ()
 ) -> dict[str, float]:
     """``balanced_accuracy`` (mean recall), ``head``, ``medium``, ``tail`` (mean recall of each group), ``all``.
 
-    ``counts``: training images of each class, by which the groups are made. ``all`` is the mean of the groups
-    (Table 1). ``attribute``: its value for each case; adds ``balanced_accuracy_<value>`` and ``attribute_average``
-    (Table 3). What no case belongs to is left out.
+    The groups are made by the configuration's ``class_counts``. ``all`` is the mean of the groups (Table 1).
+    ``attribute``: its value for each case; adds ``balanced_accuracy_<value>`` and ``attribute_average`` (Table 3). What
+    no case belongs to is left out.
     """
-    by_class = recalls(predicted, y, len(counts))
+    by_class = recalls(predicted, y, len(config.labels))
     result = {"balanced_accuracy": float(np.nanmean(by_class))}
-    masks = frequency_groups(counts, head_above, tail_below)
+    masks = frequency_groups(config.class_counts, config.head_above, config.tail_below)
     for name, mask in zip(("head", "medium", "tail"), masks, strict=True):
         there = by_class[mask.numpy() & np.isfinite(by_class)]
         if len(there):
@@ -181,7 +116,7 @@ def scores(
         parts = []
         for value in sorted(set(values)):
             here = values == value
-            parts.append(float(np.nanmean(recalls(predicted[here], y[here], len(counts)))))
+            parts.append(float(np.nanmean(recalls(predicted[here], y[here], len(config.labels)))))
             result[f"balanced_accuracy_{value}"] = parts[-1]
         result["attribute_average"] = float(np.mean(parts))
     return result

@@ -5,6 +5,9 @@ The server's weights RF_c / sum RF (Eq. 5) are the aggregation rule ``metric:res
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -33,6 +36,19 @@ class ClassMeans:
     @property
     def means(self) -> Float[Tensor, " k"]:
         return self.sums / self.counts.clamp(min=1)
+
+
+@torch.no_grad()
+def class_distances(project: Callable[[Tensor], Float[Tensor, "b d"]], shard: Any, classes: int) -> Float[Tensor, " k"]:
+    """w_k: mean distance to the prior by class, of images without augmentation; 0 for absent classes.
+
+    ``project``: from images to MLP(g(x)). ``shard``: images ``x``, their labels ``y`` and ``prior`` features.
+    """
+    means = ClassMeans(classes)
+    for places in torch.arange(len(shard.y)).split(128):
+        projected = project(shard.x[places])
+        means.add(prior_distance(projected, shard.prior[places].to(projected.device)), shard.y[places])
+    return means.means
 
 
 def rescue_factor(

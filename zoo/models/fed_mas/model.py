@@ -8,21 +8,19 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from zoo import media
-from zoo.errors import MissingExtraError, OptionError
+from zoo.data.images import centre_crop, normalise, rgb_bytes, to_tensor
+from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.fed_mas import plugin
 from zoo.models.fed_mas.distance import prior_distance
 from zoo.models.fed_mas.prior import PriorConfig, build_prior, load_prior, small_encoder
 from zoo.models.fed_mas.result import LongTailClassification
-from zoo.nn.long_tail import frequency_groups
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+from zoo.nn.backbones import Backbone, Small, build
+from zoo.nn.long_tail import CosineClassifier, frequency_groups
 
 
 @dataclass(frozen=True)
@@ -89,56 +87,27 @@ class Network(nn.Module):
         return Seen(decide(z), z, z[:, :0] if self.projector is None else self.projector(z))
 
 
-class CosineClassifier(nn.Linear):
-    """``scale`` times the cosine between features and class vectors."""
+def build_network(config: FedMASConfig, *, pretrained: bool = False, balanced: bool = False) -> Network:
+    """theta with random weights, or with ImageNet's in the encoder (``resnet18`` only).
 
-    def __init__(self, width: int, classes: int, scale: float) -> None:
-        super().__init__(width, classes, bias=False)
-        self.scale = scale
-
-    def forward(self, z: Float[Tensor, "b w"]) -> Float[Tensor, "b k"]:
-        return self.scale * F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
-
-
-class ResNet18(nn.Module):
-    """timm's, up to the global average pooling."""
-
-    width = 512
-
-    def __init__(self, pretrained: bool = False) -> None:
-        super().__init__()
-        if pretrained:
-            from zoo.hub import timm_backbone
-
-            self.net = timm_backbone("resnet18.tv_in1k", needed_by=plugin.name, num_classes=0)
-            return
-        try:
-            import timm
-        except ImportError:
-            raise MissingExtraError(plugin.name, "timm", "sam") from None
-        self.net = timm.create_model("resnet18", pretrained=False, num_classes=0)
-
-    def features(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
-        return self.net.forward_features(x)  # type: ignore[operator]
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
-        return self.features(x).mean((2, 3))
-
-
-def build_network(config: FedMASConfig, *, pretrained: bool = False) -> Network:
-    """theta with random weights, or with ImageNet's in the encoder (``resnet18`` only)."""
-    encoder = ResNet18(pretrained) if config.encoder == "resnet18" else small_encoder(config.small_channels)
-    width, classes = int(encoder.width), len(config.labels)  # type: ignore[arg-type]
+    ``balanced``: with CReFF's second classifier, which starts as the first.
+    """
+    if config.encoder == "small":
+        encoder: Small | Backbone = small_encoder(config.small_channels)
+    else:
+        encoder = build("resnet18.tv_in1k", needed_by=plugin.name, pretrained=pretrained, num_classes=0)
+    width, classes = encoder.width, len(config.labels)
     classifier = (
         CosineClassifier(width, classes, config.cosine_scale) if config.cosine_classifier else nn.Linear(width, classes)
     )
-    if config.prior.kind == "none":
-        return Network(encoder, classifier, None)
-    # Two layers without batch norm; the paper says only "MLP".
-    projector = nn.Sequential(
-        nn.Linear(width, config.projector_width), nn.ReLU(), nn.Linear(config.projector_width, config.prior.width)
-    )
-    return Network(encoder, classifier, projector)
+    projector = None
+    if config.prior.kind != "none":  # two layers without batch norm; the paper says only "MLP"
+        wide = config.projector_width
+        projector = nn.Sequential(nn.Linear(width, wide), nn.ReLU(), nn.Linear(wide, config.prior.width))
+    second = nn.Linear(width, classes) if balanced else None
+    if second is not None:
+        second.load_state_dict(classifier.state_dict())
+    return Network(encoder, classifier, projector, second)
 
 
 class FedMAS(Model[LongTailClassification]):
@@ -166,20 +135,17 @@ class FedMAS(Model[LongTailClassification]):
         the evidence for the predicted class lies (Grad-CAM of the last feature map). Raises ``OptionError`` where the
         distance is asked for and the prior isn't at hand.
         """
-        views = np.stack([view(image, self.config.image_size) for image in images])
-        x = to_network(torch.from_numpy(views).permute(0, 3, 1, 2).to(self.device))
+        views = [view(image, self.config.image_size) for image in images]
+        x = to_network(to_tensor(views, self.device))
         seen = self.network(x)
-        probabilities = seen.logits.softmax(1).cpu().numpy()
-        distances = None
-        if ssl_distance:
-            frozen = self._frozen(prior)
-            distances = prior_distance(seen.y, frozen(x)).cpu().numpy()
+        probabilities = seen.logits.softmax(1).tolist()
+        distances = prior_distance(seen.y, self._frozen(prior)(x)).tolist() if ssl_distance else None
         maps = self._cam(x, seen.logits.argmax(1)).cpu().numpy() if saliency else None
         return [
             LongTailClassification(
-                measurements={} if distances is None else {"ssl_distance": float(distances[i])},
+                measurements={} if distances is None else {"ssl_distance": distances[i]},
                 image=image,
-                probabilities={name: float(p) for name, p in zip(self.config.labels, probabilities[i], strict=True)},
+                probabilities=dict(zip(self.config.labels, probabilities[i], strict=True)),
                 groups=self.config.groups,
                 view=views[i],
                 saliency=None if maps is None else maps[i],
@@ -211,16 +177,9 @@ class FedMAS(Model[LongTailClassification]):
 
 def view(picture: media.Image, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """What the network sees: the largest centred square after the short side became 256/224 of ``size``."""
-    rgb = PILImage.fromarray(np.round(picture.rgb() * 255).astype(np.uint8))
-    scale = round(size * 256 / 224) / min(rgb.size)
-    rgb = rgb.resize(
-        (max(size, round(rgb.width * scale)), max(size, round(rgb.height * scale))), PILImage.Resampling.BICUBIC
-    )
-    left, top = (rgb.width - size) // 2, (rgb.height - size) // 2
-    return np.asarray(rgb.crop((left, top, left + size, top + size)))
+    return centre_crop(rgb_bytes(picture), size)
 
 
 def to_network(views: UInt8[Tensor, "b 3 s s"] | Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
     """Normalised by ImageNet's mean and standard deviation; bytes count in 255ths."""
-    x = views.float() / 255 if views.dtype == torch.uint8 else views
-    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
+    return normalise(views.float() / 255 if views.dtype == torch.uint8 else views)

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from zoo.errors import MissingExtraError, WeightsError
+from zoo.data.augment import Crops, cropped_views
+from zoo.data.features import FeatureCache, content_key, weights_key
+from zoo.errors import WeightsError
 from zoo.models.fed_mas import plugin
-from zoo.models.fed_mas.augment import Augmentation, augmented
+from zoo.nn.backbones import Small, clip_images, timm_network
+from zoo.nn.losses import contrastive_loss
+from zoo.nn.schedules import cosine_schedule
+from zoo.storage import write_file
 
 if TYPE_CHECKING:
     from zoo.training import Run
 
-CLIP_REPOSITORY = "openai/clip-vit-base-patch32"
+CLIP_REPOSITORY = "hf-hub:openai/clip-vit-base-patch32"
 WIDTHS = {"moco": 2048, "clip": 512}
-VIEWS = Augmentation(crop=(0.4, 1.0), jitter=0.3, tint=0.2)  # of one image, for the small prior
+VIEWS = Crops(area=(0.4, 1.0), jitter=0.3, tint=0.2)  # of one image, for the small prior
 
 
 @dataclass(frozen=True)
@@ -43,65 +45,25 @@ class PriorConfig:
         return WIDTHS.get(self.kind, self.channels[-1])
 
 
-class SmallEncoder(nn.Sequential):
-    """3 x 3 convolutions with batch norm, all but the last of stride 2."""
-
-    def __init__(self, channels: tuple[int, ...]) -> None:
-        layers: list[nn.Module] = []
-        before = 3
-        for place, count in enumerate(channels):
-            stride = 1 if place == len(channels) - 1 else 2
-            layers += [nn.Conv2d(before, count, 3, stride, 1, bias=False), nn.BatchNorm2d(count), nn.ReLU()]
-            before = count
-        super().__init__(*layers)
-        self.width = before
-
-    def features(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
-        return super().forward(x)
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
-        return self.features(x).mean((2, 3))
-
-
-def small_encoder(channels: tuple[int, ...]) -> SmallEncoder:
-    return SmallEncoder(channels)
-
-
-class ClipImages(nn.Module):
-    """CLIP's image embedding, for images that were normalised by ImageNet's statistics."""
-
-    def __init__(self, clip: nn.Module) -> None:
-        super().__init__()
-        self.clip = clip
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 512"]:
-        from zoo.models.fed_mas.model import MEAN, STD
-
-        column = (1, 3, 1, 1)
-        rgb = x * x.new_tensor(STD).view(column) + x.new_tensor(MEAN).view(column)
-        rgb = F.interpolate(rgb, size=(224, 224), mode="bicubic", align_corners=False)
-        mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP
-        rgb = (rgb - x.new_tensor(mean).view(column)) / x.new_tensor(std).view(column)
-        return self.clip(pixel_values=rgb).image_embeds
-
-
 def build_prior(config: PriorConfig) -> nn.Module:
     """The prior's network with random weights, in evaluation mode. Raises ``MissingExtraError``."""
     if config.kind == "small":
         return small_encoder(config.channels).eval()
     if config.kind == "moco":
-        try:
-            import timm
-        except ImportError:
-            raise MissingExtraError(f"{plugin.name} with a MoCo prior", "timm", "sam") from None
-        return timm.create_model("resnet50", pretrained=False, num_classes=0).eval()
+        return timm_network("resnet50", needed_by=f"{plugin.name} with a MoCo prior", num_classes=0).eval()
     raise ValueError(f"there is no network to build for the prior {config.kind!r}")
+
+
+def small_encoder(channels: tuple[int, ...]) -> Small:
+    """All but the last convolution of stride 2."""
+    return Small(channels, [2] * (len(channels) - 1) + [1])
 
 
 def load_prior(config: PriorConfig) -> nn.Module:
     """The frozen prior with its weights. Raises ``WeightsError`` when they're missing or of another network."""
     if config.kind == "clip":
-        return _clip(config).eval().requires_grad_(False)
+        where = config.path or CLIP_REPOSITORY
+        return clip_images(where, needed_by=f"{plugin.name} with a CLIP prior", what="the prior").requires_grad_(False)
     if not config.path:
         raise WeightsError(
             f"the prior {config.kind} needs its weights; give the file with --set network.prior.path=PATH, or choose "
@@ -138,138 +100,51 @@ def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t for name, t in tensors.items() if not name.startswith("fc.")}
 
 
-def _clip(config: PriorConfig) -> ClipImages:
-    try:
-        from transformers import CLIPVisionModelWithProjection
-    except ImportError:
-        raise MissingExtraError(f"{plugin.name} with a CLIP prior", "transformers", "text") from None
-    if not config.path:
-        from zoo.hub import transformers_backbone
-
-        return ClipImages(transformers_backbone(CLIPVisionModelWithProjection, CLIP_REPOSITORY, needed_by=plugin.name))
-    try:
-        net = CLIPVisionModelWithProjection.from_pretrained(config.path, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"the prior {config.path} is no folder of CLIP weights: {reason}") from None
-    return ClipImages(net)
-
-
-# ---- features, once per image ----------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def prior_features(
-    prior: nn.Module,
-    views: UInt8[Tensor, "n 3 s s"],
-    prepare: Callable[[Tensor], Tensor],
-    folder: Path | None = None,
-    batch_size: int = 64,
+    prior: nn.Module, views: UInt8[Tensor, "n 3 s s"], prepare: Callable[[Tensor], Tensor], folder: Path | None = None
 ) -> Float[Tensor, "n d"]:
     """Unit features of images without augmentation, in half precision (Sec. 2: they can be pre-computed).
 
-    ``folder``: where they're kept between runs, one file per image, named by the image's and the prior's digest.
+    ``folder``: where they're kept between runs, one file per image.
     """
-    names = [f"{digest(prior)}-{_digest(image.numpy())}" for image in views] if folder else [""] * len(views)
-    known = {name: _stored(folder / f"{name}.npy") for name in set(names)} if folder else {}
-    missing = [place for place, name in enumerate(names) if known.get(name) is None]
-    found: dict[int, np.ndarray] = {}
-    device = next(prior.parameters()).device
-    for start in range(0, len(missing), batch_size):
-        places = missing[start : start + batch_size]
-        features = F.normalize(prior(prepare(views[places].to(device))), dim=1).cpu().half().numpy()
-        found |= dict(zip(places, features, strict=True))
-    if folder and missing:
-        folder.mkdir(parents=True, exist_ok=True)
-        for place in missing:
-            _store(folder / f"{names[place]}.npy", found[place])
-    rows = [found[i] if i in found else known[name] for i, name in enumerate(names)]
-    return torch.from_numpy(np.stack(rows)).float()  # type: ignore[arg-type]
+    cache, weights, device = FeatureCache(folder, half=True), weights_key(prior), next(prior.parameters()).device
 
+    def features(places: list[int]) -> Float[Tensor, "b d"]:
+        return F.normalize(prior(prepare(views[places].to(device))), dim=1).cpu()
 
-def digest(prior: nn.Module) -> str:
-    """A short name for the prior's weights."""
-    total = hashlib.sha256()
-    for name, tensor in prior.state_dict().items():
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()[:16]
-
-
-def _digest(image: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:24]
-
-
-def _stored(path: Path) -> np.ndarray | None:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # not there, or cut off
-        return None
-
-
-def _store(path: Path, feature: np.ndarray) -> None:
-    import io
-
-    from zoo.storage import write_file
-
-    file = io.BytesIO()
-    np.save(file, feature, allow_pickle=False)
-    write_file(path, file.getvalue())
-
-
-# ---- the small prior -----------------------------------------------------------------------------------------------
+    return cache.get_all([content_key(image, weights) for image in views], features, batch_size=64)
 
 
 def save_prior(prior: nn.Module, folder: Path) -> Path:
     """Write ``prior.safetensors`` to ``folder``."""
     from safetensors.torch import save
 
-    from zoo.storage import write_file
-
-    return write_file(
-        folder / "prior.safetensors", save({k: v.cpu().contiguous() for k, v in prior.state_dict().items()})
-    )
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in prior.state_dict().items()}
+    return write_file(folder / "prior.safetensors", save(tensors))
 
 
 def pretrain(
-    config: PriorConfig,
-    views: UInt8[Tensor, "n 3 s s"],
-    prepare: Callable[[Tensor], Tensor],
-    steps: int,
-    run: Run,
-    *,
-    batch_size: int = 96,
-    temperature: float = 0.2,
+    config: PriorConfig, views: UInt8[Tensor, "n 3 s s"], prepare: Callable[[Tensor], Tensor], steps: int, run: Run
 ) -> nn.Module:
-    """Train the small prior without labels: two views of an image should look alike, those of others should not.
-
-    Source: T. Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020.
-    """
+    """Train the small prior without labels: two views of an image should look alike, those of others should not."""
     run.stage("prior")
     encoder = small_encoder(config.channels)
     head = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.ReLU(), nn.Linear(encoder.width, 48))
     net = nn.Sequential(encoder, head)
     adam = torch.optim.Adam(net.parameters(), lr=2e-3, weight_decay=1e-5)
-    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    schedule = cosine_schedule(adam, steps)
     net, adam, schedule = run.track(net=net, adam=adam, schedule=schedule)
     for step in run.steps(steps, description="prior"):
         net.train()
-        places = torch.from_numpy(run.indices(len(views), min(batch_size, len(views)), step, key="prior"))
+        places = torch.from_numpy(run.indices(len(views), min(96, len(views)), step, key="prior"))
         rng = run.generator("prior views", step)
         images = views[places].to(run.device).float() / 255
-        z = net(prepare(torch.cat([augmented(images, rng, VIEWS), augmented(images, rng, VIEWS)])))
-        loss = contrastive_loss(z, temperature)
+        z = net(prepare(torch.cat([cropped_views(images, rng, VIEWS), cropped_views(images, rng, VIEWS)])))
+        loss = contrastive_loss(z, temperature=0.2)
         adam.zero_grad()
         run.backward(loss)
         adam.step()
         schedule.step()
         run.log(loss=loss)
     return encoder.eval().requires_grad_(False)
-
-
-def contrastive_loss(z: Float[Tensor, "2n d"], temperature: float) -> Float[Tensor, ""]:
-    """NT-Xent: row i and row i + n are two views of one image."""
-    n = len(z) // 2
-    z = F.normalize(z, dim=1)
-    similarity = (z @ z.T / temperature).masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), -math.inf)
-    return F.cross_entropy(similarity, torch.arange(2 * n, device=z.device).roll(n))

@@ -80,8 +80,8 @@ def training_figures(outcome: Outcome, counts: Int[np.ndarray, " k"], config: Fe
     """Write ``weights.png``, and with a prior ``rescue_factors.png``; with reported w_k also ``distances.png``."""
     rows = [row for row in outcome.clients if row.get("phase", "train") == "train"]
     written = []
-    if shares := share_rows(rows):
-        data = curves(shares, "share", "aggregation weight of each client", "share of the global model")
+    if shares := [row for row in rows if "weight" in row]:
+        data = curves(shares, "weight", "aggregation weight of each client", "share of the global model")
         written.append(write_file(out / "weights.png", data))
     if any("rescue-factor" in row for row in rows):
         data = curves(rows, "rescue-factor", "rescue factor of each client", "rescue factor")
@@ -89,19 +89,6 @@ def training_figures(outcome: Outcome, counts: Int[np.ndarray, " k"], config: Fe
     if any("w-0" in row for row in rows):
         written.append(write_file(out / "distances.png", distances(rows, counts, config)))
     return written
-
-
-def share_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The weights as shares of their round, in [0, 1]."""
-    totals: dict[int, float] = {}
-    for row in rows:
-        if row.get("weight") is not None:
-            totals[row["round"]] = totals.get(row["round"], 0.0) + float(row["weight"])
-    return [
-        {**row, "share": float(row["weight"]) / totals[row["round"]]}
-        for row in rows
-        if row.get("weight") is not None and totals[row["round"]] > 0
-    ]
 
 
 def curves(rows: Sequence[dict[str, Any]], name: str, title: str, label: str) -> bytes:

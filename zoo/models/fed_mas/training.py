@@ -20,38 +20,26 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from zoo.data.augment import cropped_views
 from zoo.data.endoscopy import HYPERKVASIR_CLASSES
 from zoo.data.sets import load_dataset
-from zoo.data.splits import TrainData
+from zoo.data.splits import PARTS, TrainData
 from zoo.errors import OptionError
-from zoo.federated import Context, Federation, Outcome, State, Update, average, check, construct, split_figure
-from zoo.models.fed_mas.augment import augmented
-from zoo.models.fed_mas.baselines import PLANS, CReFF, MethodName, Plan, class_gradients, supervised
-from zoo.models.fed_mas.data import (
-    Shard,
-    attribute_values,
-    batches,
-    divide,
-    in_memory,
-    labels_of,
-    load_views,
-    own_test,
-    predict_labels,
-    recalls,
-    scores,
-)
-from zoo.models.fed_mas.distance import ClassMeans, prior_distance, rescue_factor
+from zoo.federated import Context, Federation, Outcome, State, Update, average, check, construct, divided, split_figure
+from zoo.metrics import balanced_accuracy
+from zoo.models.fed_mas.baselines import CReFF, MethodName, Plan, class_gradients, planned, supervised
+from zoo.models.fed_mas.data import Shard, batches, labels_of, load_views, own_test, predict_labels, scores
+from zoo.models.fed_mas.distance import ClassMeans, class_distances, prior_distance, rescue_factor
 from zoo.models.fed_mas.model import FedMAS, FedMASConfig, Network, build_network, to_network
 from zoo.models.fed_mas.prior import PriorConfig, load_prior, pretrain, prior_features, save_prior
 from zoo.models.fed_mas.result import training_figures
 from zoo.nn.long_tail import model_contrastive_loss, proximal_term
+from zoo.nn.schedules import cosine
 from zoo.storage import remove_folder, write_file
 from zoo.training import Run, Training
-
-WEIGHTS = {"samples": "samples", "uniform": "uniform", "mas": "metric:rescue_factor"}
 
 
 @dataclass(frozen=True)
@@ -87,11 +75,9 @@ class FedMASRecipe:
     augment: bool = True  # crops of .6 to 1, flips, mild colour; open
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random
     attribute: str = ""
-    """A column, or ``file:PATH`` (a table with id and value), whose values are also scored each on its own (Table 3:
-    skin tone)."""
+    """A column, or ``file:PATH`` (a table of id and value); each of its values is also scored on its own (Table 3)."""
     report_distances: bool = False
-    """Clients also send w_k, for the figure of distance against class counts. The method doesn't: w_k tells the server
-    which classes a client lacks."""
+    """Clients also send w_k, for a figure. The method doesn't: it tells the server which classes a client lacks."""
     prior_data: str = "phantom:skin-lesion?n=400&seed=500000&size=96"  # public images for a ``small`` prior, no labels
     prior_steps: int = field(default=300, metadata={"min": 1})  # of its training
     feature_cache: str = ""  # folder for the prior's features, to share between runs; by default the run's own
@@ -100,18 +86,11 @@ class FedMASRecipe:
     @property
     def plan(self) -> Plan:
         """The method with its parts replaced. Raises ``OptionError`` for parts that don't go together."""
-        plan = PLANS[self.method]
-        plan = plan if self.loss == "method" else replace(plan, loss=self.loss)
-        plan = plan if self.kd == "method" else replace(plan, distil=self.kd == "on")
-        plan = plan if self.aggregation == "method" else replace(plan, aggregation=self.aggregation)
-        if plan.aggregation == "mas" and not plan.distil:
-            raise OptionError("aggregation=mas needs distillation, which trains the projector; set kd=on")
+        plan = planned(self.method, self.loss, self.kd, self.aggregation)
         if plan.distil and self.lambda_f == 0:
             raise OptionError("lambda_f=0 leaves the projector untrained; set it above 0, or choose method=bsm")
         if plan.distil and self.network.prior.kind == "none":
             raise OptionError(f"method={self.method} distils a prior; set network.prior.kind to moco, clip or small")
-        if plan.federated_features and plan.loss == "ldam":
-            raise OptionError("method=creff re-trains a linear classifier, and loss=ldam needs one of cosines")
         return plan
 
     @property
@@ -122,14 +101,13 @@ class FedMASRecipe:
         return replace(self.network, prior=prior, cosine_classifier=plan.loss == "ldam")
 
 
-# ---- a client's round ----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Site:
-    """What is the same for all clients: the recipe, the number of classes, and how images enter the network."""
+    """What a federation needs beside the recipe: the network's form, the clients' data, and how images enter it."""
 
     recipe: FedMASRecipe
+    form: Callable[..., Network]
+    shard: Callable[[int], Shard]
     classes: int
     prepare: Callable[[Tensor], Tensor]
     augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None
@@ -150,12 +128,7 @@ def client(network: Network, shard: Shard, rng: np.random.Generator, context: Co
 
 
 def update(
-    network: Network,
-    shard: Shard,
-    site: Site,
-    round_: int,
-    rng: np.random.Generator,
-    previous: Network | None = None,
+    network: Network, shard: Shard, site: Site, round_: int, rng: np.random.Generator, previous: Network | None = None
 ) -> dict[str, float]:
     """Train ``network`` in place for one round and return ``loss`` and, with a prior, ``rescue_factor``.
 
@@ -166,9 +139,10 @@ def update(
     counts = torch.bincount(shard.y, minlength=site.classes).float()
     received = copy.deepcopy(network).requires_grad_(False).eval()
     before = (previous or received).requires_grad_(False).eval()
-    measured = shard.prior is not None and network.projector is not None
-    w = class_distances(received, shard, site) if measured else torch.zeros(site.classes)  # global observation
-    w_hat = torch.zeros(site.classes)
+    w = w_hat = torch.zeros(site.classes)
+    measured = plan.distil and not retrains
+    if measured:  # global observation
+        w = class_distances(lambda x: received(site.prepare(x.to(device))).y, shard, site.classes)
     criterion = supervised(
         plan.loss, counts.to(device), absent=recipe.absent, tau=recipe.fedlc_tau, scale=recipe.network.cosine_scale,
         deferred=round_ > math.ceil(0.8 * recipe.rounds),
@@ -184,12 +158,10 @@ def update(
             network.train(not retrains)
             seen = network(x)
             loss = F.cross_entropy(seen.logits, y) if retrains else criterion(seen.logits, y)
-            if measured and not retrains:
-                assert shard.prior is not None
+            if measured:
                 distance = prior_distance(seen.y, shard.prior[places].to(device))
                 seen_distances.add(distance, y)
-                if plan.distil:
-                    loss = loss + recipe.lambda_f * distance.mean()  # Eq. 4
+                loss = loss + recipe.lambda_f * distance.mean()  # Eq. 4
             if plan.proximal:
                 loss = loss + recipe.mu * proximal_term(network.parameters(), received.parameters())
             if plan.contrastive:
@@ -200,57 +172,34 @@ def update(
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-        w_hat += seen_distances.means  # the sum over epochs of each epoch's class means
+        w_hat = w_hat + seen_distances.means  # the sum over epochs of each epoch's class means
     network.eval()
     metrics = {"loss": float(np.mean(losses))}
-    if measured and not retrains:
+    if measured:
         metrics["rescue_factor"] = rescue_factor(w, w_hat, counts, recipe.rf_norm)
         if recipe.report_distances:
             metrics |= {f"w_{k}": float(value) for k, value in enumerate(w)}
     if shard.test is not None and round_ == recipe.rounds:
-        metrics["own_balanced_accuracy"] = own_score(network, shard.test, site)
+        x, truth = shard.test
+        found = predict_labels(network, x, site.prepare) if len(x) else truth.numpy()
+        metrics["own_balanced_accuracy"] = balanced_accuracy(found, truth.numpy())
     return metrics
-
-
-@torch.no_grad()
-def class_distances(network: Network, shard: Shard, site: Site) -> Float[Tensor, " k"]:
-    """w_k: mean distance to the prior by class, of the client's images without augmentation; 0 for absent classes."""
-    assert shard.prior is not None
-    means = ClassMeans(site.classes)
-    device = next(network.parameters()).device
-    for places in torch.arange(len(shard.y)).split(128):
-        y = network(site.prepare(shard.x[places].to(device))).y
-        means.add(prior_distance(y, shard.prior[places].to(device)), shard.y[places])
-    return means.means
 
 
 def make_optimizer(recipe: FedMASRecipe, parameters: list[nn.Parameter], round_: int) -> torch.optim.Optimizer:
     """A fresh one for each round; the rate is constant within it."""
-    cosine = recipe.schedule == "cosine"
-    lr = recipe.lr * (0.5 * (1 + math.cos(math.pi * (round_ - 1) / recipe.rounds)) if cosine else 1.0)
+    lr = recipe.lr * (cosine(round_ - 1, recipe.rounds) if recipe.schedule == "cosine" else 1.0)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=lr)
     return torch.optim.SGD(parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-@torch.no_grad()
-def own_score(network: Network, test: tuple[Tensor, Tensor], site: Site) -> float:
-    """Balanced accuracy of a client's own model after its last training, on its own test images."""
-    device = next(network.parameters()).device
-    if not len(test[1]):
-        return math.nan
-    parts = [network(site.prepare(x.to(device))).logits.argmax(1).cpu() for x in test[0].split(128)]
-    return float(np.nanmean(recalls(torch.cat(parts).numpy(), test[1].numpy(), site.classes)))
-
-
-# ---- the parts of a federation ---------------------------------------------------------------------------------------
-
-
 def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
     """The federation of a recipe, the same in every process; ``recipe.network.prior.path`` holds a trained prior."""
     config, plan = recipe.form, recipe.plan
+    form = partial(build_network, config, balanced=plan.federated_features)
     y = labels_of(data.train, config.labels)
-    partitions = divide(data.train, y, recipe.partition, recipe.clients, recipe.alpha, seed)
+    partitions = divided(recipe.partition, data.train, y, recipe.clients, recipe.alpha, seed)
     prior = cache(partial(load_prior, config.prior))
 
     @cache
@@ -271,77 +220,40 @@ def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
     def evaluate(state: State) -> dict[str, float] | None:
         if not len(data.validation):
             return None
-        views, truth = validation()
-        network = form_network(recipe)
+        network, (views, truth) = form(), validation()
         network.load_state_dict(state.network)
-        counts = np.bincount(y, minlength=len(config.labels))
-        return group_scores(recipe, predict_labels(network, views), truth, counts)
+        return scores(predict_labels(network, views), truth, counted(recipe, y))
 
     def augment(views: Tensor, rng: np.random.Generator) -> Tensor:
-        return to_network(augmented(views.float() / 255, rng))
+        return to_network(cropped_views(views.float() / 255, rng))
 
-    site = Site(recipe, len(config.labels), to_network, augment if recipe.augment else None)
-    start = partial(form_network, recipe, pretrained=True) if recipe.pretrained else None
-    return federation(
-        site, partitions, network=partial(form_network, recipe), shard=shard, seed=seed, start=start, evaluate=evaluate
-    )
+    site = Site(recipe, form, shard, len(config.labels), to_network, augment if recipe.augment else None)
+    start = lambda: {"network": form(pretrained=recipe.pretrained)}  # noqa: E731
+    return replace(federation(site, partitions, seed), start=start, evaluate=evaluate)
 
 
-def form_network(recipe: FedMASRecipe, pretrained: bool = False) -> Network:
-    """What travels: the network, and CReFF's second classifier, which starts as the first."""
-    network = build_network(recipe.form, pretrained=pretrained and recipe.network.encoder == "resnet18")
-    if recipe.plan.federated_features:
-        network.balanced = torch.nn.Linear(network.classifier.in_features, network.classifier.out_features)
-        network.balanced.load_state_dict(network.classifier.state_dict())
-    return network
-
-
-def federation(
-    site: Site,
-    partitions: Sequence[np.ndarray],
-    *,
-    network: Callable[[], Network],
-    shard: Callable[[int], Shard],
-    seed: int,
-    start: Callable[[], Network] | None = None,
-    evaluate: Any = None,
-) -> Federation:
+def federation(site: Site, partitions: Sequence[np.ndarray], seed: int) -> Federation:
     """FedAvg of the clients by the plan's weights; CReFF adds the classifier's re-training."""
     plan = site.recipe.plan
     return Federation(
-        model=network,
+        model=site.form,
         client=partial(client, site=site),
-        data=shard,
+        data=site.shard,
         partitions=partitions,
         rounds=site.recipe.rounds,
         aggregate=CReFF(seed) if plan.federated_features else average,
-        start=None if start is None else lambda: {"network": start()},
-        weights="samples" if site.recipe.classifier_only else WEIGHTS[plan.aggregation],
-        evaluate=evaluate,
+        weights="samples" if site.recipe.classifier_only else plan.weights,
         target="label",
     )
-
-
-def group_scores(
-    recipe: FedMASRecipe,
-    found: Int[np.ndarray, " n"],
-    y: Int[np.ndarray, " n"],
-    counts: Int[np.ndarray, " k"],
-    attribute: Sequence[Any] = (),
-) -> dict[str, float]:
-    limits = {"head_above": recipe.network.head_above, "tail_below": recipe.network.tail_below}
-    return scores(found, y, counts.tolist(), attribute=attribute, **limits)
-
-
-# ---- the whole training ----------------------------------------------------------------------------------------------
 
 
 def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
     """A small prior first if one is asked for, then the federation, then cRT; scores and figures into ``run.out``."""
     from zoo.federated import federate  # needs Flower
 
-    config, data = recipe.form, in_memory(data)
-    attribute_values(recipe.attribute, data.test)  # refuses an unfit file before the first round
+    config, data = recipe.form, TrainData(*(getattr(data, part).in_memory() for part in PARTS))
+    if recipe.attribute:
+        data.test.values(recipe.attribute)  # refuses an unfit file before the first round
     check(construct(build, recipe, data, run.seed), data.train)  # and a federation that can't be, before the prior
     y = labels_of(data.train, config.labels)
     with ExitStack() as stack:
@@ -354,20 +266,18 @@ def train(recipe: FedMASRecipe, data: TrainData, run: Run) -> FedMAS:
             load_prior(config.prior)  # refuses before the first round what every client would stumble over
         if recipe.plan.distil and not recipe.feature_cache:
             recipe = replace(recipe, feature_cache=str(folder / "features"))
-        outcome = federate(build, recipe, data, run)
+        final = outcome = federate(build, recipe, data, run)
         if recipe.crt_rounds:
             again = replace(recipe, classifier_only=True, rounds=recipe.crt_rounds)
             final = federate(build, again, data, run, stage="crt", models={"network": outcome.state_dict()})
-        else:
-            final = outcome
-        model = finished(recipe, final.state_dict(), y, prior)
+        model = finished(counted(recipe, y), final.state_dict(), prior)
         if run.out is not None and run.is_main:
-            report(recipe, data, y, model, outcome, final, run.seed, run.out)
+            report(recipe, data, y, model.network, outcome, final, run.seed, run.out)
             remove_folder(folder)
     return model.to(run.device).eval()
 
 
-def _with_small_prior(recipe: FedMASRecipe, run: Run, folder: Path) -> tuple[FedMASRecipe, torch.nn.Module]:
+def _with_small_prior(recipe: FedMASRecipe, run: Run, folder: Path) -> tuple[FedMASRecipe, nn.Module]:
     """Train the prior without labels unless its weights are given; the recipe that names where they lie."""
     prior_config = recipe.network.prior
     if not prior_config.path:
@@ -378,13 +288,15 @@ def _with_small_prior(recipe: FedMASRecipe, run: Run, folder: Path) -> tuple[Fed
     return recipe, load_prior(prior_config)
 
 
-def finished(
-    recipe: FedMASRecipe, state: dict[str, Tensor], y: Int[np.ndarray, " n"], prior: torch.nn.Module | None
-) -> FedMAS:
-    """The global network with the class counts by which ``predict`` tells head from tail."""
+def counted(recipe: FedMASRecipe, y: Int[np.ndarray, " n"]) -> FedMASConfig:
+    """The network's form with the class counts by which head and tail are told apart."""
     counts = tuple(np.bincount(y, minlength=len(recipe.network.labels)).tolist())
-    form = recipe.form
-    model = FedMAS(replace(form, class_counts=counts, prior=replace(form.prior, path="")))
+    return replace(recipe.form, class_counts=counts)
+
+
+def finished(config: FedMASConfig, state: dict[str, Tensor], prior: nn.Module | None) -> FedMAS:
+    """The global network, and the small prior beside it."""
+    model = FedMAS(replace(config, prior=replace(config.prior, path="")))
     balanced = {name.removeprefix("balanced."): t for name, t in state.items() if name.startswith("balanced.")}
     model.network.load_state_dict({name: t for name, t in state.items() if not name.startswith("balanced.")})
     if balanced:  # CReFF decides by the classifier that the server re-trained
@@ -395,65 +307,44 @@ def finished(
 
 
 def report(
-    recipe: FedMASRecipe,
-    data: TrainData,
-    y: Int[np.ndarray, " n"],
-    model: FedMAS,
-    outcome: Outcome,
-    final: Outcome,
-    seed: int,
-    out: Path,
-) -> None:
+    recipe: FedMASRecipe, data: TrainData, y: Int[np.ndarray, " n"], network: Network, outcome: Outcome, final: Outcome,
+    seed: int, out: Path,
+) -> None:  # fmt: skip
     """``scores.json`` of the test part, and the figures of the split and of the training."""
-    counts = np.bincount(y, minlength=len(recipe.network.labels))
+    config = counted(recipe, y)
     if len(data.test):
-        truth = labels_of(data.test, recipe.network.labels)
-        attribute = attribute_values(recipe.attribute, data.test)
-        found = predict_labels(model.network.to("cpu"), load_views(data.test, recipe.network.image_size))
-        record: dict[str, Any] = {"global": group_scores(recipe, found, truth, counts, attribute)}
+        found = predict_labels(network.to("cpu"), load_views(data.test, config.image_size))
+        attribute = data.test.values(recipe.attribute) if recipe.attribute else ()
+        record: dict[str, Any] = {"global": scores(found, labels_of(data.test, config.labels), config, attribute)}
         own = [row.get("own-balanced-accuracy", math.nan) for row in final.clients]
         own = [value for value in own if math.isfinite(value)]
         if own:  # of each client's own model on its own test cases
             record["local"] = {"balanced_accuracy": float(np.mean(own)), "clients": len(own)}
         write_file(out / "scores.json", json.dumps(record, indent=2) + "\n")
-    training_figures(outcome, counts, recipe.network, out)
-    names = [recipe.network.labels[k] for k in y]
-    parts = divide(data.train, y, recipe.partition, recipe.clients, recipe.alpha, seed)
-    split_figure(names, parts, out / "split.png")
+    training_figures(outcome, np.array(config.class_counts), config, out)
+    parts = divided(recipe.partition, data.train, y, recipe.clients, recipe.alpha, seed)
+    split_figure([config.labels[k] for k in y], parts, out / "split.png")
 
 
-SKIN = FedMASConfig()
 ISIC = {"optimizer": "adam", "lr": 3e-4, "schedule": "constant"}
 training = Training(
     recipe=FedMASRecipe,
     federation=build,
     presets={
-        "paper": {"network": replace(SKIN, labels=HYPERKVASIR_CLASSES)},
-        "hyperkvasir": {"network": replace(SKIN, labels=HYPERKVASIR_CLASSES)},
+        "paper": {"network": FedMASConfig(HYPERKVASIR_CLASSES)},
+        "hyperkvasir": {"network": FedMASConfig(HYPERKVASIR_CLASSES)},
         "isic": {**ISIC, "clients": 4},
         "flamby": {**ISIC, "clients": 6, "partition": "column:center"},
         # A small network from scratch with a small prior trained without labels: under a minute on one CPU core.
         "demo": {
             "network": FedMASConfig(
-                encoder="small",
-                small_channels=(16, 24, 32),
-                prior=PriorConfig(kind="small", channels=(16, 24, 32)),
-                projector_width=128,
-                image_size=40,
-                head_above=60,
-                tail_below=20,
+                encoder="small", small_channels=(16, 24, 32), prior=PriorConfig("small", channels=(16, 24, 32)),
+                projector_width=128, image_size=40, head_above=60, tail_below=20,
             ),
-            "pretrained": False,
-            "clients": 4,
-            "rounds": 40,
-            "local_epochs": 2,
-            "optimizer": "adam",
-            "lr": 4e-3,
-            "prior_data": "phantom:skin-lesion?n=240&seed=500000&size=64",
-            "prior_steps": 120,
-            "report_distances": True,
-            "dtype": "float16",
+            "pretrained": False, "clients": 4, "rounds": 40, "local_epochs": 2, "optimizer": "adam", "lr": 4e-3,
+            "prior_data": "phantom:skin-lesion?n=240&seed=500000&size=64", "prior_steps": 120,
+            "report_distances": True, "dtype": "float16",
         },
     },
     run=train,
-)
+)  # fmt: skip

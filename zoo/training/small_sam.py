@@ -1,4 +1,4 @@
-"""How the small SAM that comes with the zoo was made: ``python -m zoo.nn.promptable.pretrain OUT``.
+"""How the small SAM that comes with the zoo was made: ``python -m zoo.training.small_sam OUT``.
 
 A SAM of the same architecture as the published ones, a hundred times smaller, learns to follow boxes, clicks and
 earlier masks on a mixture of all phantoms. The questions are those of SAM (A. Kirillov et al., Segment Anything, 2023,
@@ -29,14 +29,17 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from transformers import SamModel
 
+from zoo.data.augment import turned
 from zoo.data.case import Case
 from zoo.data.phantoms import PHANTOMS
 from zoo.metrics import dice
+from zoo.nn.losses import dice_bce, dice_losses
 from zoo.nn.promptable.attention import use_operator
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.nn.promptable.promptable import decode, encode_prompts, mask_side
 from zoo.nn.promptable.prompts import Box, Point, Prompt, box_around
 from zoo.nn.promptable.sam import resize_input, small_config
+from zoo.nn.schedules import cosine_schedule
 from zoo.training.run import Run
 
 MIXTURE: dict[str, tuple[str, ...]] = {  # which masks of a phantom hold objects
@@ -136,8 +139,7 @@ def augmented(one: Sample, rng: np.random.Generator) -> tuple[np.ndarray, list[n
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
 
     def moved(array: np.ndarray) -> np.ndarray:
-        array = np.rot90(array, turns)
-        return np.ascontiguousarray(array[:, ::-1] if mirror else array)
+        return np.ascontiguousarray(turned(array, turns, mirror))
 
     image = moved(one.image) / 255
     image = image ** np.exp(rng.normal(0, 0.25)) * rng.uniform(0.8, 1.2, 3) + rng.uniform(-0.1, 0.1)
@@ -181,25 +183,16 @@ def loss_of(
     logits: Float[Tensor, "n 1 m m"], quality: Float[Tensor, "n 1"], target: Float[Tensor, "n 1 m m"]
 ) -> Float[Tensor, ""]:
     """Cross-entropy + Dice + squared error of the predicted IoU."""
-    from monai.losses import DiceLoss
-
-    return (
-        F.binary_cross_entropy_with_logits(logits, target)
-        + DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0)(logits, target)
-        + F.mse_loss(quality, iou_of(logits, target))
-    )
+    return dice_bce(logits, target) + F.mse_loss(quality, iou_of(logits, target))
 
 
 def loss_of_best(
     logits: Float[Tensor, "n k m m"], quality: Float[Tensor, "n k"], target: Float[Tensor, "n 1 m m"]
 ) -> Float[Tensor, ""]:
     """The same of the best of ``k`` masks for every object; all of them learn how good they are."""
-    from monai.losses import DiceLoss
-
     truth = target.expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").flatten(2).mean(2)
-    dice = DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0, reduction="none")(logits, truth).flatten(2).mean(2)
-    return (entropy + dice).amin(1).mean() + F.mse_loss(quality, iou_of(logits, target))
+    return (entropy + dice_losses(logits, truth)).amin(1).mean() + F.mse_loss(quality, iou_of(logits, target))
 
 
 def iou_of(logits: Float[Tensor, "n k m m"], target: Float[Tensor, "n 1 m m"]) -> Float[Tensor, "n k"]:
@@ -258,7 +251,7 @@ def learn(sam: SamModel, kinship: Kinship, stage: Stage, recipe: Recipe, run: Ru
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=stage.lr, weight_decay=recipe.weight_decay)
-    schedule = cosine(optimizer, stage, recipe)
+    schedule = cosine_schedule(optimizer, stage.steps, warmup=recipe.warmup)
     run.track(model=sam, kinship=kinship, optimizer=optimizer)
     run.keep(schedule=schedule)
     frame = Frame(stage.image_size, stage.image_size, stage.image_size)
@@ -288,15 +281,6 @@ def drawn(
     return pixels, list(objects), targets, rng
 
 
-def cosine(optimizer: torch.optim.Optimizer, stage: Stage, recipe: Recipe) -> torch.optim.lr_scheduler.LambdaLR:
-    """Up in a line, down in half a wave."""
-
-    def factor(step: int) -> float:
-        return min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / stage.steps)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
 def learn_three_masks(sam: SamModel, stage: Stage, recipe: Recipe, run: Run) -> None:
     """The three further masks, for a click that may mean a part or the whole: of each three only the best learns.
 
@@ -315,7 +299,7 @@ def learn_three_masks(sam: SamModel, stage: Stage, recipe: Recipe, run: Run) -> 
         parameter.register_hook(lambda gradient: torch.cat([torch.zeros_like(gradient[:1]), gradient[1:]]))
     parameters = [*heads[1:].parameters(), quality.weight, quality.bias]
     optimizer = torch.optim.AdamW(parameters, lr=stage.lr, weight_decay=0.0)
-    schedule = cosine(optimizer, stage, recipe)
+    schedule = cosine_schedule(optimizer, stage.steps, warmup=recipe.warmup)
     run.track(model=sam, optimizer=optimizer)
     run.keep(schedule=schedule)
     frame = Frame(stage.image_size, stage.image_size, stage.image_size)

@@ -1,4 +1,4 @@
-"""Distances, COPOD and the weights of DOS."""
+"""Distances, COPOD and the weights of DOS; what each rule lets through stands in the tests of disbelieve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.errors import DataError
-from zoo.models.disbelieve.screening import BLOCK, copod, distance_tables, dos_weights, squared_distances
+from zoo.nn.robust import BLOCK, copod, distance_tables, dos_weights, squared_distances
 
 
 def test_distances_are_exact_for_near_copies_far_from_the_origin() -> None:
