@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from zoo.data.case import Case
     from zoo.training import Run, TrainData
 
-INIT_IMAGES, INIT_CELLS = 500, 4000  # per class, for the first prototypes
+START_IMAGES = 500  # of a class, for its first prototypes
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def fit(recipe: LocalGlobalRecipe, images: Photographs, validation: ImageSet, ru
     train_prototypes(model, recipe, images, validation, run)
 
     similarities, nearest = survey(model, images, run.device)
-    alive = torch.cat([keep_nearest(*nearest[name][:2]).flatten() for name in model.config.branches])
+    alive = torch.cat([keep_nearest(*of).flatten() for of in zip(nearest.similarity, nearest.image, strict=True)])
     train_heads(model, recipe, similarities, images.y, alive, run)
     if recipe.thumbnails or images.ids:
         store_gallery(model, images, nearest, run.device)
@@ -117,7 +116,7 @@ def train_prototypes(
 ) -> None:
     """Backbone, branches and prototypes, with centroids that follow the samples of each prototype."""
     if recipe.init == "k-means":
-        initialise_prototypes(model, images, run)
+        start_prototypes(model, images, run)
     branches = [model.branch(name) for name in model.config.branches]
     adam = torch.optim.Adam(
         [
@@ -189,97 +188,74 @@ def start_epoch(
     """Prototypes that no sample chose in the last epoch start again from badly represented ones; counts begin anew."""
     for name in model.config.branches:
         branch = model.branch(name)
-        if not first:
-            empty = branch.used == 0
-            for label in torch.nonzero(empty.any(1)).flatten().tolist():
-                reseed(model, name, label, images, run.device)
+        for label in [] if first else torch.nonzero((branch.used == 0).any(1)).flatten().tolist():
+            places = torch.nonzero(images.y == label).flatten()[:START_IMAGES]
+            if len(places):
+                branch.restart(label, cells_of(model, name, images, run.device, places))
         branch.used.zero_()
         if recipe.centroid_count == "epoch":
             branch.counts.fill_(1)
 
 
 @torch.no_grad()
-def reseed(model: LocalGlobalPrototypes, name: str, label: int, images: ImageSet, device: torch.device) -> None:
-    """Put the empty prototypes of a class where its prototypes represent a sample worst."""
-    places = torch.nonzero(images.y == label).flatten()[:INIT_IMAGES]
-    if not len(places):
-        return
-    branch = model.branch(name)
-    cells = class_cells(model, name, images, places, device)
-    empty = torch.nonzero(branch.used[label] == 0).flatten()
-    own = F.normalize(cells, dim=-1) @ F.normalize(branch.prototypes[label], dim=-1).T
-    own[:, empty] = -2
-    worst = own.max(1).values.argsort(stable=True)[: len(empty)]
-    empty = empty[: len(worst)]
-    branch.prototypes[label, empty] = cells[worst]
-    branch.centroids[label, empty] = cells[worst]
-    branch.counts[label, empty] = 1
-
-
-@torch.no_grad()
-def initialise_prototypes(model: LocalGlobalPrototypes, images: ImageSet, run: Run) -> None:
+def start_prototypes(model: LocalGlobalPrototypes, images: ImageSet, run: Run) -> None:
     """k-means on each class's first features; the centroids start where the prototypes do."""
-    from scipy.cluster.vq import kmeans2
-
-    k = model.config.prototypes
     for name in model.config.branches:
         branch = model.branch(name)
         for label in range(len(model.config.labels)):
             rng = run.generator("k-means", name, label)
             places = torch.nonzero(images.y == label).flatten()
-            if not len(places):
-                continue
-            places = places[torch.from_numpy(rng.permutation(len(places))[:INIT_IMAGES])]
-            cells = class_cells(model, name, images, places, run.device).cpu().numpy()
-            cells = cells[rng.permutation(len(cells))[:INIT_CELLS]]
-            if len(cells) <= k:  # too few to cluster: take them, and again with a little noise
-                repeated = cells[np.arange(k) % len(cells)]
-                centres = repeated + 0.01 * repeated.std() * rng.standard_normal(repeated.shape)
-            else:
-                centres, _ = kmeans2(cells.astype(np.float64), k, iter=20, minit="++", seed=rng)
-            branch.prototypes[label] = torch.from_numpy(centres).to(branch.prototypes)
+            if len(places):
+                places = places[torch.from_numpy(rng.permutation(len(places))[:START_IMAGES])]
+                branch.start(label, cells_of(model, name, images, run.device, places), rng)
         branch.centroids.copy_(branch.prototypes)
         branch.counts.fill_(1)
 
 
-def class_cells(
-    model: LocalGlobalPrototypes, name: str, images: ImageSet, places: Int[Tensor, " m"], device: torch.device
+def cells_of(
+    model: LocalGlobalPrototypes,
+    name: str,
+    images: ImageSet,
+    device: torch.device,
+    places: Int[Tensor, " m"] | None = None,
 ) -> Float[Tensor, "n d"]:
-    """A branch's cells of the images at ``places``, without augmentation and in eval mode."""
-
-    def cells(x: Tensor) -> Tensor:
-        return model.branch(name)(model.backbone(x)).cells.flatten(0, 1)
-
-    return over_images(model, cells, images, device, places).to(device)
+    """A branch's cells of all images or of those at ``places``, without augmentation and in eval mode."""
+    branch = model.branch(name)
+    return over_images(model, lambda x: branch(model.backbone(x)).cells.flatten(0, 1), images, device, places).to(
+        device
+    )
 
 
 # ---- between the stages: which image stands for which prototype -----------------------------------------------------
 
-Nearest = tuple[Float[Tensor, "c k"], Int[Tensor, "c k"], Int[Tensor, "c k"]]  # similarity, image or -1, cell
+
+class Nearest(NamedTuple):
+    """Of every branch, class and prototype: the image of its own class that is most similar to it."""
+
+    similarity: Float[Tensor, "b c k"]
+    image: Int[Tensor, "b c k"]  # -1 where the class has none
+    cell: Int[Tensor, "b c k"]
 
 
-@torch.no_grad()
 def survey(
     model: LocalGlobalPrototypes, images: ImageSet, device: torch.device
-) -> tuple[Float[Tensor, "n t"], dict[str, Nearest]]:
-    """All similarities of all images, and each prototype's nearest image of its own class with the winning cell."""
-    names, n = model.config.branches, len(images)
-    shape = (n, len(names), len(model.config.labels), model.config.prototypes)
+) -> tuple[Float[Tensor, "n t"], Nearest]:
+    """All similarities of all images, and who is nearest to which prototype."""
+    names = model.config.branches
 
     def seen(x: Tensor) -> Tensor:
         evidence = model(x)
-        winner = torch.cat([evidence[name].winner.flatten(1) for name in names], 1)
-        similarity = torch.cat([evidence[name].similarity.flatten(1) for name in names], 1)
-        return torch.stack([similarity, winner.to(similarity)], 1)  # whole numbers as floats: there are few cells
+        similarity, winner = (
+            torch.stack([getattr(evidence[name], part) for name in names], 1) for part in ("similarity", "winner")
+        )
+        return torch.stack([similarity, winner.to(similarity)], 1)  # there are few cells: their numbers fit
 
-    found = over_images(model, seen, images, device)
-    similarity, winner = found[:, 0].reshape(shape), found[:, 1].reshape(shape).long()
-    other = F.one_hot(images.y, shape[2])[:, None, :, None] == 0
-    best, place = similarity.masked_fill(other, -2).max(0)
-    there = best > -2  # the class has an image
-    cell = torch.where(there, winner.gather(0, place[None])[0], 0)
-    place = torch.where(there, place, -1)
-    return found[:, 0], {name: (best[b], place[b], cell[b]) for b, name in enumerate(names)}
+    similarity, winner = over_images(model, seen, images, device).unbind(1)  # [n b c k]
+    other = F.one_hot(images.y, similarity.shape[2])[:, None, :, None] == 0
+    best, image = similarity.masked_fill(other, -2).max(0)
+    there = best > -2
+    cell = torch.where(there, winner.long().gather(0, image[None])[0], 0)
+    return similarity.flatten(1), Nearest(best, torch.where(there, image, -1), cell)
 
 
 def keep_nearest(similarity: Float[Tensor, "c k"], image: Int[Tensor, "c k"]) -> Bool[Tensor, "c k"]:
@@ -342,31 +318,22 @@ class HeadBank(nn.Module):
         return [head(s) for head in self.heads.values()]
 
 
-# ---- the gallery ---------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def store_gallery(
-    model: LocalGlobalPrototypes, images: Photographs, nearest: dict[str, Nearest], device: torch.device
-) -> None:
+def store_gallery(model: LocalGlobalPrototypes, images: Photographs, nearest: Nearest, device: torch.device) -> None:
     """Put the training images into the model: embeddings, names, pictures, and who represents which prototype."""
     jpeg, ends = pack(images.pictures)
     config = GalleryConfig(images.ids, len(jpeg))
-    width = model.gallery.embeddings.shape[1]
-    gallery = StoredGallery(config, width, model.prototype_count).to(device)
+    gallery = StoredGallery(config, model.gallery.embeddings.shape[1], model.prototype_count).to(device)
     if "global" in model.branches:
-        cells = class_cells(model, "global", images, torch.arange(len(images)), device)
-        gallery.embeddings.copy_(F.normalize(cells, dim=-1))
+        gallery.embeddings.copy_(F.normalize(cells_of(model, "global", images, device), dim=-1))
     gallery.labels.copy_(images.y)
     gallery.digests.copy_(torch.tensor(images.digests, dtype=torch.int64))
     gallery.jpeg.copy_(jpeg)
     if len(ends):
         gallery.ends.copy_(ends)
-    parts = [nearest[name] for name in model.config.branches]
-    for buffer, place in ((gallery.similarity, 0), (gallery.source, 1), (gallery.cell, 2)):
-        buffer.copy_(torch.cat([part[place].flatten() for part in parts]))
-    model.gallery = gallery
-    model.config = replace(model.config, gallery=config)
+    gallery.similarity.copy_(nearest.similarity.flatten())
+    gallery.source.copy_(nearest.image.flatten())
+    gallery.cell.copy_(nearest.cell.flatten())
+    model.gallery, model.config = gallery, replace(model.config, gallery=config)
 
 
 training = Training(
