@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image as PILImage
-from torch import Tensor, nn
 
 from zoo import media
 from zoo.data.dermoscopy import shades_of_gray
-from zoo.data.images import ImageSet, normalise, resize, rgb_bytes, square_of
+from zoo.data.images import ImageSet, resize, rgb_bytes, square_of
 from zoo.models.local_global_prototypes import plugin
 from zoo.models.local_global_prototypes.result import Window
 
@@ -52,20 +49,3 @@ class Photographs(ImageSet):
 
     digests: tuple[int, ...] = ()
     pictures: tuple[PILImage.Image, ...] = ()
-
-
-def over_images(
-    net: nn.Module,
-    function: Callable[[Float[Tensor, "b 3 s s"]], Tensor],
-    images: ImageSet,
-    device: torch.device,
-    places: Int[Tensor, " m"] | None = None,
-) -> Tensor:
-    """``function`` of all images (or of those at ``places``), 64 at a time and in eval mode, normalised; on the CPU."""
-    training = net.training
-    net.eval()
-    some = torch.arange(len(images)) if places is None else places
-    with torch.no_grad():
-        parts = [function(normalise(images.batch(index, device)[0])).cpu() for index in some.split(64)]
-    net.train(training)
-    return torch.cat(parts)

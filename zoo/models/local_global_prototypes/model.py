@@ -21,17 +21,9 @@ from zoo.models.local_global_prototypes import plugin
 from zoo.models.local_global_prototypes.data import Prepared, prepare
 from zoo.models.local_global_prototypes.prototypes import Evidence, Head, PrototypeBranch
 from zoo.models.local_global_prototypes.result import Contribution, LookAlikes
-from zoo.models.local_global_prototypes.retrieval import (
-    Gallery,
-    GalleryConfig,
-    Seen,
-    StoredGallery,
-    gallery_of,
-    look_alikes,
-    read_folder,
-    regions,
-)
+from zoo.models.local_global_prototypes.retrieval import Seen, Sources, look_alikes, regions
 from zoo.nn import backbones
+from zoo.nn.gallery import Gallery, GalleryConfig, StoredGallery, gallery_of, read_folder
 
 BackboneName = Literal["vgg16", "resnet18", "resnet50", "densenet169", "efficientnet_b3", "small"]
 BranchName = Literal["joint", "global", "local"]
@@ -106,12 +98,12 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         )
         # One tuned head for each way to decide: frozen similarities make a head cheap.
         self.heads = nn.ModuleDict(
-            {head_name(choice, pruned): Head(self._columns_of(choice), self.own_columns(), 1 / (k * self.config.tau))
-             for choice in self.config.choices for pruned in (False, True)}
+            {choice + pruned: Head(self._columns_of(choice), self.own_columns(), 1 / (k * self.config.tau))
+             for choice in self.config.choices for pruned in ("", "_pruned")}
         )  # fmt: skip
         self.tuned: Tensor
         self.register_buffer("tuned", torch.tensor(False))  # whether stage 2 has been run
-        self.gallery = StoredGallery(self.config.gallery, d if "global" in self.branches else 0, self.prototype_count)
+        self.gallery = Sources(self.config.gallery, d if "global" in self.branches else 0, self.prototype_count)
         self._folder_cache: tuple[Any, Gallery] | None = None
 
     def branch(self, name: str) -> PrototypeBranch:
@@ -120,9 +112,7 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
 
     def head(self, choice: str, pruned: bool = False) -> Head:
         """The head that decides by ``joint``, ``global`` or ``local`` evidence."""
-        return cast(Head, self.heads[head_name(choice, pruned)])
-
-    # ---- columns of the head ------------------------------------------------------------------------------------
+        return cast(Head, self.heads[f"{choice}_pruned" if pruned else choice])
 
     @property
     def prototype_count(self) -> int:
@@ -138,8 +128,6 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         """Which prototypes belong to each class."""
         classes = torch.arange(len(self.config.labels))
         return classes[:, None] == classes.repeat_interleave(self.config.prototypes).repeat(len(self.config.branches))
-
-    # ---- forward ------------------------------------------------------------------------------------------------
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> dict[str, Evidence]:
         """The evidence of every branch. ``x`` is normalised by ImageNet's mean and standard deviation."""
@@ -194,7 +182,7 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         item: Prepared,
         evidence: dict[str, Evidence],
         probabilities: Float[np.ndarray, " c"],
-        gallery: Gallery,
+        gallery: Gallery | StoredGallery,
         choice: str,
         pruned: bool,
         top_k: int,
@@ -206,17 +194,14 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         weight, alive = head.effective[predicted], head.mask > 0
         contribution = weight * similarity
         seen = {
-            name: Seen(evidence[name].cells, evidence[name].similarity, evidence[name].winner,
-                       self.branch(name).prototypes, alive.view(shape)[b], contribution.view(shape)[b])
+            name: Seen(*evidence[name], self.branch(name).prototypes, alive.view(shape)[b], contribution.view(shape)[b])
             for b, name in enumerate(config.branches)
         }  # fmt: skip
         notes: list[str] = []
         if not bool(self.tuned):
             bound = np.e / (np.e + (len(config.labels) - 1) / np.e)
-            notes.append(
-                f"the head isn't tuned: mean cosines at temperature {config.tau:g} keep probabilities low (below "
-                f"{bound:.2f} at temperature 1)"
-            )
+            low = f"keep probabilities low (below {bound:.2f} at temperature 1)"
+            notes.append(f"the head isn't tuned: mean cosines at temperature {config.tau:g} {low}")
         prototype, cases, areas, pictures = None, (), (), {}
         if choice in ("joint", "global"):
             prototype, cases, pictures = look_alikes(
@@ -245,9 +230,9 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
             pictures=pictures,
         )  # fmt: skip
 
-    def _gallery(self, folder: Any) -> Gallery:
+    def _gallery(self, folder: Any) -> Gallery | StoredGallery:
         if folder is None or "global" not in self.branches:
-            return self.gallery.cases()
+            return self.gallery
         stamp, cases = read_folder(folder)
         if self._folder_cache is None or self._folder_cache[0] != (stamp, self.config):
             self._folder_cache = (stamp, self.config), gallery_of(cases, self.config.labels, self._embed_one)
@@ -257,10 +242,6 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         item = self.prepared(image)
         evidence = self(normalise(to_tensor([item.view], self.device)))
         return evidence["global"].cells[0, 0], item.digest, item.thumbnail(96)
-
-
-def head_name(choice: str, pruned: bool) -> str:
-    return f"{choice}_pruned" if pruned else choice
 
 
 def build_backbone(config: LocalGlobalConfig, *, pretrained: bool = False) -> nn.Module:

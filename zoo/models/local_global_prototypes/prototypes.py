@@ -124,3 +124,17 @@ class Head(nn.Module):
 
     def forward(self, s: Float[Tensor, "b t"]) -> Float[Tensor, "b c"]:
         return s @ self.effective.T
+
+
+def keep_nearest(similarity: Float[Tensor, "c k"], image: Int[Tensor, "c k"]) -> Bool[Tensor, "c k"]:
+    """Where one image is nearest to several prototypes, only the closest of these stays, the first if two are.
+
+    A prototype whose class has no image stays too: nothing says that it's redundant.
+    """
+    flat, places = similarity.flatten().tolist(), image.flatten().tolist()
+    closest: dict[int, int] = {}
+    for t, place in enumerate(places):
+        if place not in closest or flat[t] > flat[closest[place]]:
+            closest[place] = t
+    keep = [place < 0 or closest[place] == t for t, place in enumerate(places)]
+    return torch.tensor(keep).view(similarity.shape)

@@ -76,16 +76,14 @@ class LookAlikes(Classification):
     pictures: dict[str, PILImage.Image | None] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        regions = [{k: v for k, v in asdict(region).items() if k != "heatmap"} for region in self.regions]
         return {
             **super().to_dict(),
             "window": asdict(self.window),
             "prototype": self.prototype,
             "look_alikes": [asdict(case) for case in self.look_alikes],
-            "regions": [{**region, "box": list(region["box"]), "source_box": list(region["source_box"])}
-                        for region in regions],
+            "regions": [{k: v for k, v in asdict(region).items() if k != "heatmap"} for region in self.regions],
             "contributions": [asdict(row) for row in self.contributions],
-        }  # fmt: skip
+        }
 
     # ---- the picture --------------------------------------------------------------------------------------------
 

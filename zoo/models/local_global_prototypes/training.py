@@ -7,22 +7,24 @@ freezes them and tunes one linear head for each way to decide (joint, global, lo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.data.augment import flipped, turned_views
-from zoo.data.images import ImageSet, label_index, normalise
+from zoo.data.images import ImageSet, label_index, normalise, over_images
 from zoo.data.splits import Split
 from zoo.metrics import balanced_accuracy
-from zoo.models.local_global_prototypes.data import Photographs, over_images, prepare
+from zoo.models.local_global_prototypes.data import Photographs, prepare
 from zoo.models.local_global_prototypes.model import LocalGlobalConfig, LocalGlobalPrototypes, build_backbone
-from zoo.models.local_global_prototypes.retrieval import GalleryConfig, StoredGallery, pack
+from zoo.models.local_global_prototypes.prototypes import keep_nearest
+from zoo.models.local_global_prototypes.retrieval import Sources
+from zoo.nn.gallery import GalleryConfig, pack
 from zoo.nn.losses import class_counts, low_cross_entropy, root_weights
 from zoo.training import Training
 from zoo.training.stopping import EarlyStopping
@@ -70,7 +72,7 @@ class LocalGlobalRecipe:
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 
 
-def load_images(cases: Sequence[Case], config: LocalGlobalConfig, thumbnails: int | None = None) -> Photographs:
+def load_images(cases: Sequence[Case], config: LocalGlobalConfig, thumbnails: int | None = None) -> ImageSet:
     """Read and prepare ``cases``. ``thumbnails``: keep what a gallery needs, pictures of this side (0: none).
 
     Raises ``DataError`` for a label that the configuration doesn't name.
@@ -79,7 +81,7 @@ def load_images(cases: Sequence[Case], config: LocalGlobalConfig, thumbnails: in
     y = [label_index(case.label, config.labels, f"case {case.id}") for case in cases]
     images = ImageSet.of([item.view for item in items], y, empty=(3, config.image_size, config.image_size))
     if thumbnails is None:
-        return Photographs(images.views, images.y)
+        return images
     pictures = [item.thumbnail(thumbnails) for item in items] if thumbnails else []
     ids, digests = [case.id for case in cases], [item.digest for item in items]
     return Photographs(images.views, images.y, tuple(ids), tuple(digests), tuple(pictures))
@@ -88,11 +90,10 @@ def load_images(cases: Sequence[Case], config: LocalGlobalConfig, thumbnails: in
 def train(recipe: LocalGlobalRecipe, data: TrainData, run: Run) -> LocalGlobalPrototypes:
     """Both stages, pruning, and the gallery of the training images."""
     images = load_images(list(data.train), recipe.network, recipe.thumbnails)
-    validation = load_images(list(data.validation), recipe.network)
-    return fit(recipe, images, validation, run)
+    return fit(recipe, images, load_images(list(data.validation), recipe.network), run)
 
 
-def fit(recipe: LocalGlobalRecipe, images: Photographs, validation: ImageSet, run: Run) -> LocalGlobalPrototypes:
+def fit(recipe: LocalGlobalRecipe, images: ImageSet, validation: ImageSet, run: Run) -> LocalGlobalPrototypes:
     """As ``train``, on images in memory."""
     run.stage("prototypes")
     model = LocalGlobalPrototypes(replace(recipe.network, gallery=GalleryConfig())).to(run.device)
@@ -103,12 +104,9 @@ def fit(recipe: LocalGlobalRecipe, images: Photographs, validation: ImageSet, ru
     similarities, nearest = survey(model, images, run.device)
     alive = torch.cat([keep_nearest(*of).flatten() for of in zip(nearest.similarity, nearest.image, strict=True)])
     train_heads(model, recipe, similarities, images.y, alive, run)
-    if recipe.thumbnails or images.ids:
+    if isinstance(images, Photographs):
         store_gallery(model, images, nearest, run.device)
     return model.eval()
-
-
-# ---- stage 1 -------------------------------------------------------------------------------------------------------
 
 
 def train_prototypes(
@@ -118,13 +116,8 @@ def train_prototypes(
     if recipe.init == "k-means":
         start_prototypes(model, images, run)
     branches = [model.branch(name) for name in model.config.branches]
-    adam = torch.optim.Adam(
-        [
-            {"params": list(model.backbone.parameters()), "lr": recipe.lr_backbone},
-            {"params": [p for branch in branches for p in branch.embed.parameters()], "lr": recipe.lr_branch},
-            {"params": [branch.prototypes for branch in branches], "lr": recipe.lr_prototypes},
-        ]
-    )
+    embeddings = [p for branch in branches for p in branch.embed.parameters()]
+    adam = torch.optim.Adam(rates(recipe, model.backbone, embeddings, [branch.prototypes for branch in branches]))
     for head in model.heads.values():
         head.requires_grad_(False)
     stopping = EarlyStopping(recipe.patience, module=model)
@@ -132,7 +125,7 @@ def train_prototypes(
     run.keep(stopping=stopping)
     weigh = weigher(recipe, images.y, len(model.config.labels), run.device)
     steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
-    cap = {"epoch": None, "cap": 100.0, "cumulative": None}[recipe.centroid_count]
+    cap = 100.0 if recipe.centroid_count == "cap" else None
 
     for step in run.steps(recipe.epochs * steps_per_epoch, description="prototypes"):
         net.train()
@@ -162,6 +155,17 @@ def train_prototypes(
                 run.stop()
     stopping.restore()
     model.eval()
+
+
+def rates(
+    recipe: LocalGlobalRecipe, backbone: nn.Module, branch: Iterable[Tensor], prototypes: Iterable[Tensor] = ()
+) -> list[dict[str, Any]]:
+    """Parameters with their learning rates."""
+    parts, lrs = (
+        (backbone.parameters(), branch, prototypes),
+        (recipe.lr_backbone, recipe.lr_branch, recipe.lr_prototypes),
+    )
+    return [{"params": list(part), "lr": lr} for part, lr in zip(parts, lrs, strict=True)]
 
 
 def weigher(
@@ -221,12 +225,8 @@ def cells_of(
 ) -> Float[Tensor, "n d"]:
     """A branch's cells of all images or of those at ``places``, without augmentation and in eval mode."""
     branch = model.branch(name)
-    return over_images(model, lambda x: branch(model.backbone(x)).cells.flatten(0, 1), images, device, places).to(
-        device
-    )
-
-
-# ---- between the stages: which image stands for which prototype -----------------------------------------------------
+    cells = over_images(model, lambda x: branch(model.backbone(x)).cells, images, device, places)
+    return cells.flatten(0, 1).to(device)
 
 
 class Nearest(NamedTuple):
@@ -241,38 +241,17 @@ def survey(
     model: LocalGlobalPrototypes, images: ImageSet, device: torch.device
 ) -> tuple[Float[Tensor, "n t"], Nearest]:
     """All similarities of all images, and who is nearest to which prototype."""
-    names = model.config.branches
 
-    def seen(x: Tensor) -> Tensor:
-        evidence = model(x)
-        similarity, winner = (
-            torch.stack([getattr(evidence[name], part) for name in names], 1) for part in ("similarity", "winner")
-        )
-        return torch.stack([similarity, winner.to(similarity)], 1)  # there are few cells: their numbers fit
+    def seen(x: Tensor) -> Float[Tensor, "n 2 b c k"]:
+        # there are few cells, so their numbers fit a float
+        return torch.stack([torch.stack([e.similarity, e.winner.float()], 1) for e in model(x).values()], 2)
 
-    similarity, winner = over_images(model, seen, images, device).unbind(1)  # [n b c k]
+    similarity, winner = over_images(model, seen, images, device).unbind(1)
     other = F.one_hot(images.y, similarity.shape[2])[:, None, :, None] == 0
     best, image = similarity.masked_fill(other, -2).max(0)
     there = best > -2
     cell = torch.where(there, winner.long().gather(0, image[None])[0], 0)
     return similarity.flatten(1), Nearest(best, torch.where(there, image, -1), cell)
-
-
-def keep_nearest(similarity: Float[Tensor, "c k"], image: Int[Tensor, "c k"]) -> Bool[Tensor, "c k"]:
-    """Where one image is nearest to several prototypes, only the closest of these stays, the first if two are.
-
-    A prototype whose class has no image stays too: nothing says that it's redundant.
-    """
-    flat, places = similarity.flatten().tolist(), image.flatten().tolist()
-    closest: dict[int, int] = {}
-    for t, place in enumerate(places):
-        if place not in closest or flat[t] > flat[closest[place]]:
-            closest[place] = t
-    keep = [place < 0 or closest[place] == t for t, place in enumerate(places)]
-    return torch.tensor(keep).view(similarity.shape)
-
-
-# ---- stage 2 -------------------------------------------------------------------------------------------------------
 
 
 def train_heads(
@@ -322,7 +301,7 @@ def store_gallery(model: LocalGlobalPrototypes, images: Photographs, nearest: Ne
     """Put the training images into the model: embeddings, names, pictures, and who represents which prototype."""
     jpeg, ends = pack(images.pictures)
     config = GalleryConfig(images.ids, len(jpeg))
-    gallery = StoredGallery(config, model.gallery.embeddings.shape[1], model.prototype_count).to(device)
+    gallery = Sources(config, model.gallery.embeddings.shape[1], model.prototype_count).to(device)
     if "global" in model.branches:
         gallery.embeddings.copy_(F.normalize(cells_of(model, "global", images, device), dim=-1))
     gallery.labels.copy_(images.y)
