@@ -54,8 +54,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     for arm, fit_baseline in baselines.items():
         with Run(seed=seed, device="cpu") as arm_run:
             net = fit_baseline(recipe, images, arm_run)
-            found = over_images(net, net.probabilities, unseen, arm_run.device)
-        scores[arm] = _scores(found, unseen)
+            scores[arm] = _scores(over_images(net, net.probabilities, unseen, arm_run.device), unseen)
     nothing = draw_set((0, 0, 0, 0, 0), np.random.default_rng(0))
     branches: tuple[BranchName, ...] = ("global", "local", "joint")
     for branch in branches:
@@ -63,8 +62,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
             model = fit(replace(recipe, network=replace(recipe.network, branch=branch)), images, nothing, arm_run)
         scores[branch] = _scores(_probabilities(model, unseen), unseen)
     scores["joint, pruned"] = _scores(_probabilities(model, unseen, pruned=True), unseen)
-    mask = model.head("joint", pruned=True).mask
-    scores["joint, pruned"]["pruned prototypes"] = float(1 - mask.mean())
+    scores["joint, pruned"]["pruned prototypes"] = float(1 - model.head("joint", pruned=True).mask.mean())
     model.tuned.fill_(False)
     scores["joint, untuned"] = _scores(_probabilities(model, unseen), unseen)
     return scores

@@ -85,8 +85,6 @@ class LookAlikes(Classification):
             "contributions": [asdict(row) for row in self.contributions],
         }
 
-    # ---- the picture --------------------------------------------------------------------------------------------
-
     def _rows(self) -> tuple[list[fig.Panel], list[fig.Panel]]:
         """Top: the input and its look-alikes. Bottom: each region, with the heatmap, beside its source patch."""
         top = [

@@ -161,10 +161,8 @@ def rates(
     recipe: LocalGlobalRecipe, backbone: nn.Module, branch: Iterable[Tensor], prototypes: Iterable[Tensor] = ()
 ) -> list[dict[str, Any]]:
     """Parameters with their learning rates."""
-    parts, lrs = (
-        (backbone.parameters(), branch, prototypes),
-        (recipe.lr_backbone, recipe.lr_branch, recipe.lr_prototypes),
-    )
+    parts = backbone.parameters(), branch, prototypes
+    lrs = recipe.lr_backbone, recipe.lr_branch, recipe.lr_prototypes
     return [{"params": list(part), "lr": lr} for part, lr in zip(parts, lrs, strict=True)]
 
 
