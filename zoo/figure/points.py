@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,11 +224,15 @@ def write_obj(path: Path, mesh: Mesh) -> Path:
     return _write(path, ".obj", ("\n".join(lines) + "\n").encode())
 
 
-def write_orbit(path: Path, views: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Path:
-    """An animated GIF of views, endlessly."""
-    frames = [Image.fromarray(one).quantize(128) for one in views]
+def write_views(path: Path, views: Sequence[Callable[[], UInt8[np.ndarray, "h w 3"]]]) -> Path:
+    """Views, each drawn when it is its turn: one as a PNG, several as an animated GIF, endlessly."""
+    frames = [Image.fromarray(view()) for view in views]
     file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=120, loop=0)
+    if len(frames) == 1:
+        frames[0].save(file, "PNG")
+        return _write(path, ".png", file.getvalue())
+    small = [frame.quantize(128) for frame in frames]
+    small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=120, loop=0)
     return _write(path, ".gif", file.getvalue())
 
 

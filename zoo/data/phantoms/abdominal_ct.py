@@ -58,7 +58,7 @@ def abdominal_ct(
     labels: Labelled = "all",
     tumours: bool = True,
 ) -> Case:
-    """One volume, in Hounsfield units, with spacing and affine.
+    """CT volume of the upper abdomen: ten organs and their tumours, four scanners; in Hounsfield units.
 
     Args:
         seed: the phantom is a pure function of it and the options.
@@ -110,7 +110,7 @@ def abdominal_ct(
     masks = {"mask": np.where(np.isin(truth, wanted), truth, 0).astype(np.uint8), "all": truth}
     values = np.clip(np.round(hu), -1024, 3071).astype(np.int16)
     image, masks = stored(values, masks, (wide, wide, tall), machine.orientation, {"modality": "CT", "window": WINDOW})
-    return Case(image, f"abdominal-ct-{seed}", masks=masks, attributes={"scanner": name, "labelled": wanted})
+    return Case(image, f"abdominal-ct-{seed}", masks={**masks}, attributes={"scanner": name, "labelled": wanted})
 
 
 def _trunk(space: Space) -> tuple[Field, np.ndarray]:

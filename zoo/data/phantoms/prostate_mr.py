@@ -43,7 +43,7 @@ CENTRES = {
 
 
 def prostate_mr(seed: int, *, size: int = 96, slices: int = 24, centre: CentreName = "any") -> Case:
-    """One volume, with spacing and affine.
+    """MR volume of a prostate: its zones, four centres; with spacing and affine.
 
     Args:
         seed: the phantom is a pure function of it and the options.
@@ -78,7 +78,7 @@ def prostate_mr(seed: int, *, size: int = 96, slices: int = 24, centre: CentreNa
     values = np.clip(np.round(600 * np.hypot(signal + real, imaginary)), 0, 32767).astype(np.int16)
     masks = {"mask": zones, "gland": (zones > 0).astype(np.uint8)}
     image, masks = stored(values, masks, mm, site.orientation, {"modality": "MR"})
-    return Case(image, f"prostate-mr-{seed}", masks=masks, attributes={"centre": name})
+    return Case(image, f"prostate-mr-{seed}", masks={**masks}, attributes={"centre": name})
 
 
 def _pelvis(space: Space, coil: bool) -> tuple[Field, Field]:
@@ -89,8 +89,8 @@ def _pelvis(space: Space, coil: bool) -> tuple[Field, Field]:
         hip = space.solid((0.86 * side, 0.0, 0.1), (0.3, 0.34, 1.1), roughness=0.02)
         signal[hip > 0] = 0.5
         signal[(hip > 0) & (hip < 0.1)] = 0.06  # the bone's shell
-        for at, radii in (((0.5, 0.05, -0.1), (0.1, 0.42, 1.3)), ((0.33, 0.28, -0.5), (0.07, 0.3, 0.9))):
-            muscle = space.solid((at[0] * side, at[1], at[2]), radii, 0.1 * side)
+        for at, reach in (((0.5, 0.05, -0.1), (0.1, 0.42, 1.3)), ((0.33, 0.28, -0.5), (0.07, 0.3, 0.9))):
+            muscle = space.solid((at[0] * side, at[1], at[2]), reach, 0.1 * side)
             signal[muscle > 0] = 0.2
     symphysis = space.solid((0.0, -0.78, -0.3), (0.2, 0.2, 0.8))
     signal[symphysis > 0] = 0.12

@@ -21,15 +21,14 @@ from zoo.models.pointcloud_recon3d.data import Layer, cloud_of, grid_of, planes_
 from zoo.models.pointcloud_recon3d.network import SegmenterConfig, segmenter
 from zoo.models.pointcloud_recon3d.registration import (
     IDENTITY,
-    Band,
     BandMode,
     LayerReport,
     Motion,
     Rule,
-    Selection,
     about,
     register_stack,
     select,
+    selection,
 )
 from zoo.models.pointcloud_recon3d.result import Neighbours, PointCloud
 from zoo.nn.windows import by_patches
@@ -113,7 +112,7 @@ class PointCloudRecon3D(Model[PointCloud]):
     def _reconstruct(self, stack: Stack, wanted: Wanted) -> PointCloud:
         """One specimen. Raises ``MediaError`` if no layer shows tissue, ``OptionError`` if options don't fit it."""
         rule = Rule(
-            select=_selection(wanted.band), mode=wanted.band_mode, d_max=wanted.d_max, reference=wanted.reference,
+            select=selection(wanted.band), mode=wanted.band_mode, d_max=wanted.d_max, reference=wanted.reference,
             allow_flip=wanted.allow_flip,
         )  # fmt: skip
         scale, notes = _scale(stack, wanted)
@@ -219,19 +218,6 @@ class PointCloudRecon3D(Model[PointCloud]):
 
 
 # ---- options ------------------------------------------------------------------------------------------------------
-
-
-def _selection(band: str) -> Selection:
-    if band in ("auto", "all", "random"):
-        return band  # type: ignore[return-value]
-    try:
-        values = [float(v) for v in band.split(",")]
-        u_min, u_max, v_min, v_max = values
-    except ValueError:
-        raise OptionError(f"option band must be auto, all, random or UMIN,UMAX,VMIN,VMAX, not {band!r}") from None
-    if not (np.isfinite(values).all() and u_min < u_max and v_min < v_max):
-        raise OptionError(f"option band must have UMIN below UMAX and VMIN below VMAX, not {band!r}")
-    return Band(u_min, u_max, v_min, v_max)
 
 
 def _scale(stack: Stack, wanted: Wanted) -> tuple[Scale, list[str]]:

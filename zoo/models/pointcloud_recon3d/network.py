@@ -6,14 +6,15 @@ gives no sizes; those here follow MedT (Valanarasu et al., MICCAI 2021), which i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zoo.errors import MissingExtraError
 from zoo.nn.axial import AxialBlock
 
 PARTS = 4  # per axis: the local branch sees a patch as 4 x 4 parts
@@ -50,7 +51,14 @@ class SegmenterConfig:
 
 def segmenter(config: SegmenterConfig) -> nn.Module:
     """``[b 3 patch patch]`` in [0, 1] to logits ``[b 2 patch patch]`` of other and tumour."""
-    return UNet(config) if config.backbone == "unet" else GatedAxialNetwork(config)
+    if config.backbone == "gated-axial":
+        return GatedAxialNetwork(config)
+    try:
+        from monai.networks.nets import UNet
+    except ImportError as error:
+        raise MissingExtraError("a segmenter with backbone=unet", "monai", "volumes") from error
+    width = config.global_planes[0]
+    return UNet(2, 3, 2, channels=(width, 2 * width, 4 * width), strides=(2, 2), norm="batch")
 
 
 class GatedAxialNetwork(nn.Module):
@@ -73,20 +81,12 @@ class GatedAxialNetwork(nn.Module):
         local = local.reshape(b, PARTS, PARTS, -1, side, side).permute(0, 3, 1, 4, 2, 5).reshape(b, -1, p, p)
         return self.head(F.relu(self.refine(self.globally(x) + local)))
 
-    def gates(self) -> list[nn.Parameter]:
-        return [parameter for name, parameter in self.named_parameters() if name.endswith("gates")]
-
 
 class Branch(nn.Module):
     """Stem, axial encoder, convolutional decoder with skips; the output has the size of the input."""
 
     def __init__(
-        self,
-        config: SegmenterConfig,
-        side: int,
-        planes: tuple[int, ...],
-        blocks: tuple[int, ...],
-        deepest: bool = False,
+        self, config: SegmenterConfig, side: int, planes: Sequence[int], blocks: Sequence[int], deepest: bool = False
     ) -> None:
         super().__init__()
         first, wide, last = config.stem
@@ -135,34 +135,3 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Modu
 
 def _twice(x: Tensor, side: int) -> Tensor:
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
-
-
-class UNet(nn.Module):
-    """Three levels of two convolutions, and back."""
-
-    def __init__(self, config: SegmenterConfig) -> None:
-        super().__init__()
-        widths = [config.global_planes[0] * 2**level for level in range(3)]
-        before = [3, *widths]
-        self.down = nn.ModuleList(
-            nn.Sequential(*_conv(a, b, 3), *_conv(b, b, 3)) for a, b in zip(before, widths, strict=False)
-        )
-        self.up = nn.ModuleList(
-            nn.Sequential(*_conv(deep + skip, skip, 3), *_conv(skip, skip, 3))
-            for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
-        )
-        self.head = nn.Conv2d(widths[0], 2, 1)
-
-    def forward(self, x: Float[Tensor, "b 3 p p"]) -> Float[Tensor, "b 2 p p"]:
-        skips = []
-        for level, block in enumerate(self.down):
-            x = block(x if level == 0 else F.max_pool2d(x, 2))
-            skips.append(x)
-        skips.pop()
-        for block in self.up:
-            skip = skips.pop()
-            x = block(torch.cat([_twice(x, skip.shape[-1]), skip], 1))
-        return self.head(x)
-
-    def gates(self) -> list[nn.Parameter]:
-        return []

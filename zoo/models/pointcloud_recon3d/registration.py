@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from zoo.errors import OptionError
 from zoo.models.pointcloud_recon3d.data import Layer
 from zoo.ops import icp, nearest_neighbors
 
@@ -58,6 +59,20 @@ def _peak(values: Float[np.ndarray, " n"]) -> float:
 
 Selection = Band | Literal["auto", "all", "random"]
 RESTARTS = tuple(range(-30, 31, 10))  # degrees; where a layer that was not found is looked for
+
+
+def selection(band: str) -> Selection:
+    """A user's words for it. Raises ``OptionError``."""
+    if band in ("auto", "all", "random"):
+        return band  # type: ignore[return-value]
+    try:
+        values = [float(v) for v in band.split(",")]
+        u_min, u_max, v_min, v_max = values
+    except ValueError:
+        raise OptionError(f"option band must be auto, all, random or UMIN,UMAX,VMIN,VMAX, not {band!r}") from None
+    if not (np.isfinite(values).all() and u_min < u_max and v_min < v_max):
+        raise OptionError(f"option band must have UMIN below UMAX and VMIN below VMAX, not {band!r}")
+    return Band(u_min, u_max, v_min, v_max)
 
 
 @dataclass(frozen=True)

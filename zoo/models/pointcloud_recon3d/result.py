@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image as PILImage
 
 from zoo import figure as fig
 from zoo.figure import points as drawing
@@ -79,9 +78,7 @@ class PointCloud(Prediction):
             "spacing": list(self.spacing),
             "points": {"tumour": int((self.label == 1).sum()), "tissue": int((self.label == 0).sum())},
             "layers": [_plain(report) for report in self.layers],
-            "meshes": {
-                name: {"vertices": len(mesh.vertices), "faces": len(mesh.faces)} for name, mesh in self.meshes.items()
-            },
+            "meshes": {name: {"vertices": len(m.vertices), "faces": len(m.faces)} for name, m in self.meshes.items()},
         }
 
     def true_error(self, moved: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -133,8 +130,8 @@ class PointCloud(Prediction):
         if any(report.rmse_all is not None for report in self.layers):
             upper = self.layers[1:]
             series = {
-                "all points (px)": [report.rmse_all for report in upper],
-                "selected pairs": [report.rmse_selected for report in upper],
+                "all points (px)": [r.rmse_all for r in upper],
+                "selected pairs": [r.rmse_selected for r in upper],
             }
             chart = fig.columns([str(report.layer + 1) for report in upper], series, x="layer")
             panels.append(fig.Panel("distance to the layer below, RMSE", chart))
@@ -149,19 +146,13 @@ class PointCloud(Prediction):
             files[f"{name}_mesh"] = partial(drawing.write_ply, mesh=mesh)
             files[f"{name}_surface"] = partial(drawing.write_obj, mesh=mesh)
         for k in range(self.orbit):
-            files[f"view{k + 1:02}"] = partial(self._save_view, -35.0 + 360.0 * k / self.orbit)
+            view = partial(self.view, -35.0 + 360.0 * k / self.orbit)
+            files[f"view{k + 1:02}"] = partial(drawing.write_views, views=[view])
         if self.animated:
-            files["orbit"] = self._save_orbit
+            count = self.orbit if self.orbit > 1 else 24
+            turns = [partial(self.view, -35.0 + 360.0 * k / count, side=320) for k in range(count)]
+            files["orbit"] = partial(drawing.write_views, views=turns)
         return files
-
-    def _save_view(self, azimuth: float, path: Path) -> Path:
-        path = path.with_name(path.name + ".png")
-        PILImage.fromarray(self.view(azimuth)).save(path)
-        return path
-
-    def _save_orbit(self, path: Path) -> Path:
-        count = self.orbit if self.orbit > 1 else 24
-        return drawing.write_orbit(path, [self.view(-35.0 + 360.0 * k / count, side=320) for k in range(count)])
 
 
 def _plain(report: LayerReport) -> dict[str, Any]:

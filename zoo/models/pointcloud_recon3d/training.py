@@ -57,17 +57,13 @@ def train(recipe: Recon3DRecipe, data: TrainData, run: Run) -> PointCloudRecon3D
     """Train on the sections of ``data.train``, a stack or a single section each. Raises ``DataError`` without masks."""
     size = recipe.network.patch
     sections = [section for case in data.train for section in load_sections(case)]
-    places = [
-        (i, top, left)
-        for i, section in enumerate(sections)
-        for top, left in patches_on(section.tissue, size, LEAST_TISSUE)
-    ]
+    places = [(i, *corner) for i, s in enumerate(sections) for corner in patches_on(s.tissue, size, LEAST_TISSUE)]
     if not places:
         raise DataError("no section of the training set has tissue on it; check the images")
     run.stage("segmenter")
     model = PointCloudRecon3D(Recon3DConfig(network=recipe.network))
     adam = torch.optim.Adam(model.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    gates = model.network.gates()  # type: ignore[operator]
+    gates = [parameter for name, parameter in model.network.named_parameters() if name.endswith("gates")]
     network, adam = run.track(network=model.network, adam=adam)
     batch = min(recipe.batch_size, len(places))
     steps_per_epoch = recipe.steps_per_epoch or math.ceil(len(places) / batch)
