@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from zoo.data.phantoms.serial_sections import specimen
-from zoo.models.pointcloud_recon3d.clouds import densest_band
+from zoo.models.pointcloud_recon3d.registration import densest_band
 from zoo.ops import icp, status
 
 OURS = "zoo.ops.icp"

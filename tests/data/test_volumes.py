@@ -333,3 +333,22 @@ def test_volumes_by_name_with_absent_ones() -> None:
     assert volumes_ml(labels, grid, {1: "kidney", 2: "liver"}) == {"kidney": 0.0, "liver": pytest.approx(0.3)}
     with pytest.raises(ValueError, match="do not lie on a grid"):
         volumes_ml(labels[1:], grid, {1: "kidney"})
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("monai")
+    page = (Path(__file__).parents[2] / "docs" / "volumes.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    data = np.full((20, 18, 8), -1000, np.int16)
+    data[4:12, 5:13, 2:6] = 200
+    data[16, 16, 7] = 200
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    nib.save(nib.Nifti1Image(data, affine), tmp_path / "ct.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    names = {"network": lambda x: 20 * (x - 0.5)}
+    exec(compile(code, "volumes.md", "exec"), names)
+    written = nib.load(tmp_path / "liver.nii.gz")
+    np.testing.assert_array_equal(written.affine, affine)
+    mask, truth = np.asarray(written.dataobj) > 0, data > 0
+    truth[16, 16, 7] = False  # not the largest part
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9

@@ -63,12 +63,13 @@ import pytest
 import torch
 
 from zoo import loading, registry, weights
-from zoo.conformance.checks import different, with_query
+from zoo.conformance.checks import different
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData, divide
 from zoo.evaluation import evaluate
 from zoo.model import Model
 from zoo.plugin import Plugin
+from zoo.spec import Spec
 from zoo.training import Run, Training
 
 
@@ -200,7 +201,7 @@ class PluginTests:
     # ---- what the card says ----------------------------------------------------------------------------------------
 
     def test_demo_weights_are_evaluated(self, plugin: Plugin, demo: Any):
-        cases = self.evaluated_on or with_query(plugin.phantom or "", "n=4&seed=77")
+        cases = self.evaluated_on or str(Spec.parse(plugin.phantom or "").with_options(n=4, seed=77))
         found = evaluate(demo(self.name), cases, split="all", device="cpu", progress=False)
         assert found.failures == ()
         assert len(found.rows) >= 1

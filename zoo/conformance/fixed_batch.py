@@ -14,6 +14,8 @@ from zoo.training import Run
 class FixedBatchRun(Run):
     """As ``Run``, but every step draws the same items, crops and noise, and no loop makes more than ``limit`` steps.
 
+    A loop ends before that once two steps in a row lie below its first loss: it has shown what it is asked for.
+
     ``losses``: by stage, one number per step: the sum of what ``backward`` was given, or what was logged as a loss.
     """
 
@@ -36,7 +38,10 @@ class FixedBatchRun(Run):
             self._backward, self._logged = [], []
             yield step
             if seen := self._backward or self._logged:
-                self.losses.setdefault(self._stage, []).append(sum(seen))
+                curve = self.losses.setdefault(self._stage, [])
+                curve.append(sum(seen))
+                if len(curve) > 2 and max(curve[-2:]) < curve[0]:
+                    self.stop()
 
     def batches(
         self,

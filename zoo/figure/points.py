@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,16 +159,18 @@ def _splat(
         colour.reshape(-1, 3)[pixels] = s[winner]
 
 
-def surface(points: Float[np.ndarray, "n 3"], heights: Sequence[float], cell: float) -> Mesh | None:
+def surface(points: Float[np.ndarray, "n 3"], heights: Sequence[float], step: float, extent: float) -> Mesh | None:
     """The surface around points that lie on planes: occupied cells, smoothed by one, through marching cubes.
 
-    ``heights``: the planes, evenly spaced; ``cell``: side of a cell in x and y, in the units of the points. ``None``
-    for a cloud too thin to enclose anything.
+    ``heights``: the planes, evenly spaced; ``step``: distance of neighbouring points in x and y, and ``extent``: of the
+    specimen, which bound the size of the cells. ``None`` for a cloud too thin to enclose anything.
     """
     from skimage.measure import marching_cubes
 
     if len(points) < 4:
         return None
+    room = max(1.0, extent**2 * len(set(heights)) / len(points)) ** 0.5  # that a point has in its plane
+    cell = max(step, min(room, extent / 16), extent / 400)
     pitch = float(np.diff(heights).mean()) if len(heights) > 1 else cell
     corner = points.min(0) - 3 * np.array([cell, cell, pitch])
     places = np.round((points - corner) / (cell, cell, pitch)).astype(int)
@@ -222,11 +224,15 @@ def write_obj(path: Path, mesh: Mesh) -> Path:
     return _write(path, ".obj", ("\n".join(lines) + "\n").encode())
 
 
-def write_orbit(path: Path, views: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Path:
-    """An animated GIF of views, endlessly."""
-    frames = [Image.fromarray(one).quantize(128) for one in views]
+def write_views(path: Path, views: Sequence[Callable[[], UInt8[np.ndarray, "h w 3"]]]) -> Path:
+    """Views, each drawn when it is its turn: one as a PNG, several as an animated GIF, endlessly."""
+    frames = [Image.fromarray(view()) for view in views]
     file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=120, loop=0)
+    if len(frames) == 1:
+        frames[0].save(file, "PNG")
+        return _write(path, ".png", file.getvalue())
+    small = [frame.quantize(128) for frame in frames]
+    small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=120, loop=0)
     return _write(path, ".gif", file.getvalue())
 
 

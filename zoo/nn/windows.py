@@ -1,4 +1,4 @@
-"""Sliding-window inference whose memory doesn't grow with the number of classes times the volume.
+"""Sliding-window inference on volumes whose memory doesn't grow with the number of classes times the volume.
 
 Windows and their weights are MONAI's; what MONAI's inferer adds up for the whole volume is added up here for the slab
 that windows still reach. A finished slab goes through ``finish`` and leaves only its result.
@@ -11,6 +11,8 @@ the slab              4 (k + 1) d H W            0.91 GB for 8 classes and windo
 the result            2 k Z H W (half logits)    0.42 GB for one class, 3.36 GB for 8
 or, with ``finish``   Z H W (uint8 labels)       0.21 GB
 ====================  =========================  ==============================================
+
+``by_patches`` is for flat images: patches side by side, and none where there is nothing to see.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 from torch import Tensor
 
+from zoo.data.images import to_tensor
 from zoo.errors import MissingExtraError
 from zoo.progress import Bar
 
@@ -143,6 +147,37 @@ class _Slab:
             shape = [*part.shape[:axis], *(one.stop - one.start for one in self.own)]
             self.kept = torch.empty(shape, dtype=part.dtype, device=part.device)
         self.kept.narrow(axis, begin - self.own[0].start, end - begin).copy_(part)
+
+
+@torch.inference_mode()
+def by_patches(
+    network: Callable[[Float[Tensor, "b 3 p p"]], Float[Tensor, "b p p"]],
+    rgb: UInt8[np.ndarray, "h w 3"],
+    size: int,
+    *,
+    inside: Bool[np.ndarray, "h w"] | None = None,
+    batch: int = 1,
+    device: torch.device | str = "cpu",
+) -> Float32[np.ndarray, "h w"]:
+    """What ``network`` says about patches in [0, 1], side by side without overlap, as of slides; 0 outside.
+
+    Patches that have nothing of ``inside`` in them are left out.
+    """
+    h, w = rgb.shape[:2]
+    padded = np.pad(rgb, ((0, -h % size), (0, -w % size), (0, 0)), mode="edge")
+    corners = [
+        (top, left)
+        for top in range(0, h, size)
+        for left in range(0, w, size)
+        if inside is None or inside[top : top + size, left : left + size].any()
+    ]
+    out = np.zeros(padded.shape[:2], np.float32)
+    for first in range(0, len(corners), batch):
+        some = corners[first : first + batch]
+        x = to_tensor([padded[top : top + size, left : left + size] for top, left in some], device)
+        for (top, left), patch in zip(some, network(x).float().cpu().numpy(), strict=True):
+            out[top : top + size, left : left + size] = patch
+    return out[:h, :w]
 
 
 def _padded(

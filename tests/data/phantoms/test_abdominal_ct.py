@@ -103,9 +103,9 @@ def test_the_specification_reads_as_a_volume_on_its_grid() -> None:
     assert image.meta["orientation"] == "RAS"
     assert make("phantom:abdominal-ct?seed=2&size=32&slices=16&labels=spleen").attributes["labelled"] == [7]
     for wrong, sentence in (
-        ({"size": 8}, "abdominal-ct phantom draws 32 to 512"),
-        ({"scanner": "x"}, "knows any, a, b, c, d, not 'x'"),
-        ({"labels": "heart"}, "not 'heart'"),
+        ("size=8", "abdominal-ct phantom draws 32 to 512"),
+        ("scanner=x", "scanner must be one of any, a, b, c, d, not 'x'"),
+        ("labels=heart", "labels must be one of .*, not 'heart'"),
     ):
         with pytest.raises(DataError, match=sentence):
-            abdominal_ct(0, **wrong)
+            make(f"phantom:abdominal-ct?{wrong}")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo import media
+from zoo.data.phantoms import make
 from zoo.data.phantoms.prostate_mr import CENTRES, prostate_mr
 from zoo.data.volumes import volumes_ml, voxels
 from zoo.errors import DataError
@@ -73,6 +74,9 @@ def test_centres_differ_in_grid_and_grey_values() -> None:
 def test_the_specification_reads_as_a_volume_on_its_grid() -> None:
     image = media.read("phantom:prostate-mr?seed=2&size=32&slices=8&centre=c", mode="volume")
     assert (image.size, image.meta["orientation"]) == ((8, 32, 32), "RAS")
-    for wrong, sentence in (({"slices": 4}, "draws 32 to 512 voxels and 8 to 128"), ({"centre": "x"}, "not 'x'")):
+    for wrong, sentence in (
+        ("slices=4", "draws 32 to 512 voxels and 8 to 128"),
+        ("centre=x", "centre must be one of any, a, b, c, d, not 'x'"),
+    ):
         with pytest.raises(DataError, match=sentence):
-            prostate_mr(0, **wrong)
+            make(f"phantom:prostate-mr?{wrong}")

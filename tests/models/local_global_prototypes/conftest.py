@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from zoo.data.case import Case
-from zoo.data.phantoms.skin import DIAGNOSES, skin_lesion
+from zoo.data.dermoscopy import DIAGNOSES
+from zoo.data.phantoms.skin import skin_lesion
 from zoo.models.local_global_prototypes.model import LocalGlobalConfig, LocalGlobalPrototypes
 from zoo.models.local_global_prototypes.training import Images, LocalGlobalRecipe, fit, load_images
 from zoo.training import Run

@@ -167,7 +167,8 @@ def test_look_alikes_belong_to_the_closest_prototype_of_the_predicted_class(trai
 
 
 def test_the_image_itself_is_never_among_its_look_alikes(trained):
-    from zoo.data.phantoms.skin import DIAGNOSES, skin_lesion
+    from zoo.data.dermoscopy import DIAGNOSES
+    from zoo.data.phantoms.skin import skin_lesion
 
     seen = 0
     for i in range(16):  # all of them are in the gallery

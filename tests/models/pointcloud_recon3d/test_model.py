@@ -13,11 +13,11 @@ from PIL import Image
 
 from zoo import media
 from zoo.data.phantoms.serial_sections import serial_sections
+from zoo.data.stacks import open_stack
 from zoo.errors import MediaError, OptionError
 from zoo.media import slides
 from zoo.models.pointcloud_recon3d.model import PointCloudRecon3D, Recon3DConfig
 from zoo.models.pointcloud_recon3d.network import SegmenterConfig
-from zoo.models.pointcloud_recon3d.sections import open_stack
 
 LAYERS, SIZE = 4, 96
 
@@ -196,7 +196,7 @@ def test_large_sections_are_reduced_tile_by_tile(model, case, tmp_path, monkeypa
     for z in range(LAYERS):
         big = np.kron(case.image[z], np.ones((8, 8, 1), np.uint8))
         tifffile.imwrite(tmp_path / f"s{z}.tif", big, tile=(64, 64), photometric="rgb", compression="zlib")
-    stack = open_stack(str(tmp_path))
+    stack = open_stack(str(tmp_path), "a test")
     assert {section.size for section in stack.sections} == {(8 * SIZE, 8 * SIZE)}
     assert np.array_equal(stack.sections[2].load(8), case.image[2])
     result = model.predict(str(tmp_path), masks=None, working_size=SIZE)
@@ -256,9 +256,9 @@ def test_empty_layers_are_flagged(model, case):
 def test_names_without_numbers_and_unusual_orders_are_noted(case, tmp_path):
     for name in ("upper", "lower"):
         Image.fromarray(case.image[0]).save(tmp_path / f"{name}.png")
-    assert "without numbers" in open_stack(str(tmp_path)).notes[0]
+    assert "without numbers" in open_stack(str(tmp_path), "a test").notes[0]
     paths = [str(tmp_path / "upper.png"), str(tmp_path / "lower.png")]
-    assert "in the order given" in open_stack(paths).notes[0]
+    assert "in the order given" in open_stack(paths, "a test").notes[0]
 
 
 @pytest.mark.parametrize("options", [{"band": "1,2,3"}, {"band": "5,1,2,9"}, {"spacing": (1, 2, 3, 4)}])

@@ -1,4 +1,4 @@
-"""The segmenter and its training: attention by hand, gates, parts of a patch, resume."""
+"""The segmenter and its training: gates, parts of a patch, patches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models.base import PluginTests
 from zoo.data.case import Case
 from zoo.data.phantoms.serial_sections import serial_sections
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
+from zoo.data.tissue import patches_on
 from zoo.errors import DataError
 from zoo.models.pointcloud_recon3d import training as method
-from zoo.models.pointcloud_recon3d.network import GatedAxialAttention, GatedAxialNetwork, SegmenterConfig, segmenter
+from zoo.models.pointcloud_recon3d.network import GatedAxialNetwork, SegmenterConfig, segmenter
 from zoo.models.pointcloud_recon3d.training import Recon3DRecipe
 from zoo.training import Run
 
@@ -22,40 +24,6 @@ TINY = SegmenterConfig(
     patch=64, heads=1, stem=(4, 4, 4), global_planes=(2, 4), global_blocks=(1, 1), local_planes=(2, 4, 4, 4),
     local_blocks=(1, 1, 1, 1),
 )  # fmt: skip
-
-
-def test_attention_is_the_formula_of_the_paper():
-    torch.manual_seed(0)
-    attention = GatedAxialAttention(planes=4, span=5, heads=2).double().eval()
-    attention.gates.data = torch.tensor([0.3, 0.7, 0.9, 0.5], dtype=torch.float64)
-    x = torch.randn(1, 4, 1, 5, dtype=torch.float64)
-    scale = (1 + 1e-5) ** -0.5  # what fresh batch normalisation does in eval mode
-    qkv = (attention.project(x[:, :, 0]) * scale).reshape(2, 4, 5)
-    r = attention.relative
-    g_q, g_k, g_v1, g_v2 = attention.gates
-    expected = torch.zeros(2, 2, 5, dtype=torch.float64)
-    for h in range(2):
-        q, k, v = qkv[h, :1], qkv[h, 1:2], qkv[h, 2:]
-        for i in range(5):
-            at = [w - i + 4 for w in range(5)]
-            logits = [
-                (q[:, i] @ k[:, w] + g_q * q[:, i] @ r[:1, at[w]] + g_k * k[:, w] @ r[1:2, at[w]]) * scale
-                for w in range(5)
-            ]
-            weight = torch.stack(logits).softmax(0)
-            expected[h, :, i] = sum(weight[w] * (g_v1 * v[:, w] + g_v2 * r[2:, at[w]]) for w in range(5))
-    found = attention(x)[0, :, 0]
-    assert torch.allclose(found, expected.reshape(4, 5) * scale, atol=1e-10)
-
-
-def test_closed_gates_make_attention_blind_to_position():
-    torch.manual_seed(0)
-    attention = GatedAxialAttention(planes=4, span=6, heads=2).eval()
-    attention.gates.data = torch.tensor([0.0, 0.0, 1.0, 0.0])
-    x, order = torch.randn(2, 4, 3, 6), torch.randperm(6)
-    assert torch.allclose(attention(x)[..., order], attention(x[..., order]), atol=1e-5)
-    attention.gates.data = torch.tensor([0.5, 0.5, 1.0, 0.5])
-    assert not torch.allclose(attention(x)[..., order], attention(x[..., order]), atol=1e-3)
 
 
 def test_the_local_branch_sees_each_part_alone():
@@ -91,51 +59,37 @@ def test_sizes_that_do_not_fit_are_refused(change):
 RECIPE = Recon3DRecipe(network=TINY, epochs=2, steps_per_epoch=3, batch_size=2, frozen_gates=1)
 
 
+def part(seeds: range) -> Dataset:
+    cases = [serial_sections(seed, layers=2, size=64) for seed in seeds]
+    return Dataset("phantom:serial-sections", [Entry(case.id, case) for case in cases])
+
+
 @pytest.fixture(scope="module")
 def data() -> TrainData:
-    def part(seeds: range) -> Dataset:
-        cases = [serial_sections(seed, layers=2, size=64) for seed in seeds]
-        return Dataset("phantom:serial-sections", [Entry(case.id, case) for case in cases])
-
     return TrainData(part(range(2)), part(range(2, 3)), part(range(3, 4)))
 
 
-def test_training_is_seeded(data):
-    first, second = (method.train(RECIPE, data, Run(None, seed=1, device="cpu")).state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+class TestPointCloudRecon3D(PluginTests):
+    name = "pointcloud-recon3d"
+    recipe = RECIPE
 
-
-def test_a_stopped_run_goes_on_to_the_same_weights(data, tmp_path):
-    whole = method.train(RECIPE, data, Run(None, seed=1, device="cpu")).state_dict()
-
-    class Stop(Exception):
-        pass
-
-    class Stopping(Run):
-        def log(self, **scalars):
-            super().log(**scalars)
-            if self.step == 4:
-                raise Stop
-
-    with pytest.raises(Stop):
-        method.train(RECIPE, data, Stopping(tmp_path, seed=1, device="cpu", checkpoint_every=3))
-    run = Run(tmp_path, seed=1, device="cpu", checkpoint_every=3, resume=True)
-    resumed = method.train(RECIPE, data, run).state_dict()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def parts(cls) -> TrainData:
+        return TrainData(part(range(2)), part(range(2, 3)), part(range(3, 4)))
 
 
 def test_gates_are_frozen_for_the_first_epochs(data):
     frozen = method.train(replace(RECIPE, frozen_gates=2), data, Run(None, seed=0, device="cpu"))
     free = method.train(replace(RECIPE, frozen_gates=0), data, Run(None, seed=0, device="cpu"))
     start = torch.tensor([0.1, 0.1, 1.0, 0.1])
-    assert all(torch.equal(gates, start) for gates in frozen.network.gates())
-    assert any(not torch.equal(gates, start) for gates in free.network.gates())
-
-
-def test_perfect_logits_cost_nothing():
-    y = torch.tensor([[[1, 0], [0, 0]]])
-    logits = torch.stack([50.0 - 100 * y, 100.0 * y - 50], 1)
-    assert method.segmentation_loss(logits, y).item() == pytest.approx(0, abs=1e-6)
+    kept, learnt = (
+        [torch.equal(value, start) for name, value in model.network.named_parameters() if name.endswith("gates")]
+        for model in (frozen, free)
+    )
+    assert kept
+    assert all(kept)
+    assert not all(learnt)
 
 
 def test_patches_move_image_and_mask_alike():
@@ -148,7 +102,7 @@ def test_patches_move_image_and_mask_alike():
 
 def test_sections_smaller_than_a_patch_are_padded():
     sections = method.load_sections(serial_sections(0, layers=1, size=64))
-    assert sections[0].patches(128) == [(0, 0)]
+    assert patches_on(sections[0].tissue, 128) == [(0, 0)]
     x, y = method.draw_patches(sections, [(0, 0, 0)], 128, 0.1, np.random.default_rng(0))
     assert x.shape == (1, 3, 128, 128)
     assert y.shape == (1, 128, 128)

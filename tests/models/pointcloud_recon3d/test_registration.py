@@ -9,17 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.models.pointcloud_recon3d.clouds import (
-    Band,
-    Cloud,
-    Layer,
-    cloud_of,
-    densest_band,
-    grid_of,
-    planes_between,
-    tissue_mask,
-)
-from zoo.models.pointcloud_recon3d.registration import IDENTITY, Motion, Rule, about, register_stack
+from zoo.models.pointcloud_recon3d.data import Cloud, Layer, cloud_of, grid_of, planes_between
+from zoo.models.pointcloud_recon3d.registration import IDENTITY, Band, Motion, Rule, about, densest_band, register_stack
 
 CENTRE = (100.0, 80.0)
 
@@ -48,15 +39,6 @@ def blobs() -> np.ndarray:
     rng = np.random.default_rng(0)
     parts = [((60, 60), 12), ((120, 70), 25), ((90, 120), 9), ((150, 110), 6)]
     return np.concatenate([middle + size * rng.uniform(-1, 1, (40 * size, 2)) * (1, 0.6) for middle, size in parts])
-
-
-def test_otsu_finds_stain_and_nothing_on_glass():
-    glass = np.full((40, 40, 3), 242, np.uint8) + np.random.default_rng(0).integers(-3, 4, (40, 40, 3)).astype(np.uint8)
-    assert not tissue_mask(glass).any()
-    glass[10:30, 10:30] = (180, 60, 150)
-    mask = tissue_mask(glass)
-    assert mask[12:28, 12:28].all()
-    assert mask.sum() < 24**2
 
 
 def test_a_cell_is_positive_from_half_on():

@@ -10,8 +10,8 @@ import pytest
 from zoo.data.phantoms import PHANTOMS
 from zoo.metrics import dice
 from zoo.nn.promptable import Box, Prompt, Promptable, box_around, load_sam
-from zoo.nn.promptable.pretrain import HELD_OUT, MIXTURE, measure
 from zoo.nn.promptable.sam import DEMO_FOLDER
+from zoo.training.small_sam import HELD_OUT, MIXTURE, measure
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ organ is an option: ``mask`` then knows that organ and its tumour, ``all`` every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -42,10 +42,10 @@ class Scanner:
 
 
 SCANNERS = {
-    "a": Scanner(1.0, 12, 0.8, 1.5, 0, "LPS"),
-    "b": Scanner(0.8, 22, 0.5, 1.0, 6, "LPS"),
-    "c": Scanner(1.15, 9, 1.6, 4.0, -8, "RAS"),
-    "d": Scanner(0.45, 16, 1.0, 2.5, 3, "LAS"),
+    "a": Scanner(1.0, 12.0, 0.8, 1.5, 0.0, "LPS"),
+    "b": Scanner(0.8, 22.0, 0.5, 1.0, 6.0, "LPS"),
+    "c": Scanner(1.15, 9.0, 1.6, 4.0, -8.0, "RAS"),
+    "d": Scanner(0.45, 16.0, 1.0, 2.5, 3.0, "LAS"),
 }
 
 
@@ -58,7 +58,7 @@ def abdominal_ct(
     labels: Labelled = "all",
     tumours: bool = True,
 ) -> Case:
-    """One volume, in Hounsfield units, with spacing and affine.
+    """CT volume of the upper abdomen: ten organs and their tumours, four scanners; in Hounsfield units.
 
     Args:
         seed: the phantom is a pure function of it and the options.
@@ -73,15 +73,12 @@ def abdominal_ct(
         Attributes: ``scanner``, and ``labelled``, the values that ``mask`` can have.
 
     Raises:
-        DataError: ``size`` or ``slices`` is out of its range, or there is no such scanner or organ.
+        DataError: ``size`` or ``slices`` is out of its range.
     """
     if not (32 <= size <= 512 and 16 <= slices <= 512):
         raise DataError(
             f"the abdominal-ct phantom draws 32 to 512 voxels and 16 to 512 slices, not {size} and {slices}"
         )
-    for value, kind in ((scanner, ScannerName), (labels, Labelled)):
-        if value not in get_args(kind):
-            raise DataError(f"the abdominal-ct phantom knows {', '.join(get_args(kind))}, not {value!r}")
     rng = np.random.default_rng([0xABD0C7, seed])
     drawn = "abcd"[int(rng.integers(4))]
     name = drawn if scanner == "any" else scanner
@@ -113,15 +110,15 @@ def abdominal_ct(
     masks = {"mask": np.where(np.isin(truth, wanted), truth, 0).astype(np.uint8), "all": truth}
     values = np.clip(np.round(hu), -1024, 3071).astype(np.int16)
     image, masks = stored(values, masks, (wide, wide, tall), machine.orientation, {"modality": "CT", "window": WINDOW})
-    return Case(image, f"abdominal-ct-{seed}", masks=masks, attributes={"scanner": name, "labelled": wanted})
+    return Case(image, f"abdominal-ct-{seed}", masks={**masks}, attributes={"scanner": name, "labelled": wanted})
 
 
 def _trunk(space: Space) -> tuple[Field, np.ndarray]:
     """Air, fat, the wall's muscles, spine, ribs, lungs and bowel; and where organs have room."""
     rng = space.rng
     fat = rng.uniform(0.06, 0.14)
-    body = space.tube((0, 0), (0.95, 0.88), 0.01)
-    wall = space.tube((0, 0.01), (0.95 - fat, 0.88 - fat), 0.01)
+    body = space.tube((0.0, 0.0), (0.95, 0.88), 0.01)
+    wall = space.tube((0.0, 0.01), (0.95 - fat, 0.88 - fat), 0.01)
     hu = np.full(space.shape, -1000, np.float32)
     hu[body > 0] = -100
     hu[wall > 0] = 55
@@ -135,13 +132,13 @@ def _trunk(space: Space) -> tuple[Field, np.ndarray]:
     hu[ribs & (space.z > -0.35)] = 320
     for side in (-1, 1):
         hu[space.tube((0.27 * side, 0.66), (0.2, 0.15)) > 0] = 58  # muscles beside the spine
-    spine = space.tube((0, 0.52), (0.17, 0.17), 0.01)
+    spine = space.tube((0.0, 0.52), (0.17, 0.17), 0.01)
     disc = np.cos(14 * space.z + rng.uniform(0, 6)) > 0.93
     hu[spine > 0] = 190
     hu[(spine > 0) & (spine < 0.15)] = 430
     hu[(spine > 0) & disc] = 90
-    hu[space.tube((0, 0.74), (0.1, 0.07), 0.01) > 0] = 400
-    hu[space.tube((0, 0.71), (0.06, 0.05), 0.01) > 0] = 30  # the canal
+    hu[space.tube((0.0, 0.74), (0.1, 0.07), 0.01) > 0] = 400
+    hu[space.tube((0.0, 0.71), (0.06, 0.05), 0.01) > 0] = 30  # the canal
     cava = space.tube((-0.1, 0.22), (0.07, 0.06))
     hu[cava > 0] = 130
     dome = space.z - 0.72 + 0.9 * (space.x**2 + 0.6 * space.y**2)

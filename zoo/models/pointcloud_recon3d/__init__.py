@@ -17,46 +17,21 @@ plugin = Plugin(
     task="reconstruction",
     modality="histology: serial H&E sections, whole slides; also CT and MR volumes",
     inputs=(
-        Input(
-            "sections",
-            "images",
-            "layers from bottom to top: a folder, files in order, a multi-page TIFF, whole slides, masks, or a volume",
-            required=True,
-        ),
+        Input("sections", "images", "layers from bottom to top: a folder, files in order, a multi-page TIFF, "
+              "whole slides, masks, or a volume", required=True),
         Input("masks", "images", "folder or multi-page TIFF of tumour masks, one per layer; replaces the network"),
-        Input(
-            "spacing",
-            "number",
-            "width and height of a pixel and distance of layers in µm; two numbers: pixel and distance; one: all",
-            minimum=1e-6,
-            many=True,
-        ),
+        Input("spacing", "number", "width and height of a pixel and distance of layers in µm; two numbers: pixel and "
+              "distance; one: all", minimum=1e-6, many=True),
         Input("threshold", "number", "probability from which a pixel is tumour", default=0.5, minimum=0.0, maximum=1.0),
         Input("register", "flag", "move the layers onto each other; by default for all but DICOM and NIfTI volumes"),
-        Input(
-            "band",
-            "text",
-            "points that registration uses: auto (densest cross of two bands), all, random (a third), or "
-            "UMIN,UMAX,VMIN,VMAX in pixels",
-            default="auto",
-        ),
-        Input(
-            "band_mode",
-            "choice",
-            "points in either band, or only where they cross",
-            default="or",
-            choices=("or", "and"),
-        ),
-        Input(
-            "d_max", "number", "greatest distance of paired points, px; else 5 % of the layer's diagonal", minimum=0.1
-        ),
-        Input(
-            "reference",
-            "choice",
-            "what a layer is moved onto: the one below, or the last three together",
-            default="chain",
-            choices=("chain", "rolling"),
-        ),
+        Input("band", "text", "points that registration uses: auto (densest cross of two bands), all, random "
+              "(a third), or UMIN,UMAX,VMIN,VMAX in pixels", default="auto"),
+        Input("band_mode", "choice", "points in either band, or only where they cross", default="or",
+              choices=("or", "and")),
+        Input("d_max", "number", "greatest distance of paired points, px; else 5 % of the layer's diagonal",
+              minimum=0.1),
+        Input("reference", "choice", "what a layer is moved onto: the one below, or the last three together",
+              default="chain", choices=("chain", "rolling")),
         Input("allow_flip", "flag", "try each layer turned over, too", default=False),
         Input("downsample", "integer", "pixels per point and axis; 1 up to 1,250 px, 16 at 20,000 px", minimum=1),
         Input("max_points", "integer", "points kept of each kind and layer, at random", default=20_000, minimum=50),
@@ -65,13 +40,8 @@ plugin = Plugin(
         Input("mesh", "flag", "also save the surfaces of tumour and tissue, as PLY and OBJ", default=False),
         Input("views", "integer", "also save this many views around the specimen", default=0, minimum=0, maximum=72),
         Input("gif", "flag", "also save the views as an animation", default=False),
-        Input(
-            "working_size",
-            "integer",
-            "sections with a longer side are read at a reduced size",
-            default=2048,
-            minimum=64,
-        ),
+        Input("working_size", "integer", "sections with a longer side are read at a reduced size", default=2048,
+              minimum=64),
     ),
     outputs=(
         Output("points", "registered x, y, z of tumour and tissue, with label, layer and density; saved as PLY"),
@@ -100,4 +70,4 @@ plugin = Plugin(
     sample="sample:anatomical",
     phantom="phantom:serial-sections",
     licence_notes="The weights in the package were trained on procedural images only and are Apache-2.0.",
-)
+)  # fmt: skip

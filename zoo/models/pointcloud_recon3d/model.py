@@ -7,36 +7,32 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from zoo import figure
+from zoo.data.stacks import Section, Stack, is_mask, open_masks, open_stack, positive
+from zoo.data.tissue import dense_mask, tissue_mask
 from zoo.errors import MediaError, OptionError
+from zoo.figure.points import surface
 from zoo.model import Model
-from zoo.models.pointcloud_recon3d import plugin, render
-from zoo.models.pointcloud_recon3d.clouds import (
-    Band,
-    BandMode,
-    Layer,
-    cloud_of,
-    dense_mask,
-    grid_of,
-    planes_between,
-    tissue_mask,
-)
+from zoo.models.pointcloud_recon3d import plugin
+from zoo.models.pointcloud_recon3d.data import Layer, cloud_of, grid_of, planes_between
 from zoo.models.pointcloud_recon3d.network import SegmenterConfig, segmenter
 from zoo.models.pointcloud_recon3d.registration import (
     IDENTITY,
+    BandMode,
     LayerReport,
+    Motion,
     Rule,
-    Selection,
     about,
     register_stack,
     select,
+    selection,
 )
 from zoo.models.pointcloud_recon3d.result import Neighbours, PointCloud
-from zoo.models.pointcloud_recon3d.sections import Section, Stack, is_mask, open_masks, open_stack, positive
+from zoo.nn.windows import by_patches
+from zoo.progress import Bar, track
 
 BATCH = 8  # patches through the network together
 FINEST = 1250  # cells of a layer's longer side: 20,000 pixels down-sampled by 16
@@ -47,6 +43,41 @@ class Recon3DConfig:
     """Only the segmenter has anything to configure that weights depend on."""
 
     network: SegmenterConfig = field(default_factory=SegmenterConfig)
+
+
+class Wanted(NamedTuple):
+    """The options of a prediction; ``None`` leaves them to the stack."""
+
+    masks: Any  # a tumour mask for each layer, in any form that a stack may have, in place of the network's
+    spacing: Sequence[float] | None  # µm: pixel width, height, distance of layers; or pixel, distance; or all alike
+    threshold: float
+    register: bool | None  # None: all but DICOM and NIfTI volumes, whose slices lie where they were
+    band: str  # auto, all, random, or u_min,u_max,v_min,v_max in pixels
+    band_mode: BandMode
+    d_max: float | None  # px; None: 5 % of the diagonal of a layer's bounding box
+    reference: Literal["chain", "rolling"]
+    allow_flip: bool
+    downsample: int | None  # pixels per point and axis; None: least power of two with at most FINEST cells a side
+    max_points: int  # of each kind and layer
+    z_factor: int  # planes per layer
+    interpolate: bool
+    mesh: bool
+    views: int
+    gif: bool
+    working_size: int  # px; sections with a longer side are read at a reduced size
+
+
+class Scale(NamedTuple):
+    """How lengths in the sections become lengths in the cloud, and how far sections are reduced on the way."""
+
+    spacing: tuple[float, float, float]  # width and height of a pixel, distance of layers
+    factor: int  # sections are read at 1 / factor of their size
+    cells: int  # pixels of a section as read, per cell of the grid that points are made from
+
+    @property
+    def step(self) -> int:
+        """Pixels of a section as scanned, per point and axis."""
+        return self.factor * self.cells
 
 
 class Masks(NamedTuple):
@@ -73,153 +104,90 @@ class PointCloudRecon3D(Model[PointCloud]):
         return self.network(x)
 
     def _read(self, given: Any) -> Stack:
-        return open_stack(given)
+        return open_stack(given, plugin.name)
 
     def _predict(self, stacks: Sequence[Stack], **chosen: Any) -> list[PointCloud]:
-        """Reconstruct each specimen."""
-        return [self._reconstructed(stack, **chosen) for stack in stacks]
+        return [self._reconstruct(stack, Wanted(**chosen)) for stack in stacks]
 
-    def _reconstructed(
-        self,
-        stack: Stack,
-        *,
-        masks: Any,
-        spacing: Sequence[float] | None,
-        threshold: float,
-        register: bool | None,
-        band: str,
-        band_mode: BandMode,
-        d_max: float | None,
-        reference: Literal["chain", "rolling"],
-        allow_flip: bool,
-        downsample: int | None,
-        max_points: int,
-        z_factor: int,
-        interpolate: bool,
-        mesh: bool,
-        views: int,
-        gif: bool,
-        working_size: int,
-    ) -> PointCloud:
-        """One specimen.
+    def _reconstruct(self, stack: Stack, wanted: Wanted) -> PointCloud:
+        """One specimen. Raises ``MediaError`` if no layer shows tissue, ``OptionError`` if options don't fit it."""
+        rule = Rule(
+            select=selection(wanted.band), mode=wanted.band_mode, d_max=wanted.d_max, reference=wanted.reference,
+            allow_flip=wanted.allow_flip,
+        )  # fmt: skip
+        scale, notes = _scale(stack, wanted)
+        register = (not stack.scanned) if wanted.register is None else wanted.register
+        layers, tumour_masks, picture = self._layers(stack, wanted, scale, register, notes)
+        motions, reports = self._register(layers, [section.name for section in stack.sections], rule, register)
+        if flagged := [report for report in reports if report.flags]:
+            first = f"{flagged[0].name}: {flagged[0].flags[0]}"
+            notes.append(f"{len(flagged)} of {len(layers)} layers are flagged, such as {first}")
 
-        Args:
-            masks: a tumour mask for each layer, in any form that a stack may have; the network is then not used.
-            spacing: width and height of a pixel and distance of layers in µm; two numbers are pixel and distance, one
-                is all three. Without it that of the files, else pixels, with layers ``z_factor`` pixels apart.
-            register: ``None`` registers all but DICOM and NIfTI volumes, whose slices lie where they were.
-            band: ``auto``, ``all``, ``random``, or four numbers ``u_min,u_max,v_min,v_max`` in pixels.
-            band_mode: ``or`` takes the points in either band, ``and`` those in both.
-            d_max: in pixels; ``None`` is 5 % of the diagonal of a layer's bounding box.
-            reference: ``chain`` moves a layer onto the one below, ``rolling`` onto the last three together.
-            allow_flip: tries each layer turned over as well and keeps the better fit.
-            downsample: pixels per cell of the grid that points are made from; ``None``: the least power of two that
-                leaves at most 1,250 cells along the longer side.
-            max_points: of each kind and layer.
-            z_factor: planes per layer.
-            interpolate: fills the planes between two layers with the nearer one's points.
-            mesh, views, gif: further files of :meth:`PointCloud.save`.
-            working_size: sections with a longer side are read at a reduced size, in pixels.
+        width, _, between = scale.spacing
+        heights = [i * between for i in range(len(layers))]
+        planes = planes_between(heights, wanted.z_factor) if wanted.interpolate else list(enumerate(heights))
+        moved = [layer.mapped(motion.apply) for layer, motion in zip(layers, motions, strict=True)]
+        points, label, number, density = stacked(moved, planes, width)
+        outlined = {"tumour": points[label == 1], "tissue": points} if wanted.mesh else {}
+        extent = float(np.ptp(points[:, :2], axis=0).max())
+        levels = [z for _, z in planes]
+        found = {name: surface(some, levels, scale.step * width, extent) for name, some in outlined.items()}
+        turns = [about(motion, layer.centre) for motion, layer in zip(motions, layers, strict=True)]
+        middle, count = len(layers) // 2, len(layers)
+        return PointCloud(
+            source=stack.source,
+            options={"register": register, "downsample": scale.step, "masks": wanted.masks is not None,
+                     "reduced_by": scale.factor},
+            notes=tuple(notes),
+            measurements=_measurements(reports),
+            points=points, label=label, layer=number, density=density,
+            transforms=np.array([(angle, *shift) for angle, shift, _ in turns]),
+            layers=tuple(reports),
+            motions=tuple(motions),
+            sizes=tuple(section.size for section in stack.sections),
+            unit=stack.unit if wanted.spacing is None else "µm",
+            pitch=max(scale.step * width, between / (wanted.z_factor if wanted.interpolate else 1)),
+            spacing=scale.spacing,
+            meshes={name: mesh for name, mesh in found.items() if mesh is not None},
+            tumour_masks=tuple(tumour_masks),
+            picture=picture,
+            pictured=reports[0].name if count == 1 else f"layer {middle + 1} of {count}",
+            neighbours=_neighbours(layers, motions, reports, rule),
+            orbit=wanted.views,
+            animated=wanted.gif,
+        )  # fmt: skip
 
-        Raises:
-            MediaError: no layer shows tissue.
-            OptionError: ``masks`` don't fit the layers, or ``band`` or ``spacing`` can't be read.
+    def _layers(
+        self, stack: Stack, wanted: Wanted, scale: Scale, jitter: bool, notes: list[str]
+    ) -> tuple[list[Layer], list[UInt8[np.ndarray, "h w"]], UInt8[np.ndarray, "h w 3"]]:
+        """Every section as points, in pixel widths; its tumour mask; and the picture of the middle one.
+
+        Sections are read and let go one by one: a stack need not fit into memory.
         """
-        from zoo.progress import Bar, track
-
-        selection = _selection(band)
-        notes = list(stack.notes)
-        scale = _scale(spacing, stack, z_factor)
-        given = None if masks is None else open_masks(masks, stack)
-        count = len(stack.sections)
-        longest = max(max(section.size) for section in stack.sections)
-        factor = max(1, -(-longest // working_size))
-        step = downsample or _least_power_of_two(longest / FINEST)
-        if step < factor:
-            notes.append(f"sections are read at 1/{factor} of their size, so points lie {factor} pixels apart")
-        cells = max(1, round(step / factor))  # of the section as read
-        step = cells * factor
-        if factor > 1:
-            notes.append(f"sections are segmented at 1/{factor} of their size; raise working_size to see more detail")
-
-        use_register = (not stack.scanned) if register is None else register
-        layers, kept = [], []
-        picture = np.zeros((1, 1), np.uint8)
-        middle = count // 2
+        given = None if wanted.masks is None else open_masks(wanted.masks, stack)
+        count, layers, kept = len(stack.sections), [], []
+        picture = np.zeros((1, 1, 3), np.uint8)
         for i in track(range(count), "reading sections", enabled=count > 1):
-            found = self._masks(stack.sections[i], None if given is None else given[i], factor, threshold)
+            section = stack.sections[i]
+            found = self._masks(section, None if given is None else given[i], scale.factor, wanted.threshold)
             if found.note and found.note not in notes:
                 notes.append(found.note)
-            layers.append(_layer(stack.sections[i], found, cells, factor, max_points, i, use_register))
+            layers.append(_layer(section, found, scale, wanted.max_points, i, jitter))
             kept.append(found.tumour.astype(np.uint8))
-            if i == middle:
+            if i == count // 2:
                 picture = np.asarray(figure.to_picture(found.picture))
         if not any(len(layer.tumour) or len(layer.tissue) for layer in layers):
             raise MediaError(
                 f"no tissue was found in {stack.source}; check that it shows stained sections or give masks"
             )
-
-        aspect = scale[1] / scale[0]  # pixels need not be square: registration is in pixel widths
-        squared = [_stretched(layer, aspect) for layer in layers]
-        names = [section.name for section in stack.sections]
-        rule = Rule(
-            select=selection, mode=band_mode, d_max=d_max, reference=reference, allow_flip=allow_flip,
-        )  # fmt: skip
-        if use_register and count > 1:
-            with Bar("registering layers", count) as bar:
-                motions, reports = register_stack(
-                    squared, rule, names=names, device=self.device, progress=lambda i: bar.update(i + 1)
-                )
-        else:
-            motions, reports = [IDENTITY] * count, [_unmoved(i, name, squared[i]) for i, name in enumerate(names)]
-        flagged = [report for report in reports if report.flags]
-        if flagged:
-            notes.append(
-                f"{len(flagged)} of {count} layers are flagged, such as {flagged[0].name}: {flagged[0].flags[0]}"
-            )
-
-        moved = [_moved(layer, motion) for layer, motion in zip(squared, motions, strict=True)]
-        heights = [i * scale[2] for i in range(count)]
-        planes = planes_between(heights, z_factor) if interpolate else list(enumerate(heights))
-        points, label, number, density = _stacked(moved, planes, scale[0])
-        pitch = scale[2] / z_factor if interpolate else scale[2]
-        meshes = _meshes(points, label, [z for _, z in planes], step * scale[0], pitch) if mesh else {}
-        return PointCloud(
-            source=stack.source,
-            options={
-                "band": band, "band_mode": band_mode,
-                "register": use_register, "reference": reference, "allow_flip": allow_flip, "d_max": d_max,
-                "downsample": step, "max_points": max_points, "z_factor": z_factor, "interpolate": interpolate,
-                "threshold": threshold, "masks": masks is not None, "reduced_by": factor,
-            },
-            notes=tuple(notes),
-            measurements=_measurements(reports),
-            points=points,
-            label=label,
-            layer=number,
-            density=density,
-            transforms=np.array([_transform(m, layer) for m, layer in zip(motions, squared, strict=True)]),
-            layers=tuple(reports),
-            motions=tuple(motions),
-            sizes=tuple(section.size for section in stack.sections),
-            unit=stack.unit if spacing is None else "µm",
-            pitch=max(step * scale[0], pitch),
-            spacing=scale,
-            meshes=meshes,
-            tumour_masks=tuple(kept),
-            picture=picture,
-            pictured=names[middle] if count == 1 else f"layer {middle + 1} of {count}",
-            neighbours=_neighbours(squared, motions, reports, rule),
-            orbit=views,
-            animated=gif,
-        )  # fmt: skip
+        return layers, kept, picture
 
     def _masks(self, section: Section, mask: Section | None, factor: int, threshold: float) -> Masks:
         """Tumour and tissue of one section, read at 1 / ``factor`` of its size."""
         pixels = section.load(factor)
         if mask is not None:
             tumour = positive(mask.load(factor))
-            tissue = tissue_mask(pixels) if pixels.ndim == 3 else _dense(pixels)
+            tissue = tissue_mask(pixels) if pixels.ndim == 3 else dense_mask(pixels)
             return Masks(tumour, tissue | tumour, pixels)
         if pixels.ndim == 3:
             tissue = tissue_mask(pixels)
@@ -228,119 +196,81 @@ class PointCloudRecon3D(Model[PointCloud]):
             tumour = positive(pixels)
             return Masks(tumour, tumour, tumour.astype(np.uint8) * 255, "layers of two grey values are taken for masks")
         note = "grey images have no stain to tell tumour by: what is dense is shown as tissue; give masks for more"
-        return Masks(np.zeros(pixels.shape, bool), _dense(pixels), pixels, note)
+        return Masks(np.zeros(pixels.shape, bool), dense_mask(pixels), pixels, note)
 
-    @torch.inference_mode()
+    def _register(
+        self, layers: Sequence[Layer], names: Sequence[str], rule: Rule, wanted: bool
+    ) -> tuple[list[Motion], list[LayerReport]]:
+        if not wanted or len(layers) < 2:
+            reports = [LayerReport.unmoved(i, name, layers[i], "nothing") for i, name in enumerate(names)]
+            return [IDENTITY] * len(layers), reports
+        with Bar("registering layers", len(layers)) as bar:
+            return register_stack(layers, rule, names=names, device=self.device, progress=lambda i: bar.update(i + 1))
+
     def segment(
         self, rgb: UInt8[np.ndarray, "h w 3"], tissue: Bool[np.ndarray, "h w"] | None = None
     ) -> Float[np.ndarray, "h w"]:
         """Probability of tumour, patch by patch without overlap; patches without ``tissue`` are 0."""
-        size = self.config.network.patch
-        h, w = rgb.shape[:2]
-        padded = np.pad(rgb, ((0, -h % size), (0, -w % size), (0, 0)), mode="edge")
-        corners = [
-            (top, left)
-            for top in range(0, h, size)
-            for left in range(0, w, size)
-            if tissue is None or tissue[top : top + size, left : left + size].any()
-        ]
-        out = np.zeros(padded.shape[:2], np.float32)
-        for first in range(0, len(corners), BATCH):
-            some = corners[first : first + BATCH]
-            patches = np.stack([padded[t : t + size, s : s + size] for t, s in some])
-            x = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2).float() / 255
-            for (top, left), patch in zip(some, self(x).softmax(1)[:, 1].float().cpu().numpy(), strict=True):
-                out[top : top + size, left : left + size] = patch
-        return out[:h, :w]
+        return by_patches(
+            lambda x: self(x).softmax(1)[:, 1], rgb, self.config.network.patch, inside=tissue, batch=BATCH,
+            device=self.device,
+        )  # fmt: skip
 
 
 # ---- options ------------------------------------------------------------------------------------------------------
 
 
-def _selection(band: str) -> Selection:
-    if band in ("auto", "all", "random"):
-        return band  # type: ignore[return-value]
-    try:
-        values = [float(v) for v in band.split(",")]
-        u_min, u_max, v_min, v_max = values
-    except ValueError:
-        raise OptionError(f"option band must be auto, all, random or UMIN,UMAX,VMIN,VMAX, not {band!r}") from None
-    if not (np.isfinite(values).all() and u_min < u_max and v_min < v_max):
-        raise OptionError(f"option band must have UMIN below UMAX and VMIN below VMAX, not {band!r}")
-    return Band(u_min, u_max, v_min, v_max)
+def _scale(stack: Stack, wanted: Wanted) -> tuple[Scale, list[str]]:
+    """And the stack's notes, with those about its reduction."""
+    notes = list(stack.notes)
+    longest = max(max(section.size) for section in stack.sections)
+    factor = max(1, -(-longest // wanted.working_size))
+    step = wanted.downsample or 1 << max(0, (-(-longest // FINEST) - 1).bit_length())
+    if step < factor:
+        notes.append(f"sections are read at 1/{factor} of their size, so points lie {factor} pixels apart")
+    if factor > 1:
+        notes.append(f"sections are segmented at 1/{factor} of their size; raise working_size to see more detail")
+    return Scale(_spacing(stack, wanted), factor, max(1, round(step / factor))), notes
 
 
-def _scale(spacing: Sequence[float] | None, stack: Stack, z_factor: int) -> tuple[float, float, float]:
+def _spacing(stack: Stack, wanted: Wanted) -> tuple[float, float, float]:
     """Width and height of a pixel and distance of layers."""
-    if spacing is not None:
-        values = [float(v) for v in spacing]
+    if wanted.spacing is not None:
+        values = [float(v) for v in wanted.spacing]
         if len(values) > 3:
             raise OptionError(f"option spacing must be one to three numbers above 0 in µm, not {len(values)}")
         x, z = values[0], values[-1]
         return x, (values[1] if len(values) == 3 else x), z
     if stack.spacing is None:
-        return 1.0, 1.0, float(z_factor)  # Sec. 3: the layer's number times 4
+        return 1.0, 1.0, float(wanted.z_factor)  # Sec. 3: the layer's number times 4
     x, y, between = stack.spacing
-    return x, y, (x * z_factor if between is None else between)
-
-
-def _least_power_of_two(ratio: float) -> int:
-    power = 1
-    while power < ratio:
-        power *= 2
-    return power
+    return x, y, (x * wanted.z_factor if between is None else between)
 
 
 # ---- layers -------------------------------------------------------------------------------------------------------
 
 
-def _dense(pixels: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Dense structure of a grey image; what is darker, where the border is bright."""
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return dense_mask(pixels, dark=float(np.median(border)) > 127)
-
-
-def _layer(section: Section, masks: Masks, cells: int, factor: int, most: int, number: int, jitter: bool) -> Layer:
+def _layer(section: Section, masks: Masks, scale: Scale, most: int, number: int, jitter: bool) -> Layer:
     """Clouds in pixels of the scanned section. Tissue is what is no tumour."""
-    tumour, tissue = grid_of(masks.tumour, cells), grid_of(masks.tissue, cells)
+    tumour, tissue = grid_of(masks.tumour, scale.cells), grid_of(masks.tissue, scale.cells)
     rngs = [np.random.default_rng([number, kind]) for kind in range(2)]
     h, w = section.size
-    return Layer(
-        cloud_of(tumour, cells * factor, rngs[0], most, jitter),
-        cloud_of(tissue & ~tumour, cells * factor, rngs[1], most, jitter),
+    layer = Layer(
+        cloud_of(tumour, scale.step, rngs[0], most, jitter),
+        cloud_of(tissue & ~tumour, scale.step, rngs[1], most, jitter),
         ((w - 1) / 2, (h - 1) / 2),
         section.size,
     )
-
-
-def _stretched(layer: Layer, aspect: float) -> Layer:
+    aspect = scale.spacing[1] / scale.spacing[0]  # pixels need not be square: registration is in pixel widths
     if aspect == 1:
         return layer
     by = np.array([1.0, aspect], np.float32)
-    tumour, tissue = (replace(cloud, points=cloud.points * by) for cloud in (layer.tumour, layer.tissue))
-    return replace(layer, tumour=tumour, tissue=tissue, centre=(layer.centre[0], layer.centre[1] * aspect))
+    return replace(layer.mapped(lambda points: points * by), centre=(layer.centre[0], layer.centre[1] * aspect))
 
 
-def _moved(layer: Layer, motion: Any) -> Layer:
-    """The transform is estimated from some points and applied to all of them, tumour and tissue."""
-    clouds = (replace(cloud, points=motion.apply(cloud.points)) for cloud in (layer.tumour, layer.tissue))
-    tumour, tissue = clouds
-    return replace(layer, tumour=tumour, tissue=tissue)
-
-
-def _unmoved(number: int, name: str, layer: Layer) -> LayerReport:
-    none: dict[str, Any] = {"rmse_selected": None, "rmse_all": None, "inliers": None, "iterations": 0}
-    return LayerReport(number, name, 0.0, (0.0, 0.0), False, "nothing", len(layer.tumour), 0, **none)
-
-
-def _transform(motion: Any, layer: Layer) -> tuple[float, float, float]:
-    angle, (dx, dy), _ = about(motion, layer.centre)
-    return angle, dx, dy
-
-
-def _stacked(
+def stacked(
     layers: Sequence[Layer], planes: Sequence[tuple[int, float]], width: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, " n"], Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Points, labels, layers and densities of all planes, z set anew."""
     parts = []
     for i, z in planes:
@@ -350,22 +280,6 @@ def _stacked(
             parts.append((xyz, np.full(n, label, np.uint8), np.full(n, i, np.int32), cloud.density))
     points, labels, numbers, densities = (np.concatenate(column) for column in zip(*parts, strict=True))
     return points.astype(np.float32), labels, numbers, densities
-
-
-def _meshes(
-    points: np.ndarray, label: np.ndarray, heights: Sequence[float], step: float, pitch: float
-) -> dict[str, render.Mesh]:
-    extent = float(np.ptp(points[:, :2], axis=0).max())
-    meshes = {}
-    for value, name in ((1, "tumour"), (0, "tissue")):
-        cloud = points if value == 0 else points[label == 1]  # the specimen's outline encloses its tumour
-        planes = max(1, len(set(heights)))
-        area = max(1.0, extent**2 * planes / max(len(cloud), 1)) ** 0.5
-        cell = max(step, min(area, extent / 16), extent / 400)
-        found = render.surface(cloud, heights if len(heights) > 1 else [0.0], cell)
-        if found is not None:
-            meshes[name] = found
-    return meshes
 
 
 def _measurements(reports: Sequence[LayerReport]) -> dict[str, float]:
@@ -379,7 +293,7 @@ def _measurements(reports: Sequence[LayerReport]) -> dict[str, float]:
 
 
 def _neighbours(
-    layers: Sequence[Layer], motions: Sequence[Any], reports: Sequence[LayerReport], rule: Rule
+    layers: Sequence[Layer], motions: Sequence[Motion], reports: Sequence[LayerReport], rule: Rule
 ) -> Neighbours | None:
     """The pair of layers that registration changed most."""
     registered = [r.layer for r in reports if r.registered_on in ("tumour", "tissue")]

@@ -6,13 +6,16 @@ gives no sizes; those here follow MedT (Valanarasu et al., MICCAI 2021), which i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from zoo.errors import MissingExtraError
+from zoo.nn.axial import AxialBlock
 
 PARTS = 4  # per axis: the local branch sees a patch as 4 x 4 parts
 
@@ -39,11 +42,8 @@ class SegmenterConfig:
             raise ValueError("global_planes and local_planes must be multiples of heads, and at least twice as many")
         if (len(self.global_planes), len(self.local_planes)) != (2, 4):
             raise ValueError("the global branch has two levels and the local branch four")
-        if (
-            len(self.global_blocks) != 2
-            or len(self.local_blocks) != 4
-            or min(self.global_blocks + self.local_blocks) < 1
-        ):
+        blocks = self.global_blocks + self.local_blocks
+        if (len(self.global_blocks), len(self.local_blocks)) != (2, 4) or min(blocks) < 1:
             raise ValueError("every level of a branch needs a number of blocks, at least 1")
         if min(self.stem) < 1:
             raise ValueError("stem needs channels")
@@ -51,7 +51,14 @@ class SegmenterConfig:
 
 def segmenter(config: SegmenterConfig) -> nn.Module:
     """``[b 3 patch patch]`` in [0, 1] to logits ``[b 2 patch patch]`` of other and tumour."""
-    return UNet(config) if config.backbone == "unet" else GatedAxialNetwork(config)
+    if config.backbone == "gated-axial":
+        return GatedAxialNetwork(config)
+    try:
+        from monai.networks.nets import UNet
+    except ImportError as error:
+        raise MissingExtraError("a segmenter with backbone=unet", "monai", "volumes") from error
+    width = config.global_planes[0]
+    return UNet(2, 3, 2, channels=(width, 2 * width, 4 * width), strides=(2, 2), norm="batch")
 
 
 class GatedAxialNetwork(nn.Module):
@@ -74,20 +81,12 @@ class GatedAxialNetwork(nn.Module):
         local = local.reshape(b, PARTS, PARTS, -1, side, side).permute(0, 3, 1, 4, 2, 5).reshape(b, -1, p, p)
         return self.head(F.relu(self.refine(self.globally(x) + local)))
 
-    def gates(self) -> list[nn.Parameter]:
-        return [parameter for name, parameter in self.named_parameters() if name.endswith("gates")]
-
 
 class Branch(nn.Module):
     """Stem, axial encoder, convolutional decoder with skips; the output has the size of the input."""
 
     def __init__(
-        self,
-        config: SegmenterConfig,
-        side: int,
-        planes: tuple[int, ...],
-        blocks: tuple[int, ...],
-        deepest: bool = False,
+        self, config: SegmenterConfig, side: int, planes: Sequence[int], blocks: Sequence[int], deepest: bool = False
     ) -> None:
         super().__init__()
         first, wide, last = config.stem
@@ -136,101 +135,3 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Modu
 
 def _twice(x: Tensor, side: int) -> Tensor:
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
-
-
-class AxialBlock(nn.Module):
-    """1x1, attention along columns, attention along rows, 1x1, and a shortcut; ``2 * planes`` channels come out."""
-
-    def __init__(self, channels: int, planes: int, side: int, heads: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.down = nn.Conv2d(channels, planes, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(planes)
-        self.columns = GatedAxialAttention(planes, side, heads)
-        self.rows = GatedAxialAttention(planes, side, heads)
-        self.up = nn.Conv2d(planes, 2 * planes, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(2 * planes)
-        self.shortcut = nn.Identity()
-        if stride > 1 or channels != 2 * planes:
-            convolution = nn.Conv2d(channels, 2 * planes, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(2 * planes))  # type: ignore[assignment]
-
-    def forward(self, x: Float[Tensor, "b c s s"]) -> Float[Tensor, "b d t t"]:
-        y = F.relu(self.norm1(self.down(x)))
-        y = self.columns(y.transpose(2, 3)).transpose(2, 3)
-        y = F.relu(self.rows(y))
-        if self.stride > 1:
-            y = F.avg_pool2d(y, self.stride)
-        return F.relu(self.norm2(self.up(y)) + self.shortcut(x))
-
-
-class GatedAxialAttention(nn.Module):
-    r"""Attention along the last axis with gated relative positions.
-
-    .. math:: y_i = \sum_w \operatorname{softmax}_w(q_i^\top k_w + G_Q q_i^\top r^q_{iw} + G_K k_w^\top r^k_{iw})
-              (G_{V1} v_w + G_{V2} r^v_{iw})
-
-    One scalar gate each for Q, K, V2 (0.1 at first) and V1 (1 at first): with little data, positions are learnt badly,
-    and the gates can close them off. The three parts of the logits go through one batch normalisation, as in MedT.
-    """
-
-    def __init__(self, planes: int, span: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.d_v = heads, planes // heads
-        self.offset: Tensor
-        self.d_k = max(1, self.d_v // 2)
-        self.project = nn.Conv1d(planes, heads * (2 * self.d_k + self.d_v), 1, bias=False)
-        self.norm_in = nn.BatchNorm1d(heads * (2 * self.d_k + self.d_v))
-        self.norm_logits = nn.BatchNorm2d(3 * heads)
-        self.norm_out = nn.BatchNorm1d(planes)
-        channels = 2 * self.d_k + self.d_v
-        self.relative = nn.Parameter(torch.randn(channels, 2 * span - 1) / channels**0.5)  # r, by w - i
-        self.gates = nn.Parameter(torch.tensor([0.1, 0.1, 1.0, 0.1]))  # G_Q, G_K, G_V1, G_V2
-        offset = torch.arange(span)[None, :] - torch.arange(span)[:, None] + span - 1
-        self.register_buffer("offset", offset, persistent=False)
-
-    def forward(self, x: Float[Tensor, "b c n s"]) -> Float[Tensor, "b c n s"]:
-        b, c, n, s = x.shape
-        lines = x.transpose(1, 2).reshape(b * n, c, s)
-        qkv = self.norm_in(self.project(lines)).reshape(b * n, self.heads, -1, s)
-        q, k, v = qkv.split([self.d_k, self.d_k, self.d_v], dim=2)
-        r_q, r_k, r_v = self.relative[:, self.offset].split([self.d_k, self.d_k, self.d_v])
-        g_q, g_k, g_v1, g_v2 = self.gates
-        content = torch.einsum("bhci,bhcw->bhiw", q, k)
-        by_query = g_q * torch.einsum("bhci,ciw->bhiw", q, r_q)
-        by_key = g_k * torch.einsum("bhcw,ciw->bhiw", k, r_k)
-        logits = self.norm_logits(torch.cat([content, by_query, by_key], 1))
-        weight = logits.reshape(b * n, 3, self.heads, s, s).sum(1).softmax(-1)
-        y = g_v1 * torch.einsum("bhiw,bhcw->bhci", weight, v) + g_v2 * torch.einsum("bhiw,ciw->bhci", weight, r_v)
-        return self.norm_out(y.reshape(b * n, c, s)).reshape(b, n, c, s).transpose(1, 2)
-
-
-class UNet(nn.Module):
-    """Three levels of two convolutions, and back."""
-
-    def __init__(self, config: SegmenterConfig) -> None:
-        super().__init__()
-        widths = [config.global_planes[0] * 2**level for level in range(3)]
-        before = [3, *widths]
-        self.down = nn.ModuleList(
-            nn.Sequential(*_conv(a, b, 3), *_conv(b, b, 3)) for a, b in zip(before, widths, strict=False)
-        )
-        self.up = nn.ModuleList(
-            nn.Sequential(*_conv(deep + skip, skip, 3), *_conv(skip, skip, 3))
-            for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
-        )
-        self.head = nn.Conv2d(widths[0], 2, 1)
-
-    def forward(self, x: Float[Tensor, "b 3 p p"]) -> Float[Tensor, "b 2 p p"]:
-        skips = []
-        for level, block in enumerate(self.down):
-            x = block(x if level == 0 else F.max_pool2d(x, 2))
-            skips.append(x)
-        skips.pop()
-        for block in self.up:
-            skip = skips.pop()
-            x = block(torch.cat([_twice(x, skip.shape[-1]), skip], 1))
-        return self.head(x)
-
-    def gates(self) -> list[nn.Parameter]:
-        return []

@@ -11,12 +11,68 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import ndimage
 
-from zoo.models.pointcloud_recon3d.clouds import BAND_SHARE, Band, BandMode, Layer, densest_band
+from zoo.errors import OptionError
+from zoo.models.pointcloud_recon3d.data import Layer
 from zoo.ops import icp, nearest_neighbors
+
+BAND_SHARE = 1 / 3  # of the points of a layer, Sec. 5
+BandMode = Literal["or", "and"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Two bands that cross: ``u_min < x < u_max`` or ``v_min < y < v_max``, in pixels (Sec. 3, Axial Registration)."""
+
+    u_min: float
+    u_max: float
+    v_min: float
+    v_max: float
+
+    def select(self, points: Float[np.ndarray, "n 2"], mode: BandMode = "or") -> Bool[np.ndarray, " n"]:
+        """Which points lie in the bands. ``and`` is what Algorithm 1 prints: only where both overlap."""
+        vertical = (points[:, 0] > self.u_min) & (points[:, 0] < self.u_max)
+        horizontal = (points[:, 1] > self.v_min) & (points[:, 1] < self.v_max)
+        return vertical | horizontal if mode == "or" else vertical & horizontal
+
+
+def densest_band(points: Float[np.ndarray, "n 2"], mode: BandMode = "or", share: float = BAND_SHARE) -> Band:
+    """Bands through the densest columns and rows, just wide enough for ``share`` of the points.
+
+    The paper says that density and position decide, not how: here both bands have one half-width and are centred on the
+    peaks of the smoothed histograms of x and y.
+    """
+    u, v = (_peak(points[:, axis]) for axis in (0, 1))
+    away = np.abs(points - np.array([u, v], points.dtype))
+    needed = away.min(1) if mode == "or" else away.max(1)  # the half-width from which a point is in
+    last = min(len(points), max(1, round(share * len(points)))) - 1
+    half = float(np.nextafter(np.partition(needed, last)[last], np.float32(np.inf)))
+    return Band(u - half, u + half, v - half, v + half)
+
+
+def _peak(values: Float[np.ndarray, " n"]) -> float:
+    counts, edges = np.histogram(values, bins=64)
+    place = int(ndimage.gaussian_filter1d(counts.astype(np.float64), 3).argmax())
+    return float(edges[place] + edges[place + 1]) / 2
+
 
 Selection = Band | Literal["auto", "all", "random"]
 RESTARTS = tuple(range(-30, 31, 10))  # degrees; where a layer that was not found is looked for
+
+
+def selection(band: str) -> Selection:
+    """A user's words for it. Raises ``OptionError``."""
+    if band in ("auto", "all", "random"):
+        return band  # type: ignore[return-value]
+    try:
+        values = [float(v) for v in band.split(",")]
+        u_min, u_max, v_min, v_max = values
+    except ValueError:
+        raise OptionError(f"option band must be auto, all, random or UMIN,UMAX,VMIN,VMAX, not {band!r}") from None
+    if not (np.isfinite(values).all() and u_min < u_max and v_min < v_max):
+        raise OptionError(f"option band must have UMIN below UMAX and VMIN below VMAX, not {band!r}")
+    return Band(u_min, u_max, v_min, v_max)
 
 
 @dataclass(frozen=True)
@@ -56,6 +112,10 @@ class LayerReport:
     flags: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
+    @classmethod
+    def unmoved(cls, number: int, name: str, layer: Layer, registered_on: str) -> LayerReport:
+        return cls(number, name, 0.0, (0.0, 0.0), False, registered_on, len(layer.tumour), 0, None, None, None, 0)
+
 
 class Motion(NamedTuple):
     """``y = R x + t`` in the plane; ``R`` mirrors if the layer is turned over."""
@@ -94,11 +154,8 @@ def register_stack(
 
     The seconds of a report are those of estimating the motion; measuring how well it fits is not part of them.
     """
-    motions, reports = [IDENTITY], []
     names = names or [f"layer {i}" for i in range(len(layers))]
-    reports.append(
-        LayerReport(0, names[0], 0.0, (0.0, 0.0), False, "reference", len(layers[0].tumour), 0, None, None, None, 0)
-    )
+    motions, reports = [IDENTITY], [LayerReport.unmoved(0, names[0], layers[0], "reference")]
     progress(0)
     for i in range(1, len(layers)):
         start = clock()
@@ -110,7 +167,7 @@ def register_stack(
         reports.append(
             LayerReport(
                 i, names[i], angle, shift, flipped, found.kind, len(found.moving), found.selected,
-                rmse_selected=_finite(found.fit.rmse) if found.fit else None,
+                rmse_selected=found.fit.rmse if found.fit and math.isfinite(found.fit.rmse) else None,
                 rmse_all=_rmse(found.motion.apply(found.moving), found.target),
                 inliers=found.fit.inliers if found.fit else None,
                 iterations=found.fit.iterations if found.fit else 0,
@@ -173,7 +230,7 @@ def _register(
         tries = [fit(everything, start) for start in starts]
         if max(tries, key=_rank).inliers < rule.least_inliers:
             middle = moving.mean(0, dtype=np.float64)
-            tries += [fit(everything, _turn(angle, middle).after(start)) for angle in RESTARTS for start in starts]
+            tries += [fit(everything, turn(angle, middle).after(start)) for angle in RESTARTS for start in starts]
         again = max(tries, key=_rank)
         if _rank(again) > _rank(best):
             best, chosen = again, everything
@@ -230,14 +287,13 @@ def _rmse(points: np.ndarray, target: torch.Tensor | None) -> float | None:
     return float(distance.double().square().mean().sqrt())
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _turn(degrees: float, middle: Float[np.ndarray, " 2"]) -> Motion:
+def turn(
+    degrees: float, middle: Float[np.ndarray, " 2"], shift: Sequence[float] | Float[np.ndarray, " 2"] = (0.0, 0.0)
+) -> Motion:
+    """A turn about ``middle``, x towards y, and then a shift."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     R = np.array([[c, -s], [s, c]])
-    return Motion(R, middle - R @ middle)
+    return Motion(R, middle - R @ middle + np.asarray(shift))
 
 
 def _mirror(centre: tuple[float, float]) -> Motion:

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image as PILImage
 
 from zoo import figure as fig
-from zoo.models.pointcloud_recon3d import render
+from zoo.figure import points as drawing
 from zoo.models.pointcloud_recon3d.registration import LayerReport, Motion
 from zoo.prediction import Prediction
+
+FIXED, MOVING, SELECTED = (240, 130, 180), (60, 160, 80), (30, 60, 190)  # Fig. 3: pink, green, blue
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PointCloud(Prediction):
     unit: str
     pitch: float  # of neighbouring points, in ``unit``
     spacing: tuple[float, float, float]  # pixel width and height, and distance of layers, in ``unit``
-    meshes: dict[str, render.Mesh] = field(default_factory=dict)
+    meshes: dict[str, drawing.Mesh] = field(default_factory=dict)
     tumour_masks: tuple[UInt8[np.ndarray, "h w"], ...] = field(default=(), repr=False)
     picture: UInt8[np.ndarray, "h w *c"] = field(repr=False)  # one section, small
     pictured: str = ""  # which
@@ -76,10 +77,8 @@ class PointCloud(Prediction):
             "unit": self.unit,
             "spacing": list(self.spacing),
             "points": {"tumour": int((self.label == 1).sum()), "tissue": int((self.label == 0).sum())},
-            "layers": [_plain(asdict(report)) for report in self.layers],
-            "meshes": {
-                name: {"vertices": len(mesh.vertices), "faces": len(mesh.faces)} for name, mesh in self.meshes.items()
-            },
+            "layers": [_plain(report) for report in self.layers],
+            "meshes": {name: {"vertices": len(m.vertices), "faces": len(m.faces)} for name, m in self.meshes.items()},
         }
 
     def true_error(self, moved: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -100,75 +99,69 @@ class PointCloud(Prediction):
             after.append(((displaced @ motion.R.T + motion.t - home) ** 2).sum(1))
         return float(np.sqrt(np.mean(before))), float(np.sqrt(np.mean(after)))
 
-    # ---- pictures -------------------------------------------------------------------------------------------------
+    # ---- pictures: tumour red, tissue blue (Sec. 3), the darker the denser (Fig. 2) ------------------------------
 
     def view(self, azimuth: float = -35.0, elevation: float = 32.0, side: int = fig.PANEL_SIDE) -> np.ndarray:
-        """The cloud from one side; see :func:`render.view`."""
-        return render.view(
+        """The cloud from one side; angles in degrees, see :func:`zoo.figure.points.view`."""
+        return drawing.view(
             self.points, self.label, self.density, pitch=self.pitch, azimuth=azimuth, elevation=elevation, side=side
         )
 
     def legend(self) -> list[fig.LegendEntry]:
-        entries = [fig.LegendEntry("tumour (darker: denser)", render.TUMOUR), fig.LegendEntry("tissue", render.TISSUE)]
+        names = {"tumour (darker: denser)": drawing.SOLID, "tissue": drawing.HAZE}
         if self.neighbours is not None:
-            entries += [
-                fig.LegendEntry("lower layer", render.FIXED),
-                fig.LegendEntry("upper layer", render.MOVING),
-                fig.LegendEntry("its points that registration uses", render.SELECTED),
-            ]
-        return entries
+            names |= {"lower layer": FIXED, "upper layer": MOVING, "its points that registration uses": SELECTED}
+        return [fig.LegendEntry(name, colour) for name, colour in names.items()]
 
     def panels(self) -> list[fig.Panel]:
-        panels = [fig.Panel(f"input: {self.pictured}", PILImage.fromarray(self.picture))]
-        title = "3-D view" if len(self.layers) > 1 else "points of the layer"
-        panels.append(fig.Panel(title, self.view() if len(self.layers) > 1 else self.view(0.0, 89.999)))
+        several = len(self.layers) > 1
+        panels = [fig.Panel(f"input: {self.pictured}", self.picture)]
+        panels.append(fig.Panel("3-D view", self.view()) if several
+                      else fig.Panel("points of the layer", self.view(0.0, 89.999)))  # fmt: skip
         if self.neighbours is not None:
             pair = self.neighbours
             every = np.concatenate([pair.fixed, pair.before, pair.after])
             low, high = every.min(0), every.max(0)
             margin = 0.03 * float((high - low).max())
-            box = (low[0] - margin, low[1] - margin, high[0] + margin, high[1] + margin)
             for what, moving in (("before", pair.before), ("after", pair.after)):
-                picture = render.overlay(pair.fixed, moving, pair.selected, box)
+                sets = ((pair.fixed, FIXED), (moving[~pair.selected], MOVING), (moving[pair.selected], SELECTED))
+                picture = fig.point_overlay(sets, (*(low - margin), *(high + margin)))
                 panels.append(fig.Panel(f"layers {pair.lower + 1} and {pair.lower + 2}, {what} registration", picture))
         if any(report.rmse_all is not None for report in self.layers):
-            bars = [(str(r.layer + 1), r.rmse_all, r.rmse_selected) for r in self.layers[1:]]
-            panels.append(fig.Panel("distance to the layer below, RMSE", render.chart(bars, "px")))
+            upper = self.layers[1:]
+            series = {
+                "all points (px)": [r.rmse_all for r in upper],
+                "selected pairs": [r.rmse_selected for r in upper],
+            }
+            chart = fig.columns([str(report.layer + 1) for report in upper], series, x="layer")
+            panels.append(fig.Panel("distance to the layer below, RMSE", chart))
         return panels
 
     def files(self) -> dict[str, Callable[[Path], Path]]:
-        cloud = partial(
-            render.write_cloud, points=self.points, label=self.label, layer=self.layer, density=self.density
-        )
+        more = {"label": self.label, "layer": self.layer, "density": self.density}
+        colours = drawing.solid_and_haze(self.label, self.density)
+        cloud = partial(drawing.write_cloud, points=self.points, rgb=colours, more=more)
         files: dict[str, Callable[[Path], Path]] = {"cloud": cloud}
         for name, mesh in self.meshes.items():
-            files[f"{name}_mesh"] = partial(render.write_ply_mesh, mesh=mesh)
-            files[f"{name}_surface"] = partial(render.write_obj_mesh, mesh=mesh)
-        azimuths = [-35.0 + 360.0 * k / max(self.orbit, 1) for k in range(self.orbit)]
-        for k, azimuth in enumerate(azimuths):
-            files[f"view{k + 1:02}"] = partial(self._save_view, azimuth)
+            files[f"{name}_mesh"] = partial(drawing.write_ply, mesh=mesh)
+            files[f"{name}_surface"] = partial(drawing.write_obj, mesh=mesh)
+        for k in range(self.orbit):
+            view = partial(self.view, -35.0 + 360.0 * k / self.orbit)
+            files[f"view{k + 1:02}"] = partial(drawing.write_views, views=[view])
         if self.animated:
-            files["orbit"] = self._save_orbit
+            count = self.orbit if self.orbit > 1 else 24
+            turns = [partial(self.view, -35.0 + 360.0 * k / count, side=320) for k in range(count)]
+            files["orbit"] = partial(drawing.write_views, views=turns)
         return files
 
-    def _save_view(self, azimuth: float, path: Path) -> Path:
-        path = path.with_name(path.name + ".png")
-        PILImage.fromarray(self.view(azimuth)).save(path)
-        return path
 
-    def _save_orbit(self, path: Path) -> Path:
-        count = self.orbit if self.orbit > 1 else 24
-        views = [self.view(-35.0 + 360.0 * k / count, side=320) for k in range(count)]
-        return render.write_orbit(path, views)
-
-
-def _plain(report: dict[str, Any]) -> dict[str, Any]:
+def _plain(report: LayerReport) -> dict[str, Any]:
     """A layer's report with numbers rounded to what they mean."""
-    digits = {"seconds": 4, "inliers": 4}
-    return {
-        key: round(value, digits.get(key, 6)) if isinstance(value, float)
-        else [round(v, 6) for v in value] if key == "shift"
-        else list(value) if isinstance(value, tuple)
-        else value
-        for key, value in report.items()
-    }  # fmt: skip
+    plain: dict[str, Any] = {}
+    for key, value in asdict(report).items():
+        if isinstance(value, float):
+            value = round(value, 4 if key in ("seconds", "inliers") else 6)
+        elif isinstance(value, tuple):
+            value = [round(v, 6) if isinstance(v, float) else v for v in value]
+        plain[key] = value
+    return plain

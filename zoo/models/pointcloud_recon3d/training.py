@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from zoo import media
+from zoo.data.augment import random_turn, turned
+from zoo.data.images import pad_to
 from zoo.data.sets import read_mask
+from zoo.data.stacks import to_uint8
+from zoo.data.tissue import patches_on, tissue_mask
 from zoo.errors import DataError
-from zoo.metrics import segmentation_scores
-from zoo.models.pointcloud_recon3d.clouds import tissue_mask
+from zoo.metrics import dice, segmentation_scores
 from zoo.models.pointcloud_recon3d.model import PointCloudRecon3D, Recon3DConfig
 from zoo.models.pointcloud_recon3d.network import SegmenterConfig
-from zoo.models.pointcloud_recon3d.sections import to_uint8
+from zoo.nn.losses import dice_ce
+from zoo.nn.schedules import cosine
 from zoo.training import Training
 
 if TYPE_CHECKING:
@@ -54,13 +57,13 @@ def train(recipe: Recon3DRecipe, data: TrainData, run: Run) -> PointCloudRecon3D
     """Train on the sections of ``data.train``, a stack or a single section each. Raises ``DataError`` without masks."""
     size = recipe.network.patch
     sections = [section for case in data.train for section in load_sections(case)]
-    places = [(i, top, left) for i, section in enumerate(sections) for top, left in section.patches(size)]
+    places = [(i, *corner) for i, s in enumerate(sections) for corner in patches_on(s.tissue, size, LEAST_TISSUE)]
     if not places:
         raise DataError("no section of the training set has tissue on it; check the images")
     run.stage("segmenter")
     model = PointCloudRecon3D(Recon3DConfig(network=recipe.network))
     adam = torch.optim.Adam(model.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    gates = model.network.gates()  # type: ignore[operator]
+    gates = [parameter for name, parameter in model.network.named_parameters() if name.endswith("gates")]
     network, adam = run.track(network=model.network, adam=adam)
     batch = min(recipe.batch_size, len(places))
     steps_per_epoch = recipe.steps_per_epoch or math.ceil(len(places) / batch)
@@ -68,13 +71,12 @@ def train(recipe: Recon3DRecipe, data: TrainData, run: Run) -> PointCloudRecon3D
 
     for step in run.steps(total, description="segmenter"):
         network.train()
-        share = 0.5 + 0.5 * math.cos(math.pi * step / total)
-        adam.param_groups[0]["lr"] = recipe.lr * (recipe.decay_to + (1 - recipe.decay_to) * share)
+        adam.param_groups[0]["lr"] = recipe.lr * cosine(step, total, floor=recipe.decay_to)
         rng = run.generator("patches", step, run.accelerator.process_index)
         picked = [places[i] for i in run.indices(len(places), batch, step)]
         x, y = draw_patches(sections, picked, size, recipe.colour_jitter, rng)
         x, y = x.to(run.device), y.to(run.device)
-        loss = segmentation_loss(network(x), y)
+        loss = dice_ce(network(x), y)
         adam.zero_grad()
         run.backward(loss)
         if step < recipe.frozen_gates * steps_per_epoch:
@@ -87,28 +89,11 @@ def train(recipe: Recon3DRecipe, data: TrainData, run: Run) -> PointCloudRecon3D
     return model.eval()
 
 
-def segmentation_loss(logits: Float[Tensor, "b 2 h w"], y: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
-    """Cross-entropy and Dice over the pixels of the batch."""
-    tumour = logits.softmax(1)[:, 1]
-    dice = (2 * (tumour * y).sum() + 1) / (tumour.sum() + y.sum() + 1)
-    return F.cross_entropy(logits, y) + 1 - dice
-
-
 @dataclass(frozen=True)
 class LabelledSection:
     rgb: UInt8[np.ndarray, "h w 3"]
     tumour: UInt8[np.ndarray, "h w"]
     tissue: Bool[np.ndarray, "h w"]
-
-    def patches(self, size: int) -> list[tuple[int, int]]:
-        """Corners of a grid of patches that hold tissue; the last row and column may overlap their neighbours."""
-        h, w = self.tissue.shape
-        corners = [(top, left) for top in _starts(h, size) for left in _starts(w, size)]
-        return [(t, s) for t, s in corners if self.tissue[t : t + size, s : s + size].mean() >= LEAST_TISSUE]
-
-
-def _starts(length: int, size: int) -> list[int]:
-    return sorted({*range(0, max(1, length - size + 1), size), max(0, length - size)})
 
 
 def load_sections(case: Case) -> list[LabelledSection]:
@@ -129,26 +114,20 @@ def load_sections(case: Case) -> list[LabelledSection]:
 
 
 def draw_patches(
-    sections: Sequence[LabelledSection],
-    places: Sequence[tuple[int, int, int]],
-    size: int,
-    jitter: float,
+    sections: Sequence[LabelledSection], places: Sequence[tuple[int, int, int]], size: int, jitter: float,
     rng: np.random.Generator,
-) -> tuple[Float[Tensor, "b 3 s s"], Int[Tensor, "b s s"]]:
+) -> tuple[Float[Tensor, "b 3 s s"], Int[Tensor, "b s s"]]:  # fmt: skip
     """Patches near the given corners, flipped, turned by quarters, and stained a little otherwise."""
     xs, ys = [], []
     for i, top, left in places:
         section = sections[i]
-        short = [max(0, size - side) for side in section.tumour.shape]
-        rgb = np.pad(section.rgb, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge")
-        tumour = np.pad(section.tumour, ((0, short[0]), (0, short[1])))
+        rgb, tumour = pad_to(section.rgb, size, mode="edge"), pad_to(section.tumour, size)
         top, left = (
             int(np.clip(corner + rng.integers(-size // 4, size // 4 + 1), 0, side - size))
             for corner, side in zip((top, left), tumour.shape, strict=True)
         )
-        turns, flip = int(rng.integers(4)), rng.random() < 0.5
-        x, y = (np.rot90(a[top : top + size, left : left + size], turns) for a in (rgb, tumour))
-        x, y = (a[:, ::-1] if flip else a for a in (x, y))
+        turns, mirror = random_turn(rng)
+        x, y = (turned(a[top : top + size, left : left + size], turns, mirror) for a in (rgb, tumour))
         density = -np.log10(np.maximum(x, 1) / 255.0)  # stains are linear in it
         density = density * rng.uniform(1 - jitter, 1 + jitter, 3)
         xs.append(np.moveaxis(10.0**-density, -1, 0).astype(np.float32))
@@ -158,10 +137,7 @@ def draw_patches(
 
 def _dice(model: PointCloudRecon3D, sections: Sequence[LabelledSection]) -> float:
     model.network.eval()
-    values = []
-    for section in sections:
-        found = model.segment(section.rgb, section.tissue) > 0.5
-        values.append(2 * (found & (section.tumour > 0)).sum() / max(int(found.sum() + section.tumour.sum()), 1))
+    values = [dice(model.segment(s.rgb, s.tissue) > 0.5, s.tumour > 0, empty=0.0) for s in sections]
     model.network.train()
     return float(np.mean(values))
 
@@ -193,12 +169,7 @@ training = Training(
                 heads=1, stem=(8, 16, 8), global_planes=(4, 8), global_blocks=(1, 1), local_planes=(4, 8, 16, 16),
                 local_blocks=(1, 1, 1, 1),
             ),
-            "epochs": 8,
-            "steps_per_epoch": 10,
-            "batch_size": 2,
-            "lr": 1e-2,
-            "decay_to": 0.02,
-            "frozen_gates": 1,
+            "epochs": 8, "steps_per_epoch": 10, "batch_size": 2, "lr": 1e-2, "decay_to": 0.02, "frozen_gates": 1,
             "dtype": "float16",
         },
     },

@@ -1,4 +1,4 @@
-"""How the small SAM that comes with the zoo was made: ``python -m zoo.nn.promptable.pretrain OUT``.
+"""How the small SAM that comes with the zoo was made: ``python -m zoo.training.small_sam OUT``.
 
 A SAM of the same architecture as the published ones, a hundred times smaller, learns to follow boxes, clicks and
 earlier masks on a mixture of all phantoms. The questions are those of SAM (A. Kirillov et al., Segment Anything, 2023,

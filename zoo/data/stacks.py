@@ -1,4 +1,8 @@
-"""The ordered stack that a user has: what its layers are, and one layer at a time, reduced to what memory allows."""
+"""The ordered stack of sections that a user has: what its layers are, each read when asked for, and as small.
+
+A folder, a list of files or arrays, a multi-page TIFF, whole slides, a volume, or an array: ``open_stack`` takes them
+all, and ``open_masks`` takes a mask for each layer in any of these forms.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +48,7 @@ class Stack:
     notes: tuple[str, ...] = ()
 
 
-def open_stack(given: Any, needed_by: str = "pointcloud-recon3d") -> Stack:
+def open_stack(given: Any, needed_by: str) -> Stack:
     """The stack in a folder, a list of images, a multi-page TIFF, a volume, or an array ``[z h w]`` or ``[z h w 3]``.
 
     Raises ``MediaError`` when an image can't be used or the layers can't belong to one stack.

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from zoo.data.case import Case
 from zoo.data.features import weights_key
 from zoo.nn.promptable import load_sam
-from zoo.nn.promptable.pretrain import (
+from zoo.training.run import Run
+from zoo.training.small_sam import (
     MIXTURE,
     Kinship,
     Recipe,
@@ -33,7 +34,6 @@ from zoo.nn.promptable.pretrain import (
     save,
     some,
 )
-from zoo.training.run import Run
 
 TINY = Recipe(
     stages=(
