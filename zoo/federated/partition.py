@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.data.sets import Dataset, table_rows
+from zoo.data.sets import Dataset
+from zoo.data.tables import table_rows
 from zoo.errors import DataError, OptionError
 from zoo.seeds import derive_seed
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import config as configs
 from zoo.data.splits import Split, TrainData, divide, save_split
 from zoo.errors import OptionError, ZooError
+from zoo.spec import is_kind
 from zoo.storage import remove_folder, write_file
 from zoo.training.run import Run
 
@@ -169,7 +170,7 @@ def _save(network: Model, out: Path, recipe: Any, data: str) -> None:
         out,
         dtype=None if dtype == "float32" else getattr(torch, dtype),
         trained_on=data,
-        disclaimer="trained on phantoms; not for clinical use" if data.startswith("phantom:") else None,
+        disclaimer="trained on phantoms; not for clinical use" if is_kind(data, "phantom") else None,
     )
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from zoo.data.phantoms.skin import DIAGNOSES, skin_lesion
+from zoo.data.dermoscopy import DIAGNOSES
+from zoo.data.phantoms.skin import skin_lesion
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.models.fed_mas.model import FedMASConfig

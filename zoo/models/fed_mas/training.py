@@ -24,7 +24,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from zoo.data.augment import cropped_views
-from zoo.data.endoscopy import HYPERKVASIR_CLASSES
+from zoo.data.layouts.hyperkvasir import HYPERKVASIR_CLASSES
 from zoo.data.sets import load_dataset
 from zoo.data.splits import PARTS, TrainData
 from zoo.errors import OptionError

@@ -157,6 +157,7 @@ def draw_sample(budget: Budget, run: Run, step: int) -> tuple[Int[np.ndarray, " 
 
 def align(grads: Float[Tensor, "b f"], recipe: GradAlignRecipe, budget: Budget, generator: torch.Generator) -> Filtered:
     """The gradient of one step and who went into it. Raw gradients are never averaged (Algorithm 1 prints that)."""
+    assert recipe.cs_on is not None, "settle the recipe first"
     size = float(budget.batch_size)
     noise_std = budget.accountant.sigma * recipe.clip_norm
     if recipe.noise == "shared":
