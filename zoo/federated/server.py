@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,9 +17,7 @@ from zoo.federated.federation import Federation, Outcome, check_shapes, weigh
 from zoo.federated.grid import Cohort
 from zoo.federated.history import History
 from zoo.seeds import derive_seed, seed_everything
-
-if TYPE_CHECKING:
-    from zoo.training import Run
+from zoo.training import Run
 
 
 def serve(
