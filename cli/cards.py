@@ -83,11 +83,11 @@ def info(
 
 def samples(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List real images that installed libraries carry, and the procedural phantoms."""
-    from zoo.data.phantoms import PHANTOMS
+    from zoo.data.phantoms import PHANTOMS, summary
     from zoo.samples import SAMPLES
 
     rows = [[f"sample:{sample.name}", sample.title, f"ships with {sample.library}"] for sample in SAMPLES.values()] + [
-        [f"phantom:{phantom.name}", phantom.summary, "procedural"] for phantom in PHANTOMS.values()
+        [f"phantom:{name}", summary(name), "procedural"] for name in PHANTOMS
     ]
     if json:
         print_json([{"input": row[0], "title": row[1], "origin": row[2]} for row in rows])

@@ -120,7 +120,8 @@ claim = Claim(
 @pytest.fixture
 def toy(install_plugin: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Install the plugin ``toy-model``, with pieces of its source replaced, and with demo weights unless told."""
-    from zoo.data.phantoms import PHANTOMS, Phantom
+    from zoo.data.finding import Found
+    from zoo.data.phantoms import PHANTOMS
 
     def install(*changes: tuple[str, str], demo: bool = True) -> Path:
         card, network = CARD, NETWORK
@@ -129,7 +130,7 @@ def toy(install_plugin: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) ->
             card, network = card.replace(old, new), network.replace(old, new)
         site = install_plugin("toy-zoo", card)
         (site / "toy_network.py").write_text(network)
-        monkeypatch.setitem(PHANTOMS, "toy", Phantom("toy", "a bright square", "toy_network:draw"))
+        monkeypatch.setitem(PHANTOMS, "toy", Found("phantom", "toy", "toy_network:draw"))
         if demo:
             _save_demo(site, monkeypatch)
         return site

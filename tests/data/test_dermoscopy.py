@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from zoo.data.dermoscopy import isic2019, shades_of_gray, site_of
+from zoo.data.dermoscopy import shades_of_gray, site_of
+from zoo.data.layouts import isic2019
 from zoo.data.sets import load_dataset
 from zoo.data.splits import split
 from zoo.errors import DataError
@@ -118,7 +119,7 @@ def test_unknown_diagnoses_are_left_out(root: Path):
     lines = truth.read_text().splitlines()
     lines[1] = "ISIC_0000000,0,0,0,0,0,0,0,0,1"
     truth.write_text("\n".join(lines))
-    assert "ISIC_0000000" not in isic2019("isic2019:x", root).ids
+    assert "ISIC_0000000" not in isic2019.read("isic2019:x", root).ids
 
 
 @pytest.mark.parametrize(

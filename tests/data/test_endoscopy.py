@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.endoscopy import HYPERKVASIR_CLASSES
+from zoo.data.layouts.hyperkvasir import HYPERKVASIR_CLASSES
 from zoo.data.sets import load_dataset
 from zoo.errors import DataError
 

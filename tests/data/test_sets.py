@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from PIL import Image
 
 from zoo.data import sets
 from zoo.data.case import Case
+from zoo.data.finding import Found
 from zoo.data.sets import Dataset, Entry, load_dataset, read_mask
 from zoo.errors import DataError, OptionError
 
@@ -234,11 +234,6 @@ def test_a_folder_that_is_no_pneumonia_set_is_refused(tmp_path):
         load_dataset(f"pneumonia:{tmp_path}")
 
 
-@dataclass(frozen=True)
-class FakePhantom:
-    make: str
-
-
 def make_dots(seed: int, *, size: int = 8, style: str = "plain") -> Case:
     rng = np.random.default_rng(seed)
     return Case(rng.normal(size=(size, size)), f"dots-{seed}", attributes={"style": style})
@@ -250,7 +245,7 @@ def dots(monkeypatch):
 
     phantoms = pytest.importorskip("zoo.data.phantoms")
     monkeypatch.setitem(sys.modules, "dots_phantom", sys.modules[__name__])
-    monkeypatch.setitem(phantoms.PHANTOMS, "dots", FakePhantom("dots_phantom:make_dots"))
+    monkeypatch.setitem(phantoms.PHANTOMS, "dots", Found("phantom", "dots", "dots_phantom:make_dots"))
 
 
 def test_phantoms_are_made_when_asked_for_and_alike_each_time(dots):
@@ -268,7 +263,7 @@ def test_phantoms_are_made_when_asked_for_and_alike_each_time(dots):
     [
         ("phantom:dost", "did you mean 'dots'"),
         ("phantom:dots?m=3", "no option 'm'"),
-        ("phantom:dots?n=many", "n of .* must be a whole number"),
+        ("phantom:dots?n=many", "n must be a whole number"),
         ("phantom:dots?size=big", "size must be a whole number"),
         ("pair:x", "did you mean 'pairs'"),
         ("nothing", "KIND:PATH"),

@@ -63,12 +63,13 @@ import pytest
 import torch
 
 from zoo import loading, registry, weights
-from zoo.conformance.checks import different, with_query
+from zoo.conformance.checks import different
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData, divide
 from zoo.evaluation import evaluate
 from zoo.model import Model
 from zoo.plugin import Plugin
+from zoo.spec import Spec
 from zoo.training import Run, Training
 
 
@@ -107,6 +108,7 @@ class PluginTests:
     name: ClassVar[str]  # as `zoo list` shows it
     recipe: ClassVar[Any] = None  # trains within about two seconds, in at least six steps
     data: ClassVar[str] = ""  # a data set for it
+    given: ClassVar[tuple[str, ...]] = ()  # required options beside the image, as ("--with", "box=0,0,9,9")
     evaluated_on: ClassVar[str] = ""  # a few cases for `zoo evaluate`; by default four of the card's phantom
     # Slow: numbers of the card that `zoo evaluate` gives again, as {name on the card: name in the evaluation}, and how
     # they were measured: the set and its part.
@@ -179,7 +181,8 @@ class PluginTests:
     # ---- the command line ------------------------------------------------------------------------------------------
 
     def test_the_command_line_writes_the_record_and_the_picture(self, plugin: Plugin, zoo_cli: Any, tmp_path: Path):
-        ran = zoo_cli("predict", self.name, plugin.phantom or plugin.sample, "--out", tmp_path, "--device", "cpu")
+        image = plugin.phantom or plugin.sample
+        ran = zoo_cli("predict", self.name, image, *self.given, "--out", tmp_path, "--device", "cpu")
         assert ran.code == 0, ran.err
         (record,) = tmp_path.glob("*.json")
         assert json.loads(record.read_text(encoding="utf-8"))["model"] == self.name
@@ -189,7 +192,8 @@ class PluginTests:
         self, plugin: Plugin, zoo_cli: Any, tmp_path: Path
     ):
         (tmp_path / "text.png").write_text("this is no picture\n" * 50)
-        ran = zoo_cli("predict", self.name, tmp_path / "text.png", "--out", tmp_path / "out", "--device", "cpu")
+        image, out = tmp_path / "text.png", tmp_path / "out"
+        ran = zoo_cli("predict", self.name, image, *self.given, "--out", out, "--device", "cpu")
         assert ran.code == 2
         assert "text.png" in ran.err
         assert not list((tmp_path / "out").glob("*"))
@@ -197,7 +201,7 @@ class PluginTests:
     # ---- what the card says ----------------------------------------------------------------------------------------
 
     def test_demo_weights_are_evaluated(self, plugin: Plugin, demo: Any):
-        cases = self.evaluated_on or with_query(plugin.phantom or "", "n=4&seed=77")
+        cases = self.evaluated_on or str(Spec.parse(plugin.phantom or "").with_options(n=4, seed=77))
         found = evaluate(demo(self.name), cases, split="all", device="cpu", progress=False)
         assert found.failures == ()
         assert len(found.rows) >= 1

@@ -44,7 +44,7 @@ def judge(
     """Apply the rule to one difference per seed, each turned so that positive is better."""
     if not differences or not all(math.isfinite(d) for d in differences):
         reason = "no seed has been run" if not differences else f"{metric} is not finite for some seed"
-        return Judged(*[math.nan] * 5, "inconclusive", reason)
+        return Judged(math.nan, math.nan, math.nan, math.nan, math.nan, "inconclusive", reason)
     mean, low, high, p_t, p_sign = paired(differences)
     if tolerance and not quick and len(differences) >= MIN_SEEDS:
         verdict, reason = _non_inferior(mean, low, tolerance)

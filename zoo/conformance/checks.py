@@ -38,6 +38,7 @@ from zoo.errors import OptionError, ZooError
 from zoo.model import Model
 from zoo.plugin import ENTRY_POINT_GROUP, Input, Plugin
 from zoo.prediction import Prediction
+from zoo.spec import Spec
 
 
 class Subject:
@@ -66,7 +67,7 @@ class Subject:
         """Two inputs to predict on: of the phantom, else the sample twice."""
         phantom, sample = self.plugin.phantom, self.plugin.sample
         if phantom:
-            return [with_query(phantom, "seed=0"), with_query(phantom, "seed=1")]
+            return [str(Spec.parse(phantom).with_options(seed=seed)) for seed in (0, 1)]
         if sample:
             return [sample, sample]
         raise Failed("the card names neither a sample nor a phantom, so nobody can try the model; name one")
@@ -555,7 +556,7 @@ def training(subject: Subject) -> str:
         raise Skipped("the card names no phantom to train on")
     recipe = recipes.configure("demo")
     count = max(TRAINING_CASES, 2 * recipe.folds) if recipes.split.folds else TRAINING_CASES
-    data = with_query(plugin.phantom, f"n={count}&seed=0")
+    data = str(Spec.parse(plugin.phantom).with_options(n=count, seed=0))
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
     run = FixedBatchRun(seed=0, device="cpu", progress=False, limit=TRAINING_STEPS)
@@ -602,14 +603,6 @@ def claim(subject: Subject) -> str:
 
 
 # ---- comparing ---------------------------------------------------------------------------------------------------
-
-
-def with_query(spec: str, query: str) -> str:
-    """``spec`` with further options; a key that it has already is replaced."""
-    name, _, given = spec.partition("?")
-    new = [part.partition("=")[0] for part in query.split("&")]
-    kept = [part for part in given.split("&") if part and part.partition("=")[0] not in new]
-    return f"{name}?{'&'.join([*kept, query])}"
 
 
 def different(a: Prediction, b: Prediction, tolerance: float = 0.0) -> str:

@@ -19,6 +19,7 @@ from zoo.data import phantoms
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry, load_dataset
 from zoo.errors import DataError, OptionError
+from zoo.spec import is_kind
 
 SEXES = ("female", "male")
 OLDEST = 120  # years
@@ -73,8 +74,8 @@ def case_of(item: Any, noun: str = "image") -> Case:
         if len(found) > 1:
             raise OptionError(f"{item} is a table of {len(found)} patients; zoo.predict gives a result for each")
         return found[0]
-    if isinstance(item, (str, os.PathLike)) and os.fspath(item).startswith("phantom:"):
-        return replace(case_of(phantoms.make(os.fspath(item)), noun), id=os.fspath(item))
+    if is_kind(item, "phantom"):
+        return replace(case_of(phantoms.make(item), noun), id=item)
     if isinstance(item, np.ndarray) and item.ndim == 4 and item.shape[-1] in (1, 3, 4):
         images: list[Any] = list(item)
     else:

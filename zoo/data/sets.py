@@ -8,7 +8,7 @@
                  ``patient``, ``site``, ``split``; further columns become attributes
 ``msd:PATH``     ``dataset.json`` of the Medical Segmentation Decathlon or of nnU-Net
 ``phantom:NAME`` procedural cases; ``n`` and ``seed`` (case i has seed + i), and the phantom's own options
-``NAME:PATH``    the layout of a public set, one of ``LAYOUTS``
+``NAME:PATH``    the layout of a public set, one of ``layouts()``
 ==============  =====================================================================================================
 
 Nothing is read but the tables: images and masks stay paths until somebody needs them. Paths in a table are relative
@@ -17,33 +17,26 @@ to the table's folder and may not leave it, so that a downloaded set can't point
 
 from __future__ import annotations
 
-import csv
-import inspect
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from importlib import import_module
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
-from urllib.parse import parse_qsl
+from typing import Any, overload
 
-from zoo.config import nearest, parse
+import numpy as np
+from jaxtyping import Integer
+
+from zoo.data import phantoms
 from zoo.data.case import Case
+from zoo.data.finding import Found, found
+from zoo.data.tables import SPLITS, by_stem, images_in, inside, split_folders, stem_of, table_rows
 from zoo.errors import DataError, OptionError
+from zoo.spec import Spec
+from zoo.text import nearest
 
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Integer
-
-SPLITS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".gif", ".ppm", ".webp")
+ENTRY_POINT_GROUP = "zoo.layouts"
 PHANTOM_CASES = 40
 PHANTOMS_IN_MEMORY = 64  # the latest are kept, for making one takes longer than reading a file
 
@@ -130,65 +123,20 @@ class Dataset(Sequence[Case]):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a public set lies on disk once unpacked. ``reader``: ``"module:function"``, taking spec and folder."""
+    """How a public set lies on disk once unpacked; an entry point of the group ``zoo.layouts`` names an instance.
+
+    ``read``: ``(spec, path) -> Dataset``.
+    """
 
     title: str
-    reader: str
+    read: Callable[[str, Path], Dataset]
     licence: str = ""
 
 
-LAYOUTS: dict[str, Layout] = {
-    "breakhis": Layout(
-        "BreaKHis histology at 400x (benign/ and malignant/ with SOB_*-400-*.png in any folders below)",
-        "zoo.data.sets:_breakhis",
-        licence="CC BY 4.0",
-    ),
-    "busi": Layout(
-        "BUSI: Breast Ultrasound Images (benign/, malignant/, normal/, masks beside the images)",
-        "zoo.data.ultrasound:busi",
-        licence="CC BY 4.0",
-    ),
-    "chexpert": Layout(
-        "CheXpert-v1.0-small, frontal views (train.csv, valid.csv and the folders that they name)",
-        "zoo.data.sets:_chexpert",
-        licence="Stanford University dataset research use agreement",
-    ),
-    "drive": Layout(
-        "DRIVE: Digital Retinal Images for Vessel Extraction (training/ and test/, 1st_manual/, mask/)",
-        "zoo.data.sets:_drive",
-        licence="research use, registration with its authors",
-    ),
-    "ham10000": Layout(
-        "HAM10000 (HAM10000_metadata.csv and the images of both parts)",
-        "zoo.data.dermoscopy:ham10000",
-        licence="CC BY-NC 4.0",
-    ),
-    "hyperkvasir": Layout(
-        "HyperKvasir, labelled images (labeled-images/TRACT/CATEGORY/FINDING/*.jpg)",
-        "zoo.data.endoscopy:hyperkvasir",
-        licence="CC BY 4.0",
-    ),
-    "isic2019": Layout(
-        "ISIC 2019 challenge, training part (ISIC_2019_Training_Input/ and ISIC_2019_Training_GroundTruth.csv)",
-        "zoo.data.dermoscopy:isic2019",
-        licence="CC BY-NC 4.0",
-    ),
-    "nerve": Layout(
-        "Peripheral nerve ultrasound (FH/, FN/, FN+1/ to FN+4/, ulnar/, masks beside the images)",
-        "zoo.data.ultrasound:nerve",
-        licence="as its owner grants it",
-    ),
-    "pneumonia": Layout(
-        "Paediatric pneumonia radiographs, Kermany et al. 2018 (train/ and test/, each NORMAL/ and PNEUMONIA/)",
-        "zoo.data.sets:_pneumonia",
-        licence="CC BY 4.0",
-    ),
-    "siim2020": Layout(
-        "SIIM-ISIC 2020 melanoma classification, training part (train.csv, and jpeg/train/ or train/ with DICOM files)",
-        "zoo.data.dermoscopy:siim2020",
-        licence="CC BY-NC 4.0",
-    ),
-}
+@cache
+def layouts() -> dict[str, Found]:
+    """The layouts of public sets by name, none of them imported."""
+    return found(ENTRY_POINT_GROUP, "layout")
 
 
 def load_dataset(spec: str, *, plugin: Any = None) -> Dataset:
@@ -197,19 +145,19 @@ def load_dataset(spec: str, *, plugin: Any = None) -> Dataset:
     ``plugin`` is the model it's meant for: a phantom without a name (``phantom:``) is then the plugin's own.
     Raises ``DataError`` for a set that is missing, malformed or empty, ``OptionError`` for a wrong specification.
     """
-    kind, colon, rest = spec.partition(":")
-    known = [*_READERS, "phantom", *LAYOUTS]
-    if not colon or kind not in known:
-        raise OptionError(f"data {spec!r} must read KIND:PATH; {nearest(kind, known)}")
-    if kind == "phantom":
-        dataset = _phantom(spec, rest, plugin)
+    stated = Spec.parse(spec)
+    known = [*_READERS, "phantom", *layouts()]
+    if stated.kind not in known:
+        raise OptionError(f"data {spec!r} must read KIND:PATH; {nearest(stated.kind or spec, known)}")
+    if stated.kind == "phantom":
+        dataset = _phantoms(spec, stated, plugin)
     else:
-        if not rest:
+        if not stated.rest:
             raise OptionError(f"data {spec!r} names no path")
-        path = Path(rest).expanduser()
+        path = Path(stated.rest).expanduser()
         if not path.exists():
             raise DataError(f"data {spec!r}: there is no {path}")
-        dataset = _reader(kind)(spec, path)
+        dataset = _reader(stated.kind)(spec, path)
     if not len(dataset):
         raise DataError(f"data {spec!r} is empty")
     return dataset
@@ -263,21 +211,13 @@ def _gif(path: str) -> np.ndarray:
         raise DataError(f"can't read the mask {path}: {error}") from error
 
 
-def inside(folder: Path, relative: str, table: Path) -> Path:
-    """``relative`` as a path below ``folder``. Raises ``DataError`` if it leads out of it."""
-    path = Path(os.path.normpath(folder / relative))
-    if not path.is_relative_to(os.path.normpath(folder)):
-        raise DataError(f"{table} names {relative!r}, which lies outside its folder; only files below it are read")
-    return path
-
-
 # ---- readers -----------------------------------------------------------------------------------------------------
 
 
 def _folder(spec: str, root: Path) -> Dataset:
     entries: list[Entry] = []
     columns: dict[str, None] = {}
-    parts: list[tuple[Path, str | None]] = [*_split_folders(root)]
+    parts: list[tuple[Path, str | None]] = [*split_folders(root)]
     for folder, split in parts or [(root, None)]:
         table = next((folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()), None)
         prefix = f"{split}/" if parts else ""
@@ -290,7 +230,7 @@ def _folder(spec: str, root: Path) -> Dataset:
                 columns.update(dict.fromkeys(row))
                 entries.append(_entry(row, folder, table, split, prefix))
             continue
-        for path in _images(folder, recursive=True):
+        for path in images_in(folder, recursive=True):
             relative = path.relative_to(folder)
             label = relative.parts[0] if len(relative.parts) > 1 else None
             columns.update({"image": None} if label is None else {"image": None, "label": None})
@@ -301,14 +241,14 @@ def _folder(spec: str, root: Path) -> Dataset:
 
 def _pairs(spec: str, root: Path) -> Dataset:
     entries = []
-    parts: list[tuple[Path, str | None]] = [*_split_folders(root)]
+    parts: list[tuple[Path, str | None]] = [*split_folders(root)]
     parts = [part for part in parts if (part[0] / "images").is_dir()]
     for folder, split in parts or [(root, None)]:
         for name in ("images", "masks"):
             if not (folder / name).is_dir():
                 raise DataError(f"data {spec!r}: there is no folder {folder / name}; pairs need images/ and masks/")
-        masks = _by_stem(folder / "masks")
-        images = _by_stem(folder / "images")
+        masks = by_stem(folder / "masks")
+        images = by_stem(folder / "images")
         if orphans := sorted(masks.keys() - images.keys()):
             raise DataError(f"data {spec!r}: {_some(orphans)} in {folder / 'masks'} belong to no image")
         for stem, path in images.items():
@@ -361,153 +301,32 @@ def _msd(spec: str, root: Path) -> Dataset:
     return Dataset(spec, [Entry(e.id, e.case, e.patient) for e in entries], ["image", "mask"], labels)
 
 
-def _phantom(spec: str, rest: str, plugin: Any) -> Dataset:
-    from zoo.data.phantoms import PHANTOMS
-
-    name, _, query = rest.partition("?")
-    if not name and plugin is not None and plugin.phantom:
-        name = plugin.phantom.removeprefix("phantom:").partition("?")[0]
-    if name not in PHANTOMS:
-        raise OptionError(f"there is no phantom {name!r}; {nearest(name, PHANTOMS)}")
-    module, _, function = PHANTOMS[name].make.partition(":")
-    make = getattr(import_module(module), function)
-    options: dict[str, Any] = {}
-    numbers = {"n": PHANTOM_CASES, "seed": 0}
-    parameters = {k: v for k, v in inspect.signature(make).parameters.items() if k != "seed"}
-    hints = inspect.get_annotations(make, eval_str=True)
-    for key, text in parse_qsl(query, keep_blank_values=True):
-        if key in numbers:
-            if not re.fullmatch(r"\d{1,9}", text):
-                raise OptionError(f"{key} of {spec!r} must be a whole number, not {text!r}")
-            numbers[key] = int(text)
-        elif key in parameters:
-            options[key] = parse(text, hints.get(key, str), key)
-        else:
-            raise OptionError(f"the phantom {name!r} has no option {key!r}; {nearest(key, [*numbers, *parameters])}")
-
-    make_cached = lru_cache(PHANTOMS_IN_MEMORY)(partial(make, **options))
-    entries = [
-        Entry(f"{name}-{seed}", partial(make_cached, seed), patient=f"{name}-{seed}")
-        for seed in range(numbers["seed"], numbers["seed"] + numbers["n"])
-    ]
-    return Dataset(spec, entries, ["image", "mask"])
-
-
-def _drive(spec: str, root: Path) -> Dataset:
-    entries = []
-    for part in ("training", "test"):
-        manual = {path.name[:2]: path for path in _images(root / part / "1st_manual")}
-        views = {path.name[:2]: path for path in _images(root / part / "mask")}
-        for path in _images(root / part / "images"):
-            number = path.name[:2]
-            masks: dict[str, np.ndarray | str] = {}
-            if number in manual:
-                masks["mask"] = str(manual[number])
-            if number in views:
-                masks["fov"] = str(views[number])
-            entries.append(Entry(number, Case(str(path), number, masks=masks), split=SPLITS[part]))
-    return Dataset(spec, entries, ["image", "mask", "split"])
-
-
-def _pneumonia(spec: str, root: Path) -> Dataset:
-    """Finding and patient are in the paths: ``train/PNEUMONIA/person23_bacteria_78.jpeg``, ``IM-0115-0001.jpeg``.
-
-    Patients are numbered anew in each split and finding, so that equal numbers there are different patients.
-    """
-    if (root / "chest_xray" / "train").is_dir():  # the archive's outer folder
-        root = root / "chest_xray"
-    parts = _split_folders(root)
-    if "train" not in [split for _, split in parts]:
-        raise DataError(f"data {spec!r}: there is no folder {root / 'train'}; give the folder with train/ and test/")
-    entries: list[Entry] = []
-    for folder, split in parts:
-        for finding in ("NORMAL", "PNEUMONIA"):
-            if not (folder / finding).is_dir():
-                raise DataError(f"data {spec!r}: there is no folder {folder / finding}")
-            for path in _images(folder / finding):
-                if match := re.match(r"(?i)(person\d+)_(bacteria|virus)_", path.name):
-                    label, person = {"bacteria": "bacterial", "virus": "viral"}[match[2].lower()], match[1]
-                elif finding == "NORMAL":
-                    label, person = "normal", re.sub(r"(IM-\d+)-.*", r"\1", path.stem)
-                else:
-                    raise DataError(
-                        f"{path} doesn't say whether the pneumonia is bacterial or viral; its name must read like "
-                        "person1_bacteria_2.jpeg or person1_virus_2.jpeg"
-                    )
-                case = Case(str(path), path.relative_to(root).as_posix(), label=label)
-                entries.append(Entry(case.id, case, f"{split} {label} {person}", split))
-    return Dataset(spec, entries, ["image", "label", "patient", "split"])
-
-
-def _breakhis(spec: str, root: Path) -> Dataset:
-    """Diagnosis, patient and magnification are in the names: ``SOB_M_DC-14-2523-400-001.png``. 400x alone is read."""
-    entries: list[Entry] = []
-    for path in _images(root, recursive=True):
-        match = re.match(r"SOB_([BM])_[A-Z]+-(\d+-[0-9A-Z]+)-400-", path.name)
-        if match is None:
-            continue
-        label = {"B": "benign", "M": "malignant"}[match[1]]
-        entries.append(Entry(path.stem, Case(str(path), path.stem, label=label), f"{match[1]} {match[2]}"))
-    if not entries:
-        raise DataError(f"data {spec!r}: there is no image SOB_*-400-*.png below {root}; unpack BreaKHis there")
-    return Dataset(spec, entries, ["image", "label", "patient"])
-
-
-def _chexpert(spec: str, root: Path) -> Dataset:
-    """Labels joined by ``|``; uncertain ones (-1) count as absent, and lateral views are left out.
-
-    The column ``Path`` begins with the archive's own folder, whatever it's called here.
-    """
-    entries: list[Entry] = []
-    for name, split in (("train.csv", "train"), ("valid.csv", "test")):
-        table = root / name
-        if not table.is_file():
-            raise DataError(f"data {spec!r}: there is no {table}; give the folder of CheXpert-v1.0-small")
-        for row in table_rows(table):
-            stated = str(row.get("Path", ""))
-            if "frontal" not in stated:
-                continue
-            path = inside(root, stated.partition("/")[2], table)
-            patient = re.search(r"patient\d+", stated)
-            about = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding")
-            found = [key for key, value in row.items() if key not in about and value in ("1.0", "1")]
-            label = "|".join(found) or "No Finding"
-            case = Case(str(path), path.relative_to(root).with_suffix("").as_posix(), label=label)
-            entries.append(Entry(case.id, case, None if patient is None else patient[0], split))
-    return Dataset(spec, entries, ["image", "label", "patient", "split"])
-
-
 _READERS: dict[str, Callable[[str, Path], Dataset]] = {"folder": _folder, "pairs": _pairs, "csv": _csv, "msd": _msd}
 
 
 def _reader(kind: str) -> Callable[[str, Path], Dataset]:
     if kind in _READERS:
         return _READERS[kind]
-    module, _, function = LAYOUTS[kind].reader.partition(":")
-    return getattr(import_module(module), function)
+    layout = layouts()[kind].load()
+    if not isinstance(layout, Layout):
+        raise DataError(f"the layout {kind!r} is a {type(layout).__name__}, not a zoo.data.sets.Layout")
+    return layout.read
+
+
+def _phantoms(spec: str, stated: Spec, plugin: Any) -> Dataset:
+    if not stated.name and plugin is not None and plugin.phantom:
+        stated = Spec("phantom", Spec.parse(plugin.phantom).name + stated.rest)
+    try:
+        parsed = phantoms.parse_spec(str(stated))
+    except DataError as error:
+        raise OptionError(str(error)) from error
+    name, draw = parsed.name, lru_cache(PHANTOMS_IN_MEMORY)(partial(parsed.draw, **parsed.options))
+    seeds = range(parsed.seed, parsed.seed + (parsed.n or PHANTOM_CASES))
+    entries = [Entry(f"{name}-{seed}", partial(draw, seed), patient=f"{name}-{seed}") for seed in seeds]
+    return Dataset(spec, entries, ["image", "mask"])
 
 
 # ---- parts of readers --------------------------------------------------------------------------------------------
-
-
-def table_rows(table: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV, TSV or JSON-lines table; empty cells are left out.
-
-    Raises ``DataError`` for a file that is no such table.
-    """
-    try:
-        if table.suffix == ".jsonl":
-            lines = table.read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
-        else:
-            with open(table, newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",", strict=True))
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{table} can't be read as a table: {error}") from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or None in row:
-            raise DataError(f"row {number} of {table} doesn't fit its columns")
-    return [{name: value for name, value in row.items() if value not in (None, "")} for row in rows]
 
 
 def _entry(row: dict[str, Any], folder: Path, table: Path, split: str | None, prefix: str) -> Entry:
@@ -533,7 +352,7 @@ def _entry(row: dict[str, Any], folder: Path, table: Path, split: str | None, pr
 
 
 def _volume(image: Path, masks: Mapping[str, Any], split: str) -> Entry:
-    name = _stem(image)
+    name = stem_of(image)
     return Entry(name, Case(str(image), name, masks=dict(masks)), split=split)
 
 
@@ -542,33 +361,6 @@ def _msd_labels(labels: Mapping[str, Any]) -> tuple[str, ...]:
     if all(key.isdigit() for key in labels):
         return tuple(str(labels[key]) for key in sorted(labels, key=int))
     return tuple(sorted((name for name in labels if isinstance(labels[name], int)), key=lambda name: labels[name]))
-
-
-def _split_folders(root: Path) -> list[tuple[Path, str]]:
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder")
-    return [(path, SPLITS[path.name.lower()]) for path in sorted(root.iterdir())
-            if path.is_dir() and path.name.lower() in SPLITS]  # fmt: skip
-
-
-def _images(folder: Path, recursive: bool = False) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    paths = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(path for path in paths if path.name.lower().endswith(IMAGE_SUFFIXES) and path.is_file())
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in _images(folder):
-        if _stem(path) in found:
-            raise DataError(f"{folder} has two files with the stem {_stem(path)!r}")
-        found[_stem(path)] = path
-    return found
-
-
-def _stem(path: Path) -> str:
-    return path.name[: -len(".nii.gz")] if path.name.endswith(".nii.gz") else path.stem
 
 
 def _some(names: Sequence[str]) -> str:

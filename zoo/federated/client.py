@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +19,10 @@ from flwr.clientapp import ClientApp
 
 from zoo.federated import records
 from zoo.federated.exchange import Context
+from zoo.federated.federation import Federation
 from zoo.seeds import derive_seed, seed_everything
 from zoo.storage import remove_folder
 from zoo.training import checkpoint
-
-if TYPE_CHECKING:
-    from zoo.federated.federation import Federation
 
 WHO = "query.client"  # the question that tells the server which node is which client
 

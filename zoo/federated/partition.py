@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.data.sets import Dataset, table_rows
+from zoo.data.sets import Dataset
+from zoo.data.tables import table_rows
 from zoo.errors import DataError, OptionError
 from zoo.seeds import derive_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = Any  # of the extra `train`
 
 
 def iid(n: int, clients: int, seed: int) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def question(state: State, exchange: str) -> RecordDict:
 
 def answer(update: Update) -> RecordDict:
     """What a client sends back."""
-    numbers = {"num_examples": update.num_examples, **update.numbers}
+    numbers: dict[str, Any] = {"num_examples": update.num_examples, **update.numbers}
     return RecordDict({**_models(update.models), NUMBERS: MetricRecord(numbers)})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from zoo import samples
 from zoo.errors import MediaError
 from zoo.media.sniff import FORMATS, is_image
+from zoo.spec import is_kind
 
 
 def expand(inputs: Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -43,7 +44,7 @@ def group(inputs: Iterable[Any]) -> list[Any]:
     named: set[str] = set()  # what is named twice comes once
     for one in inputs:
         name = os.fspath(one) if isinstance(one, (str, os.PathLike)) else None
-        if name is not None and (name.startswith("phantom:") or Path(name).expanduser().is_dir()):
+        if name is not None and (is_kind(name, "phantom") or Path(name).expanduser().is_dir()):
             items += [name] if name not in named else []
             named.add(name)
         else:
@@ -76,9 +77,9 @@ def natural_key(path: str | os.PathLike[str]) -> list[tuple[int, int, str]]:
 
 
 def _expand_one(item: str) -> list[str]:
-    if item.startswith("phantom:"):
+    if is_kind(item, "phantom"):
         return [item]
-    if item.startswith("sample:"):
+    if is_kind(item, "sample"):
         samples.find(item)
         return [item]
     path = Path(item).expanduser()

@@ -18,10 +18,11 @@ from zoo.media import arrays, raster
 from zoo.media.files import refusal
 from zoo.media.image import Image
 from zoo.media.sniff import identify
+from zoo.spec import Spec, is_kind
 
 Mode = Literal["auto", "image", "volume"]
 
-SOURCES = {"phantom:": "zoo.data.phantoms:image"}
+SOURCES = {"phantom": "zoo.data.phantoms:image"}
 """Names that no file has, and the function that makes an image of one: as text, for it lives on a floor above."""
 
 
@@ -69,12 +70,11 @@ def _read(x: Any, mode: Mode) -> Image:
 
 
 def _read_named(name: str) -> Image:
-    if name.startswith("sample:"):
+    if is_kind(name, "sample"):
         return replace(_read_path(samples.path(name)), source=name)
-    for kind, resolver in SOURCES.items():
-        if name.startswith(kind):
-            module, _, function = resolver.partition(":")
-            return getattr(import_module(module), function)(name)
+    if is_kind(name, *SOURCES):
+        module, _, function = SOURCES[Spec.parse(name).kind].partition(":")
+        return getattr(import_module(module), function)(name)
     return _read_path(Path(name).expanduser())
 
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from zoo.data.dermoscopy import DIAGNOSES
 from zoo.data.phantoms import make
-from zoo.data.phantoms.skin import ARTIFACTS, DEVICES, DIAGNOSES, ISIC2019_COUNTS, MALIGNANT, skin_lesion
+from zoo.data.phantoms.skin import ARTIFACTS, DEVICES, ISIC2019_COUNTS, MALIGNANT, skin_lesion
 from zoo.errors import DataError
 
 seeds = st.integers(0, 10_000)

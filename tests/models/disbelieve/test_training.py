@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,111 +13,88 @@ import torch
 from PIL import Image
 
 import zoo
+from tests.models.base import PluginTests
 from zoo.data.case import Case
-from zoo.data.sets import Dataset, Entry
+from zoo.data.sets import Dataset, Entry, load_dataset
+from zoo.data.splits import divide
 from zoo.errors import DataError, OptionError
 from zoo.models.disbelieve import claim as claims
-from zoo.models.disbelieve.data import divide, load_images, measured
+from zoo.models.disbelieve.data import divide as divide_among
+from zoo.models.disbelieve.data import load_images, measured
 from zoo.models.disbelieve.model import DisbelieveConfig
-from zoo.models.disbelieve.training import DisbelieveRecipe, controlled_clients, initial_network
+from zoo.models.disbelieve.training import DisbelieveRecipe, controlled_clients, initial_network, training
+from zoo.training import Run
 
-TINY = {
-    "rounds": "2", "samples": "12", "batch_size": "6", "network.image_size": "16", "clients": "5", "attackers": "2",
-    "network.labels": "a,b,c", "aggregator": "dos,krum",
+TINY = DisbelieveRecipe(
+    network=DisbelieveConfig(image_size=16), aggregator=("dos", "krum"), rounds=2, samples=12, local_epochs=1,
+    batch_size=6, lr=0.1, clients=5, attackers=2,
+)  # fmt: skip
+OVERRIDES = {
+    "rounds": "2", "samples": "12", "local_epochs": "1", "batch_size": "6", "lr": "0.1", "network.image_size": "16",
+    "clients": "5", "attackers": "2",
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for i in range(36):
-        label = "abc"[i % 3]
-        (root / label).mkdir(exist_ok=True)
-        pixels = rng.integers(0, 90, (16, 16, 3)) + 80 * (np.arange(3) == i % 3)
-        Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{i}.png")
-    return root
+class TestDisbelieve(PluginTests):
+    name = "disbelieve"
+    recipe = TINY
+    data = "phantom:skin-lesion?n=40&size=32"
+    facts: ClassVar = {
+        "balanced accuracy, 160 other phantoms, all diagnoses equally often": "balanced_accuracy",
+        "AUROC (macro), 160 other phantoms": "auroc",
+    }
+    facts_on = ("phantom:skin-lesion?n=160&seed=20000&size=64", "all")
+
+    def test_training_leaves_a_clean_model_with_poisoned_copies_beside_it(self, trained: Any) -> None:
+        curves = trained.model.config.curves
+        assert [(c.aggregator, c.attack, c.stored) for c in curves] == [
+            ("dos", "none", False), ("dos", "disbelieve", True), ("krum", "none", False), ("krum", "disbelieve", True),
+        ]  # fmt: skip
+        assert all(len(curve.auc) == 3 for curve in curves)  # before training, and after each round
+        prediction = trained.model.predict("phantom:skin-lesion?seed=3&size=32")
+        assert set(prediction.attacked) == {"disbelieve-dos-poisoned", "disbelieve-krum-poisoned"}
+
+    def test_training_writes_the_audit(self, trained: Any) -> None:
+        audits = json.loads((trained.folder / "audit.json").read_text())
+        assert [(a["aggregator"], a["attack"]) for a in audits] == [
+            ("dos", "none"), ("dos", "disbelieve"), ("krum", "none"), ("krum", "disbelieve"),
+        ]  # fmt: skip
+        dos, krum = audits[1], audits[3]
+        assert len(dos["controlled"]) == 2
+        for record in dos["rounds"]:
+            assert sum(record["weights"]) == pytest.approx(1)
+            assert record["distance"] <= record["threshold"] * (1 + 1e-6)
+        assert all(record["picked"] in range(5) for record in krum["rounds"])
+        assert Image.open(trained.folder / "audit.png").width > 1000
+
+    @pytest.mark.slow
+    def test_flowers_simulation_engine_gives_the_same_audit(self, trained: Any, tmp_path: Path) -> None:
+        out = zoo.train("disbelieve", self.data, out=tmp_path / "out", preset="demo", device="cpu", engine="simulation",
+                        overrides={**OVERRIDES, "aggregator": "krum", "attack": "none"})  # fmt: skip
+        (here,), there = (json.loads((f / "audit.json").read_text()) for f in (out, trained.folder))
+        same = next(audit for audit in there if (audit["aggregator"], audit["attack"]) == ("krum", "none"))
+        assert [record["picked"] for record in here["rounds"]] == [record["picked"] for record in same["rounds"]]
+        np.testing.assert_allclose(here["auc"], same["auc"], atol=1e-6)
 
 
-def train(folder: Path, out: Path, **fields: str) -> Path:
-    return zoo.train(
-        "disbelieve", f"folder:{folder}", out=out, preset="demo", device="cpu", overrides={**TINY, **fields}
-    )
+def fit(out: Path | None = None, **changes: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """A tiny training with other fields: the model, and the audits that it leaves."""
+    data = divide(load_dataset(TestDisbelieve.data), training.split, TINY)
+    with Run(out, seed=0, device="cpu", progress=False) as run:
+        model = training.run(replace(TINY, **changes), data, run)
+    return model, json.loads((out / "audit.json").read_text()) if out else []
 
 
-@pytest.fixture(scope="module")
-def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(folder, tmp_path_factory.mktemp("run") / "out")
-
-
-def test_training_leaves_a_clean_model_with_poisoned_copies_beside_it(trained: Path, folder: Path) -> None:
-    model = zoo.load("disbelieve", weights=str(trained), device="cpu")
-    assert [(c.aggregator, c.attack, c.stored) for c in model.config.curves] == [
-        ("dos", "none", False), ("dos", "disbelieve", True), ("krum", "none", False), ("krum", "disbelieve", True),
-    ]  # fmt: skip
-    assert all(len(curve.auc) == 3 for curve in model.config.curves)  # before training, and after each round
-    prediction = model.predict(str(next(folder.rglob("*.png"))))
-    assert set(prediction.attacked) == {"disbelieve-dos-poisoned", "disbelieve-krum-poisoned"}
-
-
-def test_training_writes_the_audit(trained: Path) -> None:
-    audits = json.loads((trained / "audit.json").read_text())
-    assert [(a["aggregator"], a["attack"]) for a in audits] == [
-        ("dos", "none"), ("dos", "disbelieve"), ("krum", "none"), ("krum", "disbelieve"),
-    ]  # fmt: skip
-    dos, krum = audits[1], audits[3]
-    assert len(dos["controlled"]) == 2
-    for record in dos["rounds"]:
-        assert sum(record["weights"]) == pytest.approx(1)
-        assert record["distance"] <= record["threshold"] * (1 + 1e-6)
-    assert all(record["picked"] in range(5) for record in krum["rounds"])
-    assert Image.open(trained / "audit.png").width > 1000
-
-
-def test_without_an_attack_there_is_nothing_poisoned(folder: Path, tmp_path: Path) -> None:
-    out = train(folder, tmp_path / "out", attack="none", aggregator="fedavg")
-    model = zoo.load("disbelieve", weights=str(out), device="cpu")
+def test_without_an_attack_there_is_nothing_poisoned() -> None:
+    model, _ = fit(attack="none", aggregator=("fedavg",))
     assert len(model.config.curves) == 1
     assert not model.poisoned
 
 
-def test_gradients_can_be_shared(folder: Path, tmp_path: Path) -> None:
-    out = train(folder, tmp_path / "out", share="grads", aggregator="krum", server_lr="0.01")
-    record = json.loads((out / "audit.json").read_text())[1]["rounds"][0]
+def test_gradients_can_be_shared(tmp_path: Path) -> None:
+    _, audits = fit(tmp_path / "out", share="grads", aggregator=("krum",), server_lr=0.01)
+    record = audits[1]["rounds"][0]
     assert record["threshold"] <= record["spread"][2]  # the smallest distance of two controlled clients
-
-
-def test_a_stopped_audit_goes_on_to_the_same_weights(
-    folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from zoo.models.disbelieve import training
-
-    whole, calls = training.federation_of, []
-
-    def stops(*arguments):
-        calls.append(arguments[3:])
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    monkeypatch.setattr(training, "federation_of", stops)
-    with pytest.raises(KeyboardInterrupt):
-        train(folder, tmp_path / "out")
-    monkeypatch.setattr(training, "federation_of", whole)
-    out = zoo.train("disbelieve", f"folder:{folder}", out=tmp_path / "out", preset="demo", device="cpu",
-                    overrides=TINY, resume=True)  # fmt: skip
-    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
-    assert (out / "audit.json").read_bytes() == (trained / "audit.json").read_bytes()
-
-
-@pytest.mark.slow
-def test_flowers_simulation_engine_gives_the_same_audit(folder: Path, trained: Path, tmp_path: Path) -> None:
-    out = zoo.train("disbelieve", f"folder:{folder}", out=tmp_path / "out", preset="demo", device="cpu",
-                    overrides={**TINY, "aggregator": "krum", "attack": "none"}, engine="simulation")  # fmt: skip
-    (here,), there = json.loads((out / "audit.json").read_text()), json.loads((trained / "audit.json").read_text())
-    same = next(audit for audit in there if (audit["aggregator"], audit["attack"]) == ("krum", "none"))
-    assert [record["picked"] for record in here["rounds"]] == [record["picked"] for record in same["rounds"]]
-    np.testing.assert_allclose(here["auc"], same["auc"], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -126,29 +104,29 @@ def test_flowers_simulation_engine_gives_the_same_audit(folder: Path, trained: P
         ({"attackers": "1"}, OptionError, "at least 2 attackers, not 1"),
         ({"clients": "1", "attackers": "0", "attack": "none"}, OptionError, "at least 2 clients, not 1"),
         ({"samples": "none", "clients": "60"}, DataError, "can't be divided among 60 clients"),
-        ({"network.labels": "a,b"}, DataError, "has the label 'c', which is none of a, b"),
+        ({"network.labels": "MEL,NV"}, DataError, "which is none of MEL, NV; name the labels"),
         ({"aggregator": "dos,dos"}, OptionError, "each once"),
     ],
 )
 def test_what_can_not_be_audited_is_refused_in_one_sentence(
-    folder: Path, tmp_path: Path, fields: dict[str, str], error: type[Exception], words: str
+    tmp_path: Path, fields: dict[str, str], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words) as caught:
-        train(folder, tmp_path / "out", **fields)
+        zoo.train("disbelieve", TestDisbelieve.data, out=tmp_path / "out", preset="demo", device="cpu",
+                  overrides={**OVERRIDES, **fields})  # fmt: skip
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_simulate_audits_a_data_set_of_the_user(folder: Path) -> None:
+def test_simulate_audits_a_data_set_of_the_user() -> None:
     model = zoo.load("disbelieve", weights="none", device="cpu")
-    config = DisbelieveConfig(labels=("a", "b", "c"), image_size=16)
-    model.config = config
-    audit = model.simulate(f"folder:{folder}", 5, 2, attack="min-max", aggregator="krum", rounds=2, samples=10)
+    model.config = DisbelieveConfig(image_size=16)
+    audit = model.simulate(TestDisbelieve.data, 5, 2, attack="min-max", aggregator="krum", rounds=2, samples=10)
     assert audit.attack == "min-max"
     assert len(audit.auc) == 3
     assert audit.figure().width > 1000
     with pytest.raises(OptionError, match="majority or half"):
-        model.simulate(f"folder:{folder}", 4, 2)
+        model.simulate(TestDisbelieve.data, 4, 2)
 
 
 def test_craft_keeps_to_the_bound_of_each_mode() -> None:
@@ -170,7 +148,7 @@ def test_craft_keeps_to_the_bound_of_each_mode() -> None:
 
 @pytest.mark.parametrize("alpha", [None, 0.5])
 def test_dividing_gives_every_case_once(alpha: float | None) -> None:
-    parts = divide(np.arange(80) % 3, 4, alpha, None, 0)
+    parts = divide_among(np.arange(80) % 3, 4, alpha, None, 0)
     assert sorted(np.concatenate(parts).tolist()) == list(range(80))
     assert all(len(part) for part in parts)
 
@@ -218,8 +196,6 @@ def test_mean_and_deviation_are_those_of_the_training_images() -> None:
 
 
 def test_the_attack_breaks_krum_in_a_short_run_on_digits() -> None:
-    from zoo.training import Run
-
     recipe, data = replace(claims.PARAMETERS, rounds=8), claims.divided_digits(50)
     scores = {}
     for attack in ("none", "disbelieve"):

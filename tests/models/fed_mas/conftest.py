@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from zoo.data.phantoms.skin import DIAGNOSES, skin_lesion
+from zoo.data.dermoscopy import DIAGNOSES
+from zoo.data.phantoms.skin import skin_lesion
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.models.fed_mas.model import FedMASConfig
@@ -25,7 +26,7 @@ TINY = FedMASRecipe(
     ),
     clients=3,
     alpha=2.0,
-    rounds=2,
+    rounds=3,
     local_epochs=1,
     batch_size=8,
     optimizer="adam",
@@ -34,7 +35,7 @@ TINY = FedMASRecipe(
     attribute="site",
     report_distances=True,
     prior_data="phantom:skin-lesion?n=8&seed=900&size=32",
-    prior_steps=2,
+    prior_steps=3,
 )
 
 

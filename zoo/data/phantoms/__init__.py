@@ -2,112 +2,50 @@
 
 A specification reads ``phantom:NAME?seed=7&OPTION=VALUE``; a data set of them adds ``n``, and case i has seed + i.
 
-Other distributions add phantoms by an entry point that names the function, in the group ``zoo.phantoms``.
+A phantom is a function ``(seed, **options) -> Case`` that an entry point of the group ``zoo.phantoms`` names; the first
+line of its docstring says what it draws. Ours are found like everybody's.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 
-from zoo import media
-from zoo.config import nearest, parse
+from zoo.config import parse
 from zoo.data.case import Case
-from zoo.errors import DataError, OptionError, ZooError
+from zoo.data.finding import Found, found
+from zoo.errors import DataError, MissingExtraError, OptionError, ZooError
+from zoo.media import Image
+from zoo.spec import Spec
+from zoo.text import nearest
 
 ENTRY_POINT_GROUP = "zoo.phantoms"
 
-__all__ = ["ENTRY_POINT_GROUP", "PHANTOMS", "Phantom", "PhantomSpec", "describe", "image", "make", "parse_spec"]
+__all__ = ["ENTRY_POINT_GROUP", "PHANTOMS", "PhantomSpec", "image", "make", "parse_spec", "summary"]
+
+PHANTOMS: dict[str, Found] = found(ENTRY_POINT_GROUP, "phantom")
+"""All phantoms by name, none of them imported."""
 
 
-@dataclass(frozen=True)
-class Phantom:
-    """A kind of procedural image; ``make`` names the function ``(seed, **options) -> Case``."""
-
-    name: str
-    summary: str
-    make: str
-
-    def load(self) -> Callable[..., Case]:
-        """The function behind ``make``."""
-        module, _, function = self.make.partition(":")
-        return getattr(import_module(module), function)
-
-
-PHANTOMS: dict[str, Phantom] = {
-    phantom.name: phantom
-    for phantom in (
-        Phantom(
-            "chest-xray",
-            "frontal chest radiograph of a child: normal, bacterial or viral pneumonia",
-            "zoo.data.phantoms.chest:chest_xray",
-        ),
-        Phantom(
-            "ct-slice",
-            "axial CT slice of the abdomen: six organs, liver metastases as an option",
-            "zoo.data.phantoms.ct_slice:ct_slice",
-        ),
-        Phantom(
-            "fundus",
-            "colour fundus photograph: vessels, optic disc, macula, lesions, five kinds of camera",
-            "zoo.data.phantoms.fundus:fundus",
-        ),
-        Phantom(
-            "he-tile",
-            "tile of an H&E section: tumour nests and stroma with every nucleus outlined",
-            "zoo.data.phantoms.he_tile:he_tile",
-        ),
-        Phantom(
-            "patients",
-            "all lesions of one patient: naevi that look alike, melanomas that stand out by themselves or among them",
-            "zoo.data.phantoms.patients:patients",
-        ),
-        Phantom(
-            "serial-sections",
-            "stack of stained tissue sections with tumour, each moved on its slide; folds and tears as options",
-            "zoo.data.phantoms.serial_sections:serial_sections",
-        ),
-        Phantom(
-            "skin-lesion",
-            "dermoscopic photograph: eight diagnoses or healthy skin; hair, ruler, ink, dark corners; five devices",
-            "zoo.data.phantoms.skin:skin_lesion",
-        ),
-        Phantom(
-            "surgical-frame",
-            "frame of a laparoscope: one to three instruments over wet tissue, with their parts",
-            "zoo.data.phantoms.surgical_frame:surgical_frame",
-        ),
-        Phantom(
-            "ultrasound",
-            "B-mode image of the breast: benign or malignant lesion, or none",
-            "zoo.data.phantoms.ultrasound:ultrasound",
-        ),
-    )
-}
-
-
-def _of_others() -> dict[str, Phantom]:
-    """The phantoms of other distributions, none of them imported.
-
-    A name of ours stays ours, and one that two distributions claim is nobody's.
-    """
-    points = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in PHANTOMS]
-    names = [point.name for point in points]
-    return {
-        point.name: Phantom(point.name, f"of {point.dist.name if point.dist else 'unknown'}", point.value)
-        for point in sorted(points, key=lambda point: point.name)
-        if names.count(point.name) == 1
-    }
-
-
-PHANTOMS |= _of_others()
+def summary(name: str) -> str:
+    """What a phantom draws, in a line, or why it can't. Its module is read, not imported: a list is light."""
+    module, _, function = PHANTOMS[name].value.partition(":")
+    try:
+        where = find_spec(module)
+        source = where.loader.get_source(module) if where is not None else None  # type: ignore[union-attr]
+        for node in ast.parse(source or "").body:
+            if isinstance(node, ast.FunctionDef) and node.name == function:
+                return (ast.get_docstring(node) or name).splitlines()[0].rstrip(".")
+        PHANTOMS[name].load()
+    except (ImportError, AttributeError, SyntaxError, ZooError) as error:
+        return str(error)
+    return name
 
 
 @dataclass(frozen=True)
@@ -115,6 +53,7 @@ class PhantomSpec:
     """``phantom:NAME?seed=..&n=..&OPTION=..`` in parts, checked against the phantom's signature."""
 
     name: str
+    draw: Callable[..., Case]
     seed: int = 0
     n: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -122,23 +61,23 @@ class PhantomSpec:
 
 def parse_spec(spec: str) -> PhantomSpec:
     """Take a specification apart. Raises ``DataError`` for an unknown phantom or option, or a value of wrong type."""
-    name, _, query = spec.removeprefix("phantom:").partition("?")
-    if name not in PHANTOMS:
-        raise DataError(f"there is no phantom {name!r}; {nearest(name, PHANTOMS)}")
-    function = PHANTOMS[name].load()
-    hints = inspect.get_annotations(function, eval_str=True)
-    known = ["seed", "n", *_options(function)]
+    stated = Spec.parse(spec)
+    if stated.name not in PHANTOMS:
+        raise DataError(f"there is no phantom {stated.name!r}; {nearest(stated.name, PHANTOMS)}")
+    draw = PHANTOMS[stated.name].load()
+    hints = inspect.get_annotations(draw, eval_str=True)
+    known = ["seed", "n", *(name for name in inspect.signature(draw).parameters if name != "seed")]
     values: dict[str, Any] = {}
-    for key, text in parse_qsl(query, keep_blank_values=True):
+    for key, text in stated.options.items():
         if key not in known:
-            raise DataError(f"the phantom {name!r} has no option {key!r}; {nearest(key, known)}")
+            raise DataError(f"the phantom {stated.name!r} has no option {key!r}; {nearest(key, known)}")
         try:
-            values[key] = parse(text, int if key in ("seed", "n") else hints[key], key)
+            values[key] = parse(text, int if key in ("seed", "n") else hints.get(key, str), key)
         except OptionError as error:
             raise DataError(f"{spec}: {error}") from error
     if values.get("seed", 0) < 0 or values.get("n", 1) < 1:
         raise DataError(f"{spec}: seed must be at least 0 and n at least 1")
-    return PhantomSpec(name, values.pop("seed", 0), values.pop("n", None), values)
+    return PhantomSpec(stated.name, draw, values.pop("seed", 0), values.pop("n", None), values)
 
 
 def make(spec: str) -> Case:
@@ -147,15 +86,15 @@ def make(spec: str) -> Case:
     if parsed.n not in (None, 1):
         raise DataError(f"{spec} names {parsed.n} images where one is needed; choose it with seed=...")
     try:
-        return PHANTOMS[parsed.name].load()(parsed.seed, **parsed.options)
+        return parsed.draw(parsed.seed, **parsed.options)
     except ImportError as error:
-        from zoo.errors import MissingExtraError
-
         raise MissingExtraError(f"the phantom {parsed.name!r}", error.name or str(error), "imaging") from error
 
 
-def image(spec: str) -> media.Image:
+def image(spec: str) -> Image:
     """The picture of a specification's one case: how ``zoo.media.read`` reads ``phantom:...``."""
+    from zoo import media
+
     made = make(spec)
     if made.images:
         stack = np.stack([one.image for one in made.images])
@@ -165,21 +104,3 @@ def image(spec: str) -> media.Image:
     is_volume = made.image.ndim == 3 and made.image.shape[-1] not in (1, 3, 4)
     picture = media.read(made.image, mode="volume" if is_volume else "auto")
     return replace(picture, source=spec, format="phantom", spacing=made.attributes.get("spacing"))
-
-
-def describe() -> list[dict[str, Any]]:
-    """Name, summary, specification and options with their defaults, one entry per phantom: plain data."""
-    rows = []
-    for phantom in PHANTOMS.values():
-        try:
-            options = _options(phantom.load())
-        except (ImportError, ZooError):
-            options = {}
-        rows.append(
-            {"name": phantom.name, "summary": phantom.summary, "spec": f"phantom:{phantom.name}", "options": options}
-        )
-    return rows
-
-
-def _options(function: Callable[..., Case]) -> dict[str, Any]:
-    return {name: p.default for name, p in inspect.signature(function).parameters.items() if name != "seed"}

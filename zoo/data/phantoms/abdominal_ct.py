@@ -58,7 +58,7 @@ def abdominal_ct(
     labels: Labelled = "all",
     tumours: bool = True,
 ) -> Case:
-    """One volume, in Hounsfield units, with spacing and affine.
+    """CT volume of the upper abdomen: ten organs and their tumours, four scanners; in Hounsfield units.
 
     Args:
         seed: the phantom is a pure function of it and the options.

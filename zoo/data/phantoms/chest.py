@@ -25,7 +25,7 @@ Grid = Float[np.ndarray, "h w"]
 
 
 def chest_xray(seed: int, *, size: int = 256, finding: str | None = None) -> Case:
-    """One radiograph.
+    """Frontal chest radiograph of a child: normal, bacterial or viral pneumonia.
 
     Args:
         seed: the phantom is a pure function of it and the options.

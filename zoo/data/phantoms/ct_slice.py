@@ -21,7 +21,7 @@ WINDOW = (-160.0, 240.0)  # Hounsfield units shown as black and white
 
 
 def ct_slice(seed: int, *, size: int = 256, lesions: bool = True) -> Case:
-    """One slice.
+    """Axial CT slice of the abdomen: six organs, liver metastases as an option.
 
     Args:
         seed: the phantom is a pure function of it and the options.

@@ -48,7 +48,7 @@ STYLES: dict[str, Style] = {
 
 
 def fundus(seed: int, *, size: int = 576, style: str | None = None, disease: str | None = None) -> Case:
-    """One eye, photographed.
+    """Colour fundus photograph: vessels, optic disc, macula, lesions, five kinds of camera.
 
     Args:
         seed: the phantom is a pure function of it and the options.

@@ -19,7 +19,7 @@ _EOSIN = np.array([0.07, 0.99, 0.11])
 
 
 def he_tile(seed: int, *, size: int = 256) -> Case:
-    """One tile of about 100 µm.
+    """Tile of an H&E section: tumour nests and stroma with every nucleus outlined.
 
     Args:
         seed: the phantom is a pure function of it and the options.

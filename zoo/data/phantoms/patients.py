@@ -32,7 +32,7 @@ def patients(
     device: str | None = None,
     artifacts: str | None = None,
 ) -> Case:
-    """One patient with naevi and perhaps melanomas.
+    """All lesions of one patient: naevi that look alike, melanomas that stand out by themselves or among them.
 
     How dark a duckling is follows the same distribution as in naevi, so that no image by itself tells the two apart:
     it lies half the range of darkness away from what is usual for the patient.

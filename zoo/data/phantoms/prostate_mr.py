@@ -43,7 +43,7 @@ CENTRES = {
 
 
 def prostate_mr(seed: int, *, size: int = 96, slices: int = 24, centre: CentreName = "any") -> Case:
-    """One volume, with spacing and affine.
+    """MR volume of a prostate: its zones, four centres; with spacing and affine.
 
     Args:
         seed: the phantom is a pure function of it and the options.

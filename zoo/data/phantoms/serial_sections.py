@@ -26,7 +26,7 @@ def serial_sections(
     folds: bool = False,
     tears: bool = False,
 ) -> Case:
-    """A stack of stained sections from bottom to top, all but the first moved rigidly on their slides.
+    """Stack of stained tissue sections with tumour, each moved on its slide; folds and tears as options.
 
     ``image`` is ``[layers size size 3]`` uint8. Masks ``mask`` (tumour) and ``tissue``, ``[layers size size]``, are of
     the sections as they lie on the slide. ``attributes["transforms"]`` holds, for each layer, the angle (degrees) and

@@ -20,12 +20,10 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
 from zoo.data.case import Case
+from zoo.data.dermoscopy import DIAGNOSES
 from zoo.data.phantoms.texture import check_size
 from zoo.errors import DataError
 
-DIAGNOSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
-"""ISIC 2019's classes, in its order: melanoma, naevus, basal cell carcinoma, actinic keratosis, benign keratosis,
-dermatofibroma, vascular lesion, squamous cell carcinoma."""
 MALIGNANT = ("MEL", "BCC", "SCC")
 ISIC2019_COUNTS = (4522, 12875, 3323, 867, 2624, 239, 253, 628)  # images per class of that set
 ARTIFACTS = ("hair", "ruler", "ink", "corner", "bubble", "patch")
@@ -83,7 +81,7 @@ def skin_lesion(
     tone: float | None = None,
     patient: int | None = None,
 ) -> Case:
-    """One lesion, photographed through a dermatoscope.
+    """Dermoscopic photograph: eight diagnoses or healthy skin; hair, ruler, ink, dark corners; five devices.
 
     Args:
         seed: the phantom is a pure function of it and the options.

@@ -20,7 +20,7 @@ PARTS = ("shaft", "wrist", "tip")
 
 
 def surgical_frame(seed: int, *, size: int = 256) -> Case:
-    """One frame.
+    """Frame of a laparoscope: one to three instruments over wet tissue, with their parts.
 
     Args:
         seed: the phantom is a pure function of it and the options.

@@ -23,7 +23,7 @@ GROUPS = ("benign", "malignant", "normal")
 
 
 def ultrasound(seed: int, *, size: int = 256, group: str | None = None) -> Case:
-    """One image.
+    """B-mode image of the breast: benign or malignant lesion, or none.
 
     Args:
         seed: the phantom is a pure function of it and the options.

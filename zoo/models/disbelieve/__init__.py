@@ -23,12 +23,7 @@ plugin = Plugin(
     modality="skin: dermoscopy; chest X-ray, histology and other single images",
     inputs=(
         Input("image", "image", "grey or colour image of the kind the weights were trained on", required=True),
-        Input(
-            "compare",
-            "flag",
-            "also show what global models trained under attack would say; they never decide",
-            default=True,
-        ),
+        Input("compare", "flag", "also show what poisoned global models would say; they never decide", default=True),
     ),
     outputs=(
         Output("probabilities", "of the clean global model; they add up to 1 unless the labels are independent"),
@@ -44,6 +39,11 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on="phantom:skin-lesion?n=400&size=64 (280 procedural images, drawn from by 10 simulated clients)",
         command='zoo train disbelieve --data "phantom:skin-lesion?n=400&size=64" --preset demo --out DIR',
+        metrics={
+            # zoo evaluate disbelieve --data "phantom:skin-lesion?n=160&seed=20000&size=64" --split all
+            "balanced accuracy, 160 other phantoms, all diagnoses equally often": 0.393,
+            "AUROC (macro), 160 other phantoms": 0.875,
+        },
     ),
     phantom="phantom:skin-lesion",
     licence_notes=(

@@ -215,7 +215,7 @@ claim = Claim(
     ),
     secondary=(
         Comparison(
-            "fed-mas", "kd, uniform weights", "BAcc",
+            "fed-mas", "kd, uniform weights", "BAcc", headline=True,
             readings={
                 "supported": "Rescue factors are more than leaving the sample counts out.",
                 "not supported": "Rescue factors do no better than equal weights.",
@@ -228,7 +228,7 @@ claim = Claim(
         Comparison("fed-mas", "bsm", "BAcc without attribute", margin=0.02),
         Comparison("fed-mas", "kd, uniform weights", "BAcc without attribute"),
         Comparison(
-            "fed-mas", "bsm", "BAcc of a pixel prior", margin=0.02,
+            "fed-mas", "bsm", "BAcc of a pixel prior", margin=0.02, headline=True,
             readings={
                 "supported": "The gain doesn't hang on a prior that is blind to the attribute.",
                 "not supported": "With a prior that sees the attribute, there is no such gain.",

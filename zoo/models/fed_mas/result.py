@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -13,10 +13,6 @@ from jaxtyping import Float, Int, UInt8
 from zoo import figure as fig
 from zoo.prediction import Classification
 from zoo.storage import write_file
-
-if TYPE_CHECKING:
-    from zoo.federated import Outcome
-    from zoo.models.fed_mas.model import FedMASConfig
 
 GROUP_COLOURS = {"head": fig.colour(5), "medium": fig.colour(2), "tail": fig.colour(6)}
 TOP = 5
@@ -76,9 +72,13 @@ class LongTailClassification(Classification):
 # ---- pictures of a training ----------------------------------------------------------------------------------------
 
 
-def training_figures(outcome: Outcome, counts: Int[np.ndarray, " k"], config: FedMASConfig, out: Path) -> list[Path]:
-    """Write ``weights.png``, and with a prior ``rescue_factors.png``; with reported w_k also ``distances.png``."""
-    rows = [row for row in outcome.clients if row.get("phase", "train") == "train"]
+def training_figures(
+    rows: Sequence[dict[str, Any]], labels: Sequence[str], counts: Sequence[int], groups: Mapping[str, str], out: Path
+) -> list[Path]:
+    """Write ``weights.png``, and with a prior ``rescue_factors.png``; with reported w_k also ``distances.png``.
+
+    ``rows``: the clients' of a federation. ``counts``: training images of each class.
+    """
     written = []
     if shares := [row for row in rows if "weight" in row]:
         data = curves(shares, "weight", "aggregation weight of each client", "share of the global model")
@@ -87,7 +87,7 @@ def training_figures(outcome: Outcome, counts: Int[np.ndarray, " k"], config: Fe
         data = curves(rows, "rescue-factor", "rescue factor of each client", "rescue factor")
         written.append(write_file(out / "rescue_factors.png", data))
     if any("w-0" in row for row in rows):
-        written.append(write_file(out / "distances.png", distances(rows, counts, config)))
+        written.append(write_file(out / "distances.png", distances(rows, labels, np.array(counts), groups)))
     return written
 
 
@@ -109,11 +109,12 @@ def curves(rows: Sequence[dict[str, Any]], name: str, title: str, label: str) ->
     return plots.png(drawing)
 
 
-def distances(rows: Sequence[dict[str, Any]], counts: Int[np.ndarray, " k"], config: FedMASConfig) -> bytes:
+def distances(
+    rows: Sequence[dict[str, Any]], labels: Sequence[str], counts: Int[np.ndarray, " k"], groups: Mapping[str, str]
+) -> bytes:
     """w_k of the received model for each class, commonest first: mean over the clients that hold it, early and late."""
     from zoo.figure import plots
 
-    groups = replace(config, class_counts=tuple(int(n) for n in counts)).groups
     order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] > 0]
     rounds = sorted({int(row["round"]) for row in rows})
     early, late = rounds[min(1, len(rounds) - 1)], rounds[-1]  # in the first one the projector is still random
@@ -123,14 +124,14 @@ def distances(rows: Sequence[dict[str, Any]], counts: Int[np.ndarray, " k"], con
         for place, k in enumerate(order):
             here = [float(row.get(f"w-{k}", 0)) for row in rows if int(row["round"]) == round_]
             held = [(place + aside, value) for value in here if value > 0]
-            ink = GROUP_COLOURS[groups[config.labels[k]]]
+            ink = GROUP_COLOURS[groups[labels[k]]]
             sets.append(plots.Points("", held, ink, marker, 12, faint=True))
             sets.append(plots.Points("", [np.mean(held, axis=0)] if held else [], ink, marker, 58))
-    there = {groups[config.labels[k]] for k in order}
+    there = {groups[labels[k]] for k in order}
     sets += [plots.Points(f"{name} class", [], ink, "s") for name, ink in GROUP_COLOURS.items() if name in there]
     drawing, axes = plots.canvas("the figures of a training", size=(1.9 + 0.75 * len(order), 4.2))
     plots.scatter(
-        axes[0, 0], sets, names=[f"{config.labels[k]}\n{counts[k]}" for k in order], ylim=(0, None), grid="y",
+        axes[0, 0], sets, names=[f"{labels[k]}\n{counts[k]}" for k in order], ylim=(0, None), grid="y",
         title="distance of the global model to the prior (large: mean over the clients)", legend="outside",
         x="class and its training images, all clients", y="distance to the prior, w_k",
     )  # fmt: skip

@@ -24,7 +24,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from zoo.data.augment import cropped_views
-from zoo.data.endoscopy import HYPERKVASIR_CLASSES
+from zoo.data.layouts.hyperkvasir import HYPERKVASIR_CLASSES
 from zoo.data.sets import load_dataset
 from zoo.data.splits import PARTS, TrainData
 from zoo.errors import OptionError
@@ -158,7 +158,7 @@ def update(
             network.train(not retrains)
             seen = network(x)
             loss = F.cross_entropy(seen.logits, y) if retrains else criterion(seen.logits, y)
-            if measured:
+            if measured and shard.prior is not None:
                 distance = prior_distance(seen.y, shard.prior[places].to(device))
                 seen_distances.add(distance, y)
                 loss = loss + recipe.lambda_f * distance.mean()  # Eq. 4
@@ -321,7 +321,7 @@ def report(
         if own:  # of each client's own model on its own test cases
             record["local"] = {"balanced_accuracy": float(np.mean(own)), "clients": len(own)}
         write_file(out / "scores.json", json.dumps(record, indent=2) + "\n")
-    training_figures(outcome, np.array(config.class_counts), config, out)
+    training_figures(outcome.clients, config.labels, config.class_counts, config.groups, out)
     parts = divided(recipe.partition, data.train, y, recipe.clients, recipe.alpha, seed)
     split_figure([config.labels[k] for k in y], parts, out / "split.png")
 

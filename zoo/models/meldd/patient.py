@@ -9,9 +9,8 @@ from typing import Any
 
 from zoo.data import patients as data_patients
 from zoo.data.case import Case
-from zoo.data.dermoscopy import SITES, site_of
+from zoo.data.dermoscopy import DIAGNOSES, SITES, site_of
 from zoo.data.patients import age_of, case_of, sex_of
-from zoo.data.phantoms.skin import DIAGNOSES
 from zoo.data.sets import Dataset
 from zoo.errors import DataError, OptionError
 from zoo.models.meldd import plugin

@@ -1,11 +1,12 @@
-"""Layouts of public sets of endoscopic images."""
+"""HyperKvasir, labelled images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from zoo.data.case import Case
-from zoo.data.sets import IMAGE_SUFFIXES, Dataset, Entry
+from zoo.data.sets import Dataset, Entry, Layout
+from zoo.data.tables import IMAGE_SUFFIXES
 from zoo.errors import DataError
 
 HYPERKVASIR_CLASSES = (
@@ -18,7 +19,7 @@ HYPERKVASIR_CLASSES = (
 """The 23 findings of HyperKvasir's labelled images, as their folders are called."""
 
 
-def hyperkvasir(spec: str, root: Path) -> Dataset:
+def read(spec: str, root: Path) -> Dataset:
     """``hyperkvasir:PATH``: the labelled images of HyperKvasir as they are unpacked.
 
     ``PATH`` is, or holds, ``labeled-images/`` with one folder per finding below ``lower-gi-tract/`` and
@@ -42,3 +43,10 @@ def hyperkvasir(spec: str, root: Path) -> Dataset:
             "z-line; unpack HyperKvasir's labelled images there"
         )
     return Dataset(spec, entries, ["image", "label"])
+
+
+layout = Layout(
+    "HyperKvasir, labelled images (labeled-images/TRACT/CATEGORY/FINDING/*.jpg)",
+    read,
+    licence="CC BY 4.0",
+)

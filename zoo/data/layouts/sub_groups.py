@@ -1,4 +1,4 @@
-"""Layouts of ultrasound sets: one folder for each sub-group, masks beside their images."""
+"""Sets with one folder for each sub-group and masks beside their images: ``NAME.png``, ``NAME_mask.png``."""
 
 from __future__ import annotations
 
@@ -9,34 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.case import Case
-from zoo.data.sets import IMAGE_SUFFIXES, Dataset, Entry, read_mask
+from zoo.data.sets import Dataset, Entry, read_mask
+from zoo.data.tables import IMAGE_SUFFIXES
 from zoo.errors import DataError
 
-BUSI = ("benign", "malignant", "normal")
-NERVE = ("FH", "FN", "FN+1", "FN+2", "FN+3", "FN+4", "ulnar")
 _MASK = re.compile(r"(.+)_mask(_\d+)?")
 
 
-def busi(spec: str, root: Path) -> Dataset:
-    """``busi:PATH``: Breast Ultrasound Images, Al-Dhabyani et al. 2020, as unpacked (``Dataset_BUSI_with_GT/``).
-
-    ``PATH`` holds (itself, or in that folder) ``benign/``, ``malignant/`` and ``normal/``, each with ``NAME.png``,
-    ``NAME_mask.png`` and for further lesions ``NAME_mask_1.png``, ...; the masks of an image are united. The folder is
-    label and sub-group. Raises ``DataError`` for folders or masks that are missing.
-    """
-    inner = root / "Dataset_BUSI_with_GT"
-    return _sub_groups(spec, inner if inner.is_dir() else root, BUSI)
-
-
-def nerve(spec: str, root: Path) -> Dataset:
-    """``nerve:PATH``: peripheral nerves, one folder for each place: ``FH``, ``FN``, ``FN+1`` to ``FN+4``, ``ulnar``.
-
-    Files as in ``busi``. Folders that aren't there are left out; at least two must be.
-    """
-    return _sub_groups(spec, root, NERVE, least=2)
-
-
-def _sub_groups(spec: str, root: Path, groups: tuple[str, ...], least: int | None = None) -> Dataset:
+def read_groups(spec: str, root: Path, groups: tuple[str, ...], least: int | None = None) -> Dataset:
     there = [group for group in groups if (root / group).is_dir()]
     if len(there) < (len(groups) if least is None else least):
         missing = [group for group in groups if group not in there]
