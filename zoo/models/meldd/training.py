@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,11 +27,8 @@ from zoo.metrics import youden
 from zoo.models.meldd.model import MelDD, MelddConfig, pretrained_backbone, to_network, udtr_adapted, view_of
 from zoo.models.meldd.network import ContextConfig, Sets, supervised_contrastive
 from zoo.models.meldd.patient import Patient, label_of, patients_of, site_number
-from zoo.training import Training
+from zoo.training import Run, Training
 from zoo.training.stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from zoo.training import Run
 
 IN_MEMORY = 2 << 30  # bytes of images; more are read when they are needed
 
