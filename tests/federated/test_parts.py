@@ -118,7 +118,7 @@ def test_the_mean_keeps_number_types_and_weights():
     assert (mean["n"].dtype, int(mean["n"])) == (torch.int64, 4)
 
 
-def test_averaging_touches_only_models_that_every_client_returned():
+def test_averaging_touches_only_models_that_the_clients_return():
     state = State({"network": {"w": torch.zeros(1)}, "teacher": {"w": torch.ones(1)}}, {"kept": 1})
     updates = [Update({"network": {"w": torch.full((1,), v)}, "images": {"x": torch.ones(2)}}, num_examples=1)
                for v in (1.0, 3.0)]  # fmt: skip
@@ -130,6 +130,15 @@ def test_averaging_touches_only_models_that_every_client_returned():
     assert after.models.keys() == {"network", "teacher"}
     assert after.own == {"kept": 1}
     assert float(state.network["w"]) == 0
+
+
+def test_a_model_that_only_some_clients_return_is_refused():
+    updates = [Update({"network": {"w": torch.ones(1)}} if i else {}, num_examples=1) for i in range(2)]
+    updates[0].client, updates[1].client = 4, 5
+    with pytest.raises(DataError, match="client 4 returns no network, and other clients do"):
+        average(updates, State({"network": {"w": torch.zeros(1)}}))
+    untouched = average([Update(num_examples=1, accuracy=0.5)], State({"network": {"w": torch.zeros(1)}}))
+    assert float(untouched.network["w"]) == 0  # nobody returns one: an exchange of numbers
 
 
 def test_a_lossy_link_loses_whole_rows_and_other_ones_on_the_way_back():

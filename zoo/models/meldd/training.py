@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,11 +30,8 @@ from zoo.models.meldd.network import ContextConfig, Sets
 from zoo.models.meldd.patient import Patient, label_of, patients_of, site_number
 from zoo.nn.losses import balanced_weights, class_counts, supervised_contrastive_loss
 from zoo.storage import write_file
-from zoo.training import Training
+from zoo.training import Run, Training
 from zoo.training.stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from zoo.training import Run
 
 
 @dataclass(frozen=True)
