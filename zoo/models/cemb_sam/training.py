@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zoo import media
+from zoo.data.case import Case
 from zoo.data.features import FeatureCache
 from zoo.data.images import resize
 from zoo.data.sets import read_mask
@@ -29,12 +30,8 @@ from zoo.models.cemb_sam.model import (
 from zoo.nn.losses import dice_bce
 from zoo.nn.promptable import Box, Promptable, box_around, encode_prompts, load_sam
 from zoo.nn.promptable.frame import Frame, Tensors
-from zoo.training import Training
+from zoo.training import Run, TrainData, Training
 from zoo.training.stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.training import Run, TrainData
 
 
 @dataclass(frozen=True)
