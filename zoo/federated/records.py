@@ -34,10 +34,10 @@ def exchange_of(content: RecordDict) -> str:
     return str(content.config_records[EXCHANGE]["name"])
 
 
-def models_of(content: RecordDict) -> dict[str, Tensors]:
+def models_of(content: RecordDict, device: torch.device | str = "cpu") -> dict[str, Tensors]:
     """Fresh tensors: whoever gets them may change them."""
     return {
-        key.removeprefix(MODEL): {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
+        key.removeprefix(MODEL): {name: torch.from_numpy(array.numpy()).to(device) for name, array in record.items()}
         for key, record in content.array_records.items()
     }
 
