@@ -17,6 +17,7 @@ from zoo.federated import (
     by_attribute,
     by_file,
     dirichlet,
+    divided,
     drawn,
     iid,
     labels_of,
@@ -163,3 +164,15 @@ def test_clients_draw_with_replacement_from_a_mix_of_labels():
     assert alike.sum() == unlike.sum() == 1000
     assert alike.max() < 150 < unlike.max()
     assert (unlike != other).any()
+
+
+def test_a_partition_is_named_by_how_it_comes_about(toy, tmp_path):
+    cases = toy.toy_data(12).train
+    table = tmp_path / "clients.csv"
+    table.write_text("id,client\n" + "".join(f"case-{i},{'xy'[i > 8]}\n" for i in range(12)))
+    for how, clients in (("iid", 3), ("dirichlet", 3), ("column:site", 2), (f"file:{table}", 2)):
+        parts = divided(how, cases, labels_of(cases), 3, 2.0, 0)
+        assert len(parts) == clients
+        assert sorted(np.concatenate(parts).tolist()) == list(range(12))
+    with pytest.raises(OptionError, match="iid, dirichlet, column:NAME or file:PATH, not 'hospital'"):
+        divided("hospital", cases, labels_of(cases), 3, 2.0, 0)

@@ -18,7 +18,6 @@ from tests.models.base import PluginTests
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError, WeightsError
-from zoo.federated import divided
 from zoo.models.fed_mas.claim import contour_prior, draw, pixel_prior, with_rare_attribute
 from zoo.models.fed_mas.data import labels_of, scores
 from zoo.models.fed_mas.model import FedMASConfig
@@ -135,28 +134,11 @@ def test_a_case_without_label_is_named(data: TrainData) -> None:
         labels_of(data.train, ("A", "B"))
 
 
-def test_an_attribute_comes_from_a_column_or_a_table(data: TrainData, tmp_path: Path) -> None:
-    table = tmp_path / "tones.csv"
-    table.write_text(f"id,value\n{data.test.ids[0]},dark\n{data.test.ids[1]},light\n")
-    assert data.test.values(f"file:{table}")[:3] == ["dark", "light", "unknown"]
-    assert data.test.values("site")[:2] == ["A", "B"]
-    table.write_text("image,tone\n1,2\n")
-    with pytest.raises(DataError, match="needs the columns id and value"):
-        data.test.values(f"file:{table}")
-
-
 def test_presets_state_the_papers_clients() -> None:
     assert training.configure("paper").clients == 8
     assert len(training.configure("paper").network.labels) == 23
     assert training.configure("isic").clients == 4
     assert training.configure("isic").optimizer == "adam"
-
-
-def test_partitions_cover_every_case(tiny: FedMASRecipe, data: TrainData) -> None:
-    y = labels_of(data.train, tiny.network.labels)
-    for partition in ("iid", "dirichlet", "column:site"):
-        parts = divided(partition, data.train, y, tiny.clients, tiny.alpha, 0)
-        assert sorted(np.concatenate(parts).tolist()) == list(range(len(y)))
 
 
 def test_all_is_the_mean_of_the_groups_and_balanced_accuracy_that_of_the_classes() -> None:
