@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from zoo.data.phantoms.skin import skin_lesion
-from zoo.models.local_global_prototypes import model as network
+from zoo.models.local_global_prototypes import prototypes as network
 from zoo.models.local_global_prototypes.model import LocalGlobalConfig, LocalGlobalPrototypes
 from zoo.models.local_global_prototypes.training import training
 from zoo.ops import prototype_similarity, status

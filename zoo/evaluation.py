@@ -9,19 +9,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from zoo.data.case import Case
+from zoo.data.sets import Dataset
 from zoo.errors import DataError, OptionError, ZooError
 from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.data.sets import Dataset
-    from zoo.model import Model
-    from zoo.plugin import Plugin
-    from zoo.training import Training
+from zoo.model import Model
+from zoo.plugin import Plugin
+from zoo.training import Training
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo import extras, media, options, registry
 from zoo.errors import ZooError
-
-if TYPE_CHECKING:
-    from zoo.model import Model
-    from zoo.prediction import Prediction
+from zoo.model import Model
+from zoo.prediction import Prediction
 
 
 def load(name: str, *, weights: str | None = None, device: str = "auto") -> Model:

@@ -7,14 +7,12 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Integer
 
 from zoo.errors import DataError, MissingExtraError
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Integer
 
 LEVEL = 0.95
 RESAMPLES = 1000

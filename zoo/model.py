@@ -115,7 +115,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         return import_module("zoo.publish").push(self, repo_id, **options).url or ""
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> Model:
+    def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> Model[P]:
         spec = model_id if Path(model_id).exists() else f"hf://{model_id}" + (f"@{revision}" if revision else "")
         return loading.load_into(cls, spec)
 

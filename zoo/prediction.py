@@ -11,18 +11,16 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image as PILImage
 
 from zoo import figure as fig
 from zoo import media
 from zoo.errors import OptionError
 from zoo.storage import filling
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
-    from PIL import Image as PILImage
 
 
 @dataclass(frozen=True)

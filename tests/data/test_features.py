@@ -51,6 +51,15 @@ def test_a_folder_outlives_the_process_and_half_precision_gives_the_same_numbers
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_axes_lie_in_memory_as_they_did(tmp_path: Path) -> None:
+    """Else sums would run in another order, and a resumed training would end in other bits."""
+    made = torch.rand(1, 4, 5, 6).contiguous(memory_format=torch.channels_last)
+    FeatureCache(tmp_path).get("a", lambda: made)
+    later = FeatureCache(tmp_path).get("a", lambda: torch.zeros(1))
+    assert torch.equal(later, made)
+    assert later.stride() == made.stride()
+
+
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     make = Maker()
     FeatureCache(tmp_path).get("a", make)

@@ -108,6 +108,7 @@ class PluginTests:
     name: ClassVar[str]  # as `zoo list` shows it
     recipe: ClassVar[Any] = None  # trains within about two seconds, in at least six steps
     data: ClassVar[str] = ""  # a data set for it
+    given: ClassVar[tuple[str, ...]] = ()  # required options beside the image, as ("--with", "box=0,0,9,9")
     evaluated_on: ClassVar[str] = ""  # a few cases for `zoo evaluate`; by default four of the card's phantom
     # Slow: numbers of the card that `zoo evaluate` gives again, as {name on the card: name in the evaluation}, and how
     # they were measured: the set and its part.
@@ -180,7 +181,8 @@ class PluginTests:
     # ---- the command line ------------------------------------------------------------------------------------------
 
     def test_the_command_line_writes_the_record_and_the_picture(self, plugin: Plugin, zoo_cli: Any, tmp_path: Path):
-        ran = zoo_cli("predict", self.name, plugin.phantom or plugin.sample, "--out", tmp_path, "--device", "cpu")
+        image = plugin.phantom or plugin.sample
+        ran = zoo_cli("predict", self.name, image, *self.given, "--out", tmp_path, "--device", "cpu")
         assert ran.code == 0, ran.err
         (record,) = tmp_path.glob("*.json")
         assert json.loads(record.read_text(encoding="utf-8"))["model"] == self.name
@@ -190,7 +192,8 @@ class PluginTests:
         self, plugin: Plugin, zoo_cli: Any, tmp_path: Path
     ):
         (tmp_path / "text.png").write_text("this is no picture\n" * 50)
-        ran = zoo_cli("predict", self.name, tmp_path / "text.png", "--out", tmp_path / "out", "--device", "cpu")
+        image, out = tmp_path / "text.png", tmp_path / "out"
+        ran = zoo_cli("predict", self.name, image, *self.given, "--out", out, "--device", "cpu")
         assert ran.code == 2
         assert "text.png" in ran.err
         assert not list((tmp_path / "out").glob("*"))

@@ -12,16 +12,14 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo import progress, registry
 from zoo.claims.records import load_result, record_path
 from zoo.claims.types import Claim, ClaimResult
 from zoo.errors import OptionError, PluginError
+from zoo.plugin import Plugin
 from zoo.storage import write_file
-
-if TYPE_CHECKING:
-    from zoo.plugin import Plugin
 
 QUICK_SEEDS = 2
 LIBRARIES = ("medimg-zoo", "torch", "numpy")

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from zoo.data.case import Case
 from zoo.data.sets import Dataset, load_dataset, read_mask
 from zoo.data.splits import leaks
 from zoo.errors import DataError, ZooError
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.plugin import Plugin
+from zoo.plugin import Plugin
 
 Level = Literal["ok", "warning", "error"]
 RARE = 0.05  # a class with a smaller share of the cases is worth a warning

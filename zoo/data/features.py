@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,12 +94,14 @@ class FeatureCache:
     def _read(self, key: str) -> Tensor | None:
         if self.folder is None or not (path := self.folder / f"{key}.safetensors").is_file():
             return None
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         try:
-            return load_file(path)["embedding"].float()
-        except (SafetensorError, KeyError, OSError):
+            with safe_open(path, "pt") as file:
+                stored = file.get_tensor("embedding").float()
+                order = json.loads((file.metadata() or {}).get("order", "null")) or list(range(stored.ndim))
+            return stored.permute([order.index(axis) for axis in range(stored.ndim)])
+        except (SafetensorError, ValueError, OSError):
             return None
 
     def _write(self, key: str, value: Tensor) -> None:
@@ -107,7 +110,11 @@ class FeatureCache:
         from safetensors.torch import save
 
         stored = value.cpu().half() if self.half else value.cpu()
-        write_file(self.folder / f"{key}.safetensors", save({"embedding": stored.contiguous()}))
+        # axes as they lie in memory: what is read later must not differ in that either, or sums run in another order
+        strides = stored.stride()
+        order = sorted(range(stored.ndim), key=lambda axis: -strides[axis])
+        packed = {"embedding": stored.permute(order).contiguous()}
+        write_file(self.folder / f"{key}.safetensors", save(packed, {"order": json.dumps(order)}))
 
 
 def content_key(pixels: np.ndarray | Tensor, *of: str) -> str:

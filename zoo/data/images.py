@@ -197,6 +197,23 @@ class ImageSet:
         return values.mean(0).tolist(), values.std(0, correction=0).tolist()
 
 
+def over_images(
+    net: torch.nn.Module,
+    function: Callable[[Float[Tensor, "b 3 s s"]], Tensor],
+    images: ImageSet,
+    device: torch.device,
+    places: Int[Tensor, " m"] | None = None,
+) -> Tensor:
+    """``function`` of all images (or of those at ``places``), 64 at a time and in eval mode, normalised; on the CPU."""
+    training = net.training
+    net.eval()
+    some = torch.arange(len(images)) if places is None else places
+    with torch.no_grad():
+        parts = [function(normalise(images.batch(index, device)[0])).cpu() for index in some.split(64)]
+    net.train(training)
+    return torch.cat(parts)
+
+
 def read_views(
     cases: Iterable[Case], view: Callable[[media.Image], UInt8[np.ndarray, "s s c"]], needed_by: str
 ) -> list[UInt8[np.ndarray, "s s c"]]:

@@ -23,7 +23,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Integer
 
 from zoo.data import phantoms
 from zoo.data.case import Case
@@ -32,10 +35,6 @@ from zoo.data.tables import SPLITS, by_stem, images_in, inside, split_folders, s
 from zoo.errors import DataError, OptionError
 from zoo.spec import Spec
 from zoo.text import nearest
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Integer
 
 ENTRY_POINT_GROUP = "zoo.layouts"
 PHANTOM_CASES = 40

@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.federated import flower
 
@@ -22,13 +22,10 @@ from flwr.serverapp import Grid, ServerApp
 from zoo import config as configs
 from zoo.errors import DataError, OptionError, ZooError
 from zoo.federated.client import Clients
-from zoo.federated.federation import construct, initial_models
+from zoo.federated.federation import Federation, construct, initial_models
 from zoo.federated.server import serve
 from zoo.storage import write_file
-
-if TYPE_CHECKING:
-    from zoo.federated.federation import Federation
-    from zoo.training import Run
+from zoo.training import Run
 
 FAILURE = "failure.txt"
 

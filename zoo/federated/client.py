@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +19,10 @@ from flwr.clientapp import ClientApp
 
 from zoo.federated import records
 from zoo.federated.exchange import Context
+from zoo.federated.federation import Federation
 from zoo.seeds import derive_seed, seed_everything
 from zoo.storage import remove_folder
 from zoo.training import checkpoint
-
-if TYPE_CHECKING:
-    from zoo.federated.federation import Federation
 
 WHO = "query.client"  # the question that tells the server which node is which client
 
@@ -51,7 +49,7 @@ class Clients(ClientApp):
         seed = derive_seed(self.seed, "client", who, group, message.metadata.message_type)
         seed_everything(seed)
         network = federation.model()
-        received = records.models_of(message.content)
+        received = records.models_of(message.content, self.device)
         network.load_state_dict(received["network"])
         update = federation.client(
             network.to(self.device),

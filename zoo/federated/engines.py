@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.errors import OptionError
 from zoo.federated import flower
@@ -16,10 +16,7 @@ from zoo.federated.exchange import Tensors
 from zoo.federated.federation import Build, Federation, Outcome, check, construct, initial_models
 from zoo.federated.grid import LocalGrid
 from zoo.federated.server import serve
-from zoo.training import checkpoint
-
-if TYPE_CHECKING:
-    from zoo.training import Run, TrainData
+from zoo.training import Run, TrainData, checkpoint
 
 
 def federate(

@@ -6,19 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from zoo.data.sets import Dataset
+from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError
 from zoo.federated.exchange import Context, State, Tensors, Update, average, tensors_of
+from zoo.federated.history import History, HistoryPolicy
 from zoo.seeds import derive_seed, seed_everything
-
-if TYPE_CHECKING:
-    from zoo.data.sets import Dataset
-    from zoo.data.splits import TrainData
-    from zoo.federated.history import History, HistoryPolicy
 
 Weights = str | Callable[[list[dict[str, float]]], Sequence[float]]
 Client = Callable[[Any, Any, np.random.Generator, Context], Update]

@@ -15,6 +15,8 @@ from zoo.seeds import derive_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = Any  # of the extra `train`
 
 
 def iid(n: int, clients: int, seed: int) -> list[np.ndarray]:

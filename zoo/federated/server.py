@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,9 +17,7 @@ from zoo.federated.federation import Federation, Outcome, check_shapes, weigh
 from zoo.federated.grid import Cohort
 from zoo.federated.history import History
 from zoo.seeds import derive_seed, seed_everything
-
-if TYPE_CHECKING:
-    from zoo.training import Run
+from zoo.training import Run
 
 
 def serve(
@@ -97,8 +95,8 @@ def _round(
         row |= {f"{exchange}/{name}": value for name, value in _means(updates).items()}
         sizes += [{"client": e.pop("client"), "phase": exchange, **e} for e in bytes_]
     if federation.evaluate is not None:
-        found = federation.evaluate(server.state) or {}
-        row |= {f"global/{_hyphens(name)}": float(value) for name, value in found.items()}
+        scores = federation.evaluate(server.state) or {}
+        row |= {f"global/{_hyphens(name)}": float(value) for name, value in scores.items()}
     if history is not None:
         history.add(number, server.state.network, returned, federation.clients)
     clients.write(number, client_rows)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+from jaxtyping import Float
 from PIL import Image, ImageDraw
 
 from zoo.figure.layout import FAINT, GREY, INK, OKABE_ITO, PANEL_SIDE, RGB, colour, fit, font
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 RGB = tuple[int, int, int]
 PANEL_SIDE = 512  # pixels of a panel's longer side

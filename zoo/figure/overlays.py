@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw
 
 from zoo.figure.layout import PANEL_SIDE, RGB, colour, fit, font, to_picture
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Integer, UInt8
 
 _HEAT = np.array([[0, 0, 40], [0, 114, 178], [0, 158, 115], [240, 228, 66]], np.float32)
 

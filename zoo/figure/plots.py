@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Int
 from PIL import Image
 
 from zoo.errors import MissingExtraError
 from zoo.figure.layout import OKABE_ITO, RGB, colour
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
     from matplotlib.figure import Figure
+else:
+    Figure = Any  # of the extra `train`
 
 INKS = tuple(colour(label) for label in (5, 1, 3, 6, 2, 7))  # yellow is too faint for a line
 INKS = (*INKS, (0, 0, 0), (140, 109, 0))

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from huggingface_hub.hf_api import RepoSibling
 
 from zoo.errors import WeightsError, ZooError
 from zoo.weights import shown
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
 
 RETRIES, FIRST_WAIT, LONGEST_WAIT = 4, 1.0, 60.0  # seconds
 TIMEOUT = 30.0  # seconds

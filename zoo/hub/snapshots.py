@@ -9,16 +9,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+
+from huggingface_hub.hf_api import RepoSibling
 
 from zoo import weights as weight_files
 from zoo.errors import WeightsError
 from zoo.hub.client import Address, NotCached, Unreachable, address, download, explained, in_cache, listing_of, reason
 from zoo.storage import replacing
 from zoo.weights import CONFIG, INDEX, SHARD, TENSORS, Located, shown
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
 
 README = "README.md"
 PICTURES = ("gallery", "figures")

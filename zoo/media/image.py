@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from PIL import Image as PILImage
 
 from zoo.errors import MediaError
 from zoo.media.geometry import axial
 from zoo.media.sniff import SUFFIXES, suffix
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Shaped
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode L
 

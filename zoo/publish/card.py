@@ -10,14 +10,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import EvalResult
 
 from zoo import cards
 from zoo.errors import WeightsError
 from zoo.plugin import Plugin
-
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
 
 PIPELINE_TAGS = {
     "classification": "image-classification",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+else:
+    Accelerator = Any  # of the extra `train`
 
 
 def accelerator(device: str, mixed_precision: str | None, gradient_accumulation: int | None) -> Accelerator:

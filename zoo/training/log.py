@@ -65,7 +65,7 @@ class MetricLog:
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{self.stage}/{name}", value, step)
 
-    def _writer(self) -> csv.DictWriter[str]:
+    def _writer(self) -> csv.DictWriter:
         if self._file is None:
             self._file = open(self.path, "a", newline="", encoding="utf-8")  # noqa: SIM115
         return csv.DictWriter(self._file, self._columns, restval="", lineterminator="\n")

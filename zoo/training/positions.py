@@ -15,6 +15,8 @@ from zoo.training import checkpoint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+else:
+    Accelerator = Any  # of the extra `train`
 
 
 class Positions:

@@ -8,20 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo import config as configs
+from zoo.data.case import Case
 from zoo.data.splits import Split, TrainData, divide, save_split
 from zoo.errors import OptionError, ZooError
+from zoo.model import Model
+from zoo.plugin import Plugin
 from zoo.spec import is_kind
 from zoo.storage import remove_folder, write_file
 from zoo.training.run import Run
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.model import Model
-    from zoo.plugin import Plugin
-
 
 ENGINES = ("local", "simulation", "deployment")
 

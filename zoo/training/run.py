@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from zoo.errors import DataError, OptionError
 from zoo.progress import Bar
@@ -44,8 +45,9 @@ from zoo.training.log import MetricLog, number
 from zoo.training.positions import Positions, claim_folder
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
+else:
+    Accelerator = Any  # of the extra `train`
 
 
 class Run:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from zoo.training.log import number
-
-if TYPE_CHECKING:
-    import torch
 
 
 class EarlyStopping:

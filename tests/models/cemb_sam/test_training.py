@@ -1,9 +1,8 @@
-"""CEmb-SAM's training: what it learns from, what it leaves alone."""
+"""CEmb-SAM's training: what it learns from, what it leaves alone; the claim's images and arms."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +10,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import zoo
+from tests.models.base import PluginTests, Trained
 from zoo.data.case import Case
 from zoo.data.phantoms.ultrasound import ultrasound
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.errors import DataError
-from zoo.models.cemb_sam.claim import draw, run
-from zoo.models.cemb_sam.training import box_of, conditions_of, load, loosened, score, told, train, training
+from zoo.models.cemb_sam.claim import GROUPS, SIDE, draw, run
+from zoo.models.cemb_sam.claim import told as told_arm
+from zoo.models.cemb_sam.training import (
+    CEmbSamRecipe,
+    box_of,
+    conditions_of,
+    dice_of,
+    load,
+    loosened,
+    score,
+    told,
+    train,
+    validation_dice,
+)
 from zoo.nn.promptable import Box
 from zoo.training.run import Run
 
@@ -28,69 +39,70 @@ def dataset(first: int, count: int) -> Dataset:
     return Dataset("phantom:ultrasound", [Entry(case.id, case) for case in cases])
 
 
-@pytest.fixture(scope="module")
-def data() -> TrainData:
-    return TrainData(dataset(0, 9), dataset(20, 3), dataset(40, 3))
+DATA = TrainData(dataset(0, 9), dataset(20, 3), dataset(40, 3))
 
 
-def recipe(sam: str, **changes: str):
-    return training.configure("demo", {"sam": sam, "epochs": "2", "batch_size": "4", **changes})
+def fit(recipe: CEmbSamRecipe):
+    with Run(seed=0, device="cpu", progress=False) as one:
+        return train(recipe, DATA, one)
 
 
-def test_training_moves_block_and_decoder_and_leaves_the_encoders(tiny_sam: str, data: TrainData) -> None:
-    with Run(seed=0, device="cpu", progress=False) as fresh:
-        untrained = train(recipe(tiny_sam, lr="0"), data, fresh)
-    with Run(seed=0, device="cpu", progress=False) as again:
-        trained = train(recipe(tiny_sam), data, again)
-    moved = {
-        name.split(".")[0]
-        for (name, a), b in zip(trained.state_dict().items(), untrained.state_dict().values(), strict=True)
-        if not torch.equal(a, b)
+class TestCEmbSam(PluginTests):
+    name = "cemb-sam"
+    given = ("--with", "box=40,40,90,90")
+    facts = {
+        "Dice in %, 80 other phantoms with a lesion": "dsc_of_lesions",
+        "Dice in %, benign": "dsc_benign",
+        "Dice in %, malignant": "dsc_malignant",
+        "pixel accuracy in %, 120 other phantoms": "pixel_accuracy",
     }
-    assert moved == {"block", "decoder"}
-    frozen = untrained.base.sam.state_dict()
-    assert all(torch.equal(tensor, frozen[name]) for name, tensor in trained.base.sam.state_dict().items())
+    facts_on = ("phantom:ultrasound?n=120&seed=20000", "all")
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tiny(cls, tiny_sam: str) -> CEmbSamRecipe:
+        return CEmbSamRecipe(sam=tiny_sam, working_size=64, lr=1e-3, epochs=3, batch_size=4)
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_sam: str, data: TrainData) -> None:
-    def weights(seed: int) -> torch.Tensor:
-        with Run(seed=seed, device="cpu", progress=False) as one:
-            return torch.cat([p.detach().flatten() for p in train(recipe(tiny_sam), data, one).parameters()])
+    @pytest.fixture(scope="class")
+    @classmethod
+    def parts(cls) -> TrainData:
+        return DATA
 
-    first = weights(0)
-    assert torch.equal(first, weights(0))
-    assert not torch.equal(first, weights(1))
+    def test_block_and_decoder_move_and_the_encoders_stay(self, tiny: CEmbSamRecipe, trained: Trained) -> None:
+        untrained = fit(replace(tiny, lr=0.0))
+        before, after = untrained.state_dict(), trained.model.state_dict()
+        assert {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])} == {
+            "block",
+            "decoder",
+        }
+        frozen = untrained.base.sam.state_dict()
+        sam = trained.model.base.sam.state_dict()
+        assert all(torch.equal(tensor, frozen[name]) for name, tensor in sam.items())
 
+    def test_features_of_the_frozen_encoder_are_kept_beside_the_run(self, trained: Trained) -> None:
+        assert len(list((trained.folder / "embeddings").glob("*.safetensors"))) == 12  # to train and to validate on
+        assert trained.model.config.conditions == ("benign", "malignant", "normal")
 
-def test_zero_shot_is_sam_as_it_is(tiny_sam: str, data: TrainData) -> None:
-    with Run(seed=0, device="cpu", progress=False) as one:
-        model = train(recipe(tiny_sam, method="zero-shot"), data, one)
-    sam = model.base.sam.mask_decoder.state_dict()
-    assert all(torch.equal(tensor, sam[name]) for name, tensor in model.decoder.state_dict().items())
+    def test_zero_shot_is_sam_as_it_is(self, tiny: CEmbSamRecipe) -> None:
+        model = fit(replace(tiny, method="zero-shot"))
+        sam = model.base.sam.mask_decoder.state_dict()
+        assert all(torch.equal(tensor, sam[name]) for name, tensor in model.decoder.state_dict().items())
 
+    @pytest.mark.parametrize("method", ["decoder-only", "u-net"])
+    def test_the_other_arms_train_too(self, tiny: CEmbSamRecipe, method: str) -> None:
+        model = fit(replace(tiny, method=method, epochs=1, unet_features=(4, 4, 8, 8, 8, 4)))
+        assert model.block is None
+        result = model.predict(DATA.test[0].image, **told(DATA.test[0]))
+        assert np.isfinite(result.probability).all()
 
-@pytest.mark.parametrize("method", ["decoder-only", "u-net"])
-def test_the_other_arms_train_too(tiny_sam: str, data: TrainData, method: str) -> None:
-    changes = {"method": method, "epochs": "1"} | ({"unet_features": "4,4,8,8,8,4"} if method == "u-net" else {})
-    with Run(seed=0, device="cpu", progress=False) as one:
-        model = train(recipe(tiny_sam, **changes), data, one)
-    assert model.block is None
-    result = model.predict(data.test[0].image, **told(data.test[0]))
-    assert np.isfinite(result.probability).all()
-
-
-def test_zoo_train_writes_weights_that_evaluate(tiny_sam: str, tmp_path: Path) -> None:
-    spec = "phantom:ultrasound?n=15&size=64"
-    out = zoo.train(
-        "cemb-sam", spec, out=tmp_path / "run", preset="demo",
-        overrides={"sam": tiny_sam, "epochs": "1", "batch_size": "4"}, device="cpu",
-    )  # fmt: skip
-    assert json.loads((out / "config.json").read_text())["config"]["conditions"] == ["benign", "malignant", "normal"]
-    assert list((out / "embeddings").glob("*.safetensors"))
-    found = zoo.evaluate("cemb-sam", spec, weights=str(out), device="cpu", progress=False)
-    assert not found.failures
-    assert {"dsc", "pixel_accuracy"} <= {metric.name for metric in found.metrics}
-    assert 0 <= found["pixel_accuracy"].mean <= 100
+    def test_dice_in_batches_is_that_of_each_and_cases_without_a_lesion_do_not_count(self, trained: Trained) -> None:
+        items = [load(case, ("benign", "malignant", "normal"), 64) for case in DATA.train]
+        each = dice_of(trained.model, items)
+        np.testing.assert_allclose(dice_of(trained.model, items, batch_size=4), each, atol=1e-4)
+        lesions = [d for d, item in zip(each, items, strict=True) if item.mask.any()]
+        assert 0 < len(lesions) < len(items)
+        assert validation_dice(trained.model, items) == pytest.approx(np.mean(lesions))
+        trained.model.eval()
 
 
 @given(seed=st.integers(0, 1000), jitter=st.integers(0, 20))
@@ -144,15 +156,30 @@ def test_cases_that_do_not_fit_are_refused() -> None:
 
 
 def test_the_claims_images_follow_their_rules() -> None:
-    images = draw(60, np.random.default_rng(0), homogeneous=False)
-    assert set(images.group.tolist()) == {0, 1, 2}
-    inside = images.target > 0.5
-    assert (images.box[inside] == 1).all()  # the box holds the target
-    means = [images.x[images.group == g][inside[images.group == g]].mean() for g in range(2)]
-    assert means[0] < -0.5 < 0.5 < means[1]  # what is marked is dark in one sub-group and bright in the other
+    cases = draw(60, np.random.default_rng(0), homogeneous=False)
+    assert {case.attributes["condition"] for case in cases} == set(GROUPS)
+
+    def grey_of_target(some: list[Case], group: str) -> float:
+        marked = [case.image[case.masks["mask"] > 0].mean() for case in some if case.attributes["condition"] == group]
+        return float(np.mean(marked))
+
+    dark, bright = (grey_of_target(cases, group) for group in GROUPS[:2])
+    assert dark < 108 < 148 < bright  # what is marked is dark in one sub-group and bright in the other
     control = draw(60, np.random.default_rng(0), homogeneous=True)
-    assert set(control.group.tolist()) == {0, 1, 2}
-    assert control.x[control.target > 0.5].mean() < -0.5
+    assert all(grey_of_target(control, group) < 108 for group in GROUPS)  # one rule, whatever the sub-group says
+
+
+def test_the_claims_arms_differ_in_what_they_are_told() -> None:
+    items = [load(case, GROUPS, SIDE) for case in draw(30, np.random.default_rng(1), homogeneous=False)]
+    groups = [item.condition for item in items]
+
+    def told_to(arm) -> list[int]:
+        return [item.condition for item in told_arm(arm, items, np.random.default_rng(0))]
+
+    assert told_to("cemb") == told_to("dec") == groups
+    assert told_to("m1") == [0] * 30
+    assert told_to("shuffled") != groups
+    assert sorted(told_to("shuffled")) == sorted(groups)
 
 
 def test_a_quick_claim_goes_through_all_arms_and_is_repeatable() -> None:

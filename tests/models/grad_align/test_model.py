@@ -116,3 +116,11 @@ def test_the_ledger_travels_with_the_weights(tmp_path, image: np.ndarray):
 def test_impossible_channels_are_refused():
     with pytest.raises(ValueError, match="channels"):
         GradAlignConfig(channels=(4, 0, 8))
+
+
+def test_an_image_that_is_no_radiograph_is_marked(image: np.ndarray):
+    colours = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    assert model().predict(image).notes == ()
+    assert model().predict(np.repeat(image[..., None], 3, axis=2)).notes == ()
+    assert "made for frontal chest radiographs" in model().predict(colours).notes[0]
+    assert "single level" in model().predict(np.full((40, 40), 90, np.uint8)).notes[0]

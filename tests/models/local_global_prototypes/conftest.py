@@ -6,9 +6,10 @@ import pytest
 
 from zoo.data.case import Case
 from zoo.data.dermoscopy import DIAGNOSES
+from zoo.data.images import ImageSet
 from zoo.data.phantoms.skin import skin_lesion
 from zoo.models.local_global_prototypes.model import LocalGlobalConfig, LocalGlobalPrototypes
-from zoo.models.local_global_prototypes.training import Images, LocalGlobalRecipe, fit, load_images
+from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, fit, load_images
 from zoo.training import Run
 
 TINY = LocalGlobalRecipe(
@@ -30,14 +31,14 @@ def tiny() -> LocalGlobalRecipe:
 
 
 @pytest.fixture(scope="package")
-def images() -> Images:
+def images() -> ImageSet:
     """48 phantoms, six of each diagnosis."""
     cases = [skin_lesion(i, size=64, diagnosis=DIAGNOSES[i % 8], artifacts="none") for i in range(48)]
     return load_images(cases, TINY.network, thumbnails=32)
 
 
 @pytest.fixture(scope="package")
-def trained(images: Images) -> LocalGlobalPrototypes:
+def trained(images: ImageSet) -> LocalGlobalPrototypes:
     with Run(None, seed=0, device="cpu", progress=False) as run:
         return fit(TINY, images, images, run)
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from zoo.data.images import normalise, over_images
 from zoo.models.local_global_prototypes import baselines
 from zoo.models.local_global_prototypes.claim import TEXTURES, draw_set
 from zoo.models.local_global_prototypes.claim import claim as the_claim
-from zoo.models.local_global_prototypes.model import normalise
 from zoo.training import Run
 
 
@@ -64,7 +64,8 @@ def test_a_baseline_learns(tiny, images, fit):
     recipe = replace(tiny, epochs=25, lr_branch=1e-2, augment="none")
     arguments = {"depth": 4} if fit is baselines.fit_prototree else {}
     with Run(None, seed=0, device="cpu", progress=False) as run:
-        found = baselines.probabilities(fit(recipe, images, run, **arguments), images, run.device)
+        net = fit(recipe, images, run, **arguments)
+        found = over_images(net, net.probabilities, images, run.device)
     assert torch.allclose(found.sum(1), torch.ones(48), atol=1e-4)
     assert (found.argmax(1) == images.y).float().mean() > 0.2  # chance is 0.125
 

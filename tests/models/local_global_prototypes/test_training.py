@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo import config as configs
-from zoo.data.phantoms.skin import skin_lesion
-from zoo.errors import DataError
+from tests.models.base import PluginTests
+from tests.models.local_global_prototypes.conftest import TINY
+from zoo.data.images import normalise
 from zoo.models.local_global_prototypes import training as method
-from zoo.models.local_global_prototypes.model import Evidence, LocalGlobalPrototypes, PrototypeBranch, normalise
+from zoo.models.local_global_prototypes.model import LocalGlobalPrototypes
+from zoo.models.local_global_prototypes.prototypes import Evidence, PrototypeBranch, keep_nearest
 from zoo.models.local_global_prototypes.training import training
 from zoo.training import Run
 
@@ -91,44 +92,9 @@ def test_prototypes_that_nobody_chose_start_again(tiny, images):
     moved = (branch.prototypes.detach() != before).any(-1)
     assert moved.nonzero().tolist() == [[2, 1]]
     places = torch.nonzero(images.y == 2).flatten()
-    cells = method.class_cells(model, "global", images, places, torch.device("cpu"))
+    cells = method.cells_of(model, "global", images, torch.device("cpu"), places)
     assert (cells == branch.prototypes[2, 1]).all(-1).any()
     assert torch.equal(branch.centroids[2, 1], branch.prototypes[2, 1])
-
-
-# ---- weights ------------------------------------------------------------------------------------------------------
-
-
-def test_classes_weigh_by_the_root_of_their_frequency():
-    y = torch.tensor([0] * 16 + [1] * 4)
-    weight = method.class_weights(y, 3)
-    assert (weight[1] / weight[0]).item() == pytest.approx(2)
-    assert weight[2] == 0
-    assert weight[:2].mean().item() == pytest.approx(1)
-
-
-@settings(max_examples=50, deadline=None)
-@given(values=st.lists(st.floats(-5, 5), min_size=1, max_size=12))
-def test_the_projection_is_the_nearest_point_of_the_simplex(values: list[float]):
-    v = torch.tensor(values, dtype=torch.float64)
-    w = method.project_on_simplex(v, float(len(v)))
-    assert (w >= 0).all()
-    assert w.sum().item() == pytest.approx(len(v))
-    gap = v - w  # constant where w > 0, and no larger elsewhere: the optimality conditions
-    level = gap[w > 1e-9].mean()
-    assert torch.allclose(gap[w > 1e-9], level.expand_as(gap[w > 1e-9]), atol=1e-9)
-    assert (gap <= level + 1e-9).all()
-
-
-def test_low_favours_samples_with_a_large_gradient():
-    logits = torch.tensor([[5.0, 0.0], [0.0, 5.0]], requires_grad=True)
-    y = torch.tensor([0, 0])  # the first is right, the second wrong
-    low, plain = (
-        f(logits, y) for f in (lambda a, b: method.low_cross_entropy(a, b, 0.1), torch.nn.functional.cross_entropy)
-    )
-    assert low > plain
-    equal = torch.zeros(4, 2)
-    assert method.low_cross_entropy(equal, torch.zeros(4, dtype=torch.long), 0.1).item() == pytest.approx(np.log(2))
 
 
 # ---- pruning ------------------------------------------------------------------------------------------------------
@@ -137,7 +103,7 @@ def test_low_favours_samples_with_a_large_gradient():
 def test_of_prototypes_with_one_nearest_image_the_closest_stays():
     similarity = torch.tensor([[0.5, 0.9, 0.7], [0.8, 0.8, -2.0]])
     image = torch.tensor([[4, 4, 5], [6, 6, -1]])
-    keep = method.keep_nearest(similarity, image)
+    keep = keep_nearest(similarity, image)
     assert keep.tolist() == [[False, True, True], [True, False, True]]  # ties go to the first
 
 
@@ -147,7 +113,8 @@ def test_the_nearest_image_is_of_the_prototypes_class(trained, images):
     assert similarities.shape == (48, 48)
     x, _ = images.batch(np.arange(48), torch.device("cpu"))
     evidence = trained(normalise(x))
-    for name, (best, place, cell) in nearest.items():
+    for b, name in enumerate(trained.config.branches):
+        best, place, cell = (part[b] for part in nearest)
         for c in range(8):
             own = torch.nonzero(images.y == c).flatten()
             table = evidence[name].similarity[own, c]
@@ -160,14 +127,23 @@ def test_the_nearest_image_is_of_the_prototypes_class(trained, images):
 # ---- the whole procedure ------------------------------------------------------------------------------------------
 
 
+class TestLocalGlobalPrototypes(PluginTests):
+    name = "local-global-prototypes"
+    recipe = TINY
+    data = "phantom:skin-lesion?n=48&size=64"
+    facts: ClassVar = {
+        "balanced accuracy, 128 held-out phantoms": "balanced_accuracy",
+        "accuracy, 128 held-out phantoms": "accuracy",
+    }
+    facts_on = ("phantom:skin-lesion?n=640", "test")
+
+
 def test_the_presets_can_be_configured():
     paper, demo = training.configure("paper"), training.configure("demo")
     assert (paper.batch_size, paper.epochs, paper.stage2_epochs) == (50, 100, 20)
     assert (paper.lr_backbone, paper.lr_branch, paper.lr_prototypes, paper.lr_head) == (1e-5, 1e-3, 1e-2, 1e-2)
     assert paper.network.backbone == "densenet169"
     assert demo.network.backbone == "small"
-    for recipe in (paper, demo):
-        assert configs.from_dict(type(recipe), configs.to_dict(recipe)) == recipe
 
 
 def test_training_marks_the_heads_as_tuned_and_frees_the_gallery_from_the_recipe(trained, images):
@@ -213,51 +189,3 @@ def test_a_single_branch_trains(tiny, images, branch: str):
         model = method.fit(replace(tiny, epochs=1, network=replace(tiny.network, branch=branch)), images, images, run)
     assert list(model.branches) == [branch]
     assert list(model.heads) == [branch, f"{branch}_pruned"]
-
-
-def test_training_is_deterministic(tiny, images, trained):
-    with Run(None, seed=0, device="cpu", progress=False) as run:
-        again = method.fit(tiny, images, images, run)
-    for (name, a), b in zip(trained.state_dict().items(), again.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-
-
-def test_a_killed_run_ends_where_an_undisturbed_one_does(tiny, images, trained, tmp_path, monkeypatch):
-    class Killed(Exception):
-        pass
-
-    log, calls = Run.log, SimpleNamespace(n=0)
-
-    def dying(self, **scalars):
-        log(self, **scalars)
-        if "cluster" in scalars:
-            calls.n += 1
-            if calls.n == 5:
-                raise Killed
-
-    monkeypatch.setattr(Run, "log", dying)
-    with pytest.raises(Killed), Run(tmp_path, seed=0, device="cpu", progress=False, checkpoint_every=2) as run:
-        method.fit(tiny, images, images, run)
-    monkeypatch.undo()
-    with Run(tmp_path, seed=0, device="cpu", progress=False, resume=True, checkpoint_every=2) as run:
-        model = method.fit(tiny, images, images, run)
-    for (name, a), b in zip(trained.state_dict().items(), model.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-
-
-def test_augmented_images_keep_their_shape_and_range():
-    x = torch.rand(5, 3, 20, 20)
-    y = method.augmented(x, np.random.default_rng(0))
-    assert y.shape == x.shape
-    assert 0 <= y.min() <= y.max() <= 1
-    assert not torch.equal(x, y)
-    z = method.flipped(x, np.random.default_rng(0))
-    assert torch.allclose(z.sum((2, 3)), x.sum((2, 3)), atol=1e-4)
-
-
-def test_labels_may_be_names_or_places():
-    case = skin_lesion(0, size=32, diagnosis="BCC")
-    assert method.class_of(case, ("NV", "BCC")) == 1
-    assert method.class_of(replace(case, label=1), ("NV", "BCC")) == 1
-    with pytest.raises(DataError, match="none of NV, MEL"):
-        method.class_of(case, ("NV", "MEL"))

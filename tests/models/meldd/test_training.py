@@ -22,6 +22,7 @@ from zoo.models.meldd.model import MelDD
 from zoo.models.meldd.network import VARIANTS, Layout
 from zoo.models.meldd.patient import Patient, patients_of
 from zoo.models.meldd.training import Lesions, MelddRecipe, draw_fixed, fit, training
+from zoo.nn.losses import balanced_weights, class_counts
 from zoo.training import Run
 from zoo.training.recipe import train as train_to_folder
 
@@ -30,13 +31,13 @@ from zoo.training.recipe import train as train_to_folder
 
 def test_both_labels_weigh_the_same_in_sum():
     y = torch.tensor([1.0] + [0.0] * 7)
-    weights = method.class_weights(y)
+    weights = balanced_weights(class_counts(y, 2))
     assert weights.tolist() == pytest.approx([8 / 14, 4.0])
     logits = torch.tensor([0.3, -0.2, 0.5, 0.0, 1.0, -1.0, 0.1, 0.7])
     s = logits.sigmoid()
     by_hand = -(4.0 * s[0].log() + 8 / 14 * (1 - s[1:]).log().sum()) / 8
     assert torch.isclose(method.weighted_bce(logits, y, weights), by_hand)
-    assert method.class_weights(torch.zeros(5)).tolist() == [0.5, 1.0]
+    assert balanced_weights(class_counts(torch.zeros(5), 2)).tolist() == [0.5, 1.0]
 
 
 # ---- patients -------------------------------------------------------------------------------------------------------
@@ -115,13 +116,8 @@ def test_udtr_trains_on_fixed_counts_with_a_contrastive_loss(people: list[Patien
     assert model.predict(people[0]).probability.shape == (len(people[0].images),)
 
 
-def test_images_that_do_not_fit_into_memory_are_read_when_needed(
-    people: list[Patient], monkeypatch: pytest.MonkeyPatch
-):
-    at_once = Lesions(people[:3], 32)
-    monkeypatch.setattr(method, "IN_MEMORY", 10)
-    later = Lesions(people[:3], 32)
-    assert later.views is None
+def test_images_that_do_not_fit_into_memory_are_read_when_needed(people: list[Patient]):
+    at_once, later = Lesions(people[:3], 32), Lesions(people[:3], 32, memory=10)
     assert np.array_equal(later.batch([2, 0, 5]), at_once.batch([2, 0, 5]))
     with pytest.raises(DataError, match="every lesion needs a label"):
         Lesions([replace(people[0], labels=None)], 32)

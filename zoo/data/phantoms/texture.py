@@ -61,7 +61,7 @@ def blob(
     return 1 - np.hypot(along, across) / np.clip(radius, 0.3, None)
 
 
-def as_bytes(picture: Float[np.ndarray, ...]) -> np.ndarray:
+def as_bytes(picture: Float[np.ndarray, "*axes"]) -> np.ndarray:
     """A picture in [0, 1] as uint8."""
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
 

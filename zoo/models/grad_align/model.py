@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo import media
 from zoo.data.images import resize
+from zoo.media.doubts import doubts
 from zoo.model import Model
 from zoo.models.grad_align import plugin
 from zoo.models.grad_align.result import Privacy, PrivateClassification
@@ -103,6 +104,7 @@ class GradAlign(Model[PrivateClassification]):
                 image=image,
                 probabilities=dict(zip(plugin.labels, p, strict=True)),
                 privacy=self.config.privacy,
+                notes=doubts(image, "frontal chest radiographs of children", colour=False),
             )
             for image, p in zip(images, probabilities, strict=True)
         ]

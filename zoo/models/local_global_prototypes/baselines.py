@@ -9,71 +9,34 @@ Sources: C. Chen et al., This Looks Like That, 2019; M. Nauta et al., Neural Pro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.models.local_global_prototypes.model import LocalGlobalConfig, build_backbone, normalise
-from zoo.models.local_global_prototypes.training import (
-    Images,
-    LocalGlobalRecipe,
-    augmented,
-    class_weights,
-    flipped,
-    weigher,
-)
+from zoo.data.images import ImageSet, normalise, over_images
+from zoo.models.local_global_prototypes.model import LocalGlobalConfig, build_backbone
+from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, augmented, rates, weigher
+from zoo.nn.losses import class_counts, root_weights
 from zoo.ops import prototype_similarity
-
-if TYPE_CHECKING:
-    from zoo.training import Run
-
-
-def descend(
-    net: nn.Module,
-    adam: torch.optim.Optimizer,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    recipe: LocalGlobalRecipe,
-    images: Images,
-    run: Run,
-    *,
-    stage: str,
-    epochs: int,
-    after_epoch: Callable[[int], None] | None = None,
-) -> None:
-    """Minimise ``loss_of(x, y)`` for some epochs."""
-    run.stage(stage)
-    net, adam = run.track(net=net, adam=adam)
-    steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
-    for step in run.steps(epochs * steps_per_epoch, description=stage):
-        net.train()
-        x, y = images.batch(run.indices(len(images), recipe.batch_size, step), run.device)
-        rng = run.generator("augment", step, run.accelerator.process_index)
-        if recipe.augment != "none":
-            x = flipped(x, rng) if recipe.augment == "flips" else augmented(x, rng)
-        loss = loss_of(normalise(x), y)
-        adam.zero_grad()
-        run.backward(loss)
-        adam.step()
-        run.log(loss=loss)
-        if after_epoch is not None and (step + 1) % steps_per_epoch == 0:
-            after_epoch((step + 1) // steps_per_epoch)
-    net.eval()
+from zoo.training import Run
+from zoo.training.fit import descend
 
 
-@torch.no_grad()
-def probabilities(net: nn.Module, images: Images, device: torch.device) -> Float[Tensor, "n c"]:
-    """Of every image."""
-    net.eval()
-    index = torch.arange(len(images)).split(64)
-    return torch.cat([net.probabilities(normalise(images.batch(i.numpy(), device)[0])).cpu() for i in index])  # type: ignore[operator]
+def on_images(
+    loss_of: Callable[[Tensor, Tensor], Tensor], images: ImageSet, recipe: LocalGlobalRecipe, run: Run
+) -> Callable[[np.ndarray, int], Tensor]:
+    """A loss of images, augmented and normalised, and of their labels, for :func:`descend`."""
 
+    def loss(index: np.ndarray, step: int) -> Tensor:
+        x, y = images.batch(index, run.device)
+        return loss_of(normalise(augmented(x, recipe, run, step)), y)
 
-# ---- black box -----------------------------------------------------------------------------------------------------
+    return loss
 
 
 class BlackBox(nn.Module):
@@ -91,20 +54,13 @@ class BlackBox(nn.Module):
         return self(x).softmax(1)
 
 
-def fit_black_box(recipe: LocalGlobalRecipe, images: Images, run: Run) -> BlackBox:
+def fit_black_box(recipe: LocalGlobalRecipe, images: ImageSet, run: Run) -> BlackBox:
     net = BlackBox(recipe.network).to(run.device)
-    adam = torch.optim.Adam(
-        [
-            {"params": net.backbone.parameters(), "lr": recipe.lr_backbone},
-            {"params": net.head.parameters(), "lr": recipe.lr_branch},
-        ]
-    )
+    adam = torch.optim.Adam(rates(recipe, net.backbone, net.head.parameters()))
     weigh = weigher(recipe, images.y, len(recipe.network.labels), run.device)
-    descend(net, adam, lambda x, y: weigh(net(x), y), recipe, images, run, stage="black-box", epochs=recipe.epochs)
+    loss = on_images(lambda x, y: weigh(net(x), y), images, recipe, run)
+    descend(run, net, adam, loss, len(images), recipe.batch_size, stage="black-box", epochs=recipe.epochs)
     return net
-
-
-# ---- patches: what ProtoPNet and ProtoTree have in common ---------------------------------------------------------
 
 
 class PatchNetwork(nn.Module):
@@ -125,14 +81,14 @@ class PatchNetwork(nn.Module):
         return -prototype_similarity(self.cells(x), self.prototypes, metric="l2")[0]
 
     @torch.no_grad()
-    def push(self, images: Images, device: torch.device, owner: Int[Tensor, " p"] | None = None) -> None:
+    def push(self, images: ImageSet, device: torch.device, owner: Int[Tensor, " p"] | None = None) -> None:
         """Replace every prototype by the nearest training patch; ``owner``: of its own class only."""
         training = self.training
         self.eval()
         best = torch.full((len(self.prototypes),), torch.inf, device=device)
         patches = self.prototypes.clone()
         for index in torch.arange(len(images)).split(64):
-            x, y = images.batch(index.numpy(), device)
+            x, y = images.batch(index, device)
             cells = self.cells(normalise(x))
             similarity, winner = prototype_similarity(cells, self.prototypes, metric="l2")
             distance = -similarity
@@ -146,13 +102,8 @@ class PatchNetwork(nn.Module):
         self.prototypes.copy_(patches)
         self.train(training)
 
-    def groups(self, recipe: LocalGlobalRecipe) -> list[dict[str, object]]:
-        """Parameters with their rates."""
-        return [
-            {"params": list(self.backbone.parameters()), "lr": recipe.lr_backbone},
-            {"params": list(self.add_on.parameters()), "lr": recipe.lr_branch},
-            {"params": [self.prototypes], "lr": recipe.lr_prototypes},
-        ]
+    def groups(self, recipe: LocalGlobalRecipe) -> list[dict[str, Any]]:
+        return rates(recipe, self.backbone, self.add_on.parameters(), [self.prototypes])
 
 
 # ---- ProtoPNet -----------------------------------------------------------------------------------------------------
@@ -189,7 +140,7 @@ class ProtoPNet(PatchNetwork):
         return cluster, separation, (self.head.weight * other).abs().sum()
 
 
-def fit_protopnet(recipe: LocalGlobalRecipe, images: Images, run: Run) -> ProtoPNet:
+def fit_protopnet(recipe: LocalGlobalRecipe, images: ImageSet, run: Run) -> ProtoPNet:
     """Warm-up with a frozen backbone (a pretrained one only), pushes, and at last the linear layer alone."""
     net = ProtoPNet(recipe.network).to(run.device)
     net.head.requires_grad_(False)
@@ -204,30 +155,36 @@ def fit_protopnet(recipe: LocalGlobalRecipe, images: Images, run: Run) -> ProtoP
         if epoch % PUSH_EVERY == 0 or epoch == recipe.epochs:
             net.push(images, run.device, net.owner)
 
+    loss, n = on_images(loss_of, images, recipe, run), len(images)
     if recipe.pretrained and recipe.network.backbone != "small":
-        warm = torch.optim.Adam(net.groups(recipe)[1:])  # type: ignore[arg-type]
-        descend(net, warm, loss_of, recipe, images, run, stage="protopnet-warm-up", epochs=WARM_UP_EPOCHS)
-    adam = torch.optim.Adam(net.groups(recipe))  # type: ignore[arg-type]
-    descend(net, adam, loss_of, recipe, images, run, stage="protopnet", epochs=recipe.epochs, after_epoch=after_epoch)
+        warm = torch.optim.Adam(net.groups(recipe)[1:])
+        descend(run, net, warm, loss, n, recipe.batch_size, stage="protopnet-warm-up", epochs=WARM_UP_EPOCHS)
+    adam = torch.optim.Adam(net.groups(recipe))
+    descend(
+        run, net, adam, loss, n, recipe.batch_size, stage="protopnet", epochs=recipe.epochs, after_epoch=after_epoch
+    )
 
-    with torch.no_grad():
-        index = torch.arange(len(images)).split(64)
-        distance = torch.cat([net.distances(normalise(images.batch(i.numpy(), run.device)[0])) for i in index])
+    distance = over_images(net, net.distances, images, run.device).to(run.device)
     net.head.requires_grad_(True)
-    run.stage("protopnet-head")
-    _, adam = run.track(head=net.head, adam=torch.optim.Adam(net.head.parameters(), lr=recipe.lr_head))
     y = images.y.to(run.device)
-    for step in run.steps(recipe.stage2_epochs * math.ceil(len(y) / recipe.batch_size), description="protopnet-head"):
-        rows = torch.from_numpy(run.indices(len(y), recipe.batch_size, step, key="heads")).to(run.device)
-        loss = weigh(net.logits(distance[rows]), y[rows]) + L1_COST * net.costs(distance[rows], y[rows])[2]
-        adam.zero_grad()
-        run.backward(loss)
-        adam.step()
-        run.log(loss=loss)
-    return net.eval()
 
+    def head_loss(index: np.ndarray, step: int) -> Tensor:
+        d, labels = distance[index], y[index]
+        return weigh(net.logits(d), labels) + L1_COST * net.costs(d, labels)[2]
 
-# ---- ProtoTree -----------------------------------------------------------------------------------------------------
+    adam = torch.optim.Adam(net.head.parameters(), lr=recipe.lr_head)
+    descend(
+        run,
+        net,
+        adam,
+        head_loss,
+        n,
+        recipe.batch_size,
+        stage="protopnet-head",
+        epochs=recipe.stage2_epochs,
+        key="heads",
+    )
+    return net
 
 
 class ProtoTree(PatchNetwork):
@@ -274,9 +231,9 @@ class ProtoTree(PatchNetwork):
         self.leaves.mul_(1 - share).add_(update).clamp_(min=1e-6)
 
 
-def fit_prototree(recipe: LocalGlobalRecipe, images: Images, run: Run, depth: int = 9) -> ProtoTree:
+def fit_prototree(recipe: LocalGlobalRecipe, images: ImageSet, run: Run, depth: int = 9) -> ProtoTree:
     net = ProtoTree(recipe.network, depth).to(run.device)
-    weight = class_weights(images.y, len(recipe.network.labels)).to(run.device)
+    weight = root_weights(class_counts(images.y, len(recipe.network.labels))).to(run.device)
     share = recipe.batch_size / max(len(images), recipe.batch_size)
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
@@ -285,7 +242,8 @@ def fit_prototree(recipe: LocalGlobalRecipe, images: Images, run: Run, depth: in
         net.update_leaves(reach.detach(), y, weight[y], share)
         return F.nll_loss(probability.log(), y, weight)
 
-    adam = torch.optim.Adam(net.groups(recipe))  # type: ignore[arg-type]
-    descend(net, adam, loss_of, recipe, images, run, stage="prototree", epochs=recipe.epochs)
+    loss = on_images(loss_of, images, recipe, run)
+    adam = torch.optim.Adam(net.groups(recipe))
+    descend(run, net, adam, loss, len(images), recipe.batch_size, stage="prototree", epochs=recipe.epochs)
     net.push(images, run.device)
     return net.eval()

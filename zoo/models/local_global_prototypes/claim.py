@@ -9,29 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from zoo.claims import Claim, Comparison
-from zoo.models.local_global_prototypes.baselines import fit_black_box, fit_protopnet, fit_prototree, probabilities
-from zoo.models.local_global_prototypes.model import (
-    BranchName,
-    LocalGlobalConfig,
-    LocalGlobalPrototypes,
-    normalise,
-)
-from zoo.models.local_global_prototypes.training import (
-    Images,
-    LocalGlobalRecipe,
-    balanced_accuracy,
-    fit,
-)
+from zoo.data.images import ImageSet, over_images
+from zoo.data.textures import SIZE, TEXTURES, draw_lesion
+from zoo.metrics import balanced_accuracy
+from zoo.models.local_global_prototypes.baselines import fit_black_box, fit_protopnet, fit_prototree
+from zoo.models.local_global_prototypes.model import BranchName, LocalGlobalConfig, LocalGlobalPrototypes
+from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, fit
 from zoo.training import Run
 
-TEXTURES = ("plain", "stripes", "checker", "rings", "bar")
-SIZE = 32  # px
 TRAIN, TEST = (400, 160, 60, 30, 15), (80, 80, 80, 80, 80)
 RECIPE = LocalGlobalRecipe(
     network=LocalGlobalConfig(labels=TEXTURES, backbone="small", prototypes=4, width=32, image_size=SIZE),
@@ -54,7 +46,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     images = draw_set(train, np.random.default_rng([seed, 1]))
     unseen = draw_set(test, np.random.default_rng([seed, 2]))
     scores: dict[str, dict[str, float]] = {}
-    baselines: dict[str, Callable[[LocalGlobalRecipe, Images, Run], torch.nn.Module]] = {
+    baselines: dict[str, Callable[[LocalGlobalRecipe, ImageSet, Run], Any]] = {
         "black box": fit_black_box,
         "protopnet": fit_protopnet,
         "prototree": partial(fit_prototree, depth=TREE_DEPTH),
@@ -62,8 +54,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     for arm, fit_baseline in baselines.items():
         with Run(seed=seed, device="cpu") as arm_run:
             net = fit_baseline(recipe, images, arm_run)
-            found = probabilities(net, unseen, arm_run.device)
-        scores[arm] = _scores(found, unseen)
+            scores[arm] = _scores(over_images(net, net.probabilities, unseen, arm_run.device), unseen)
     nothing = draw_set((0, 0, 0, 0, 0), np.random.default_rng(0))
     branches: tuple[BranchName, ...] = ("global", "local", "joint")
     for branch in branches:
@@ -71,57 +62,28 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
             model = fit(replace(recipe, network=replace(recipe.network, branch=branch)), images, nothing, arm_run)
         scores[branch] = _scores(_probabilities(model, unseen), unseen)
     scores["joint, pruned"] = _scores(_probabilities(model, unseen, pruned=True), unseen)
-    mask = model.head("joint", pruned=True).mask
-    scores["joint, pruned"]["pruned prototypes"] = float(1 - mask.mean())
+    scores["joint, pruned"]["pruned prototypes"] = float(1 - model.head("joint", pruned=True).mask.mean())
     model.tuned.fill_(False)
     scores["joint, untuned"] = _scores(_probabilities(model, unseen), unseen)
     return scores
 
 
-def _scores(found: Float[torch.Tensor, "n c"], unseen: Images) -> dict[str, float]:
+def _scores(found: Float[torch.Tensor, "n c"], unseen: ImageSet) -> dict[str, float]:
     return {
-        "BAcc": balanced_accuracy(found.argmax(1), unseen.y),
+        "BAcc": balanced_accuracy(found.argmax(1).numpy(), unseen.y.numpy()),
         "probability of the chosen class": float(found.max(1).values.mean()),
     }
 
 
-@torch.no_grad()
-def _probabilities(model: LocalGlobalPrototypes, images: Images, pruned: bool = False) -> Float[torch.Tensor, "n c"]:
-    parts = []
-    for index in torch.arange(len(images)).split(64):
-        x, _ = images.batch(index.numpy(), model.device)
-        parts.append(model.probabilities(model(normalise(x)), pruned=pruned))
-    return torch.cat(parts)
+def _probabilities(model: LocalGlobalPrototypes, images: ImageSet, pruned: bool = False) -> Float[torch.Tensor, "n c"]:
+    return over_images(model, lambda x: model.probabilities(model(x), pruned=pruned), images, model.device)
 
 
-def draw_set(counts: tuple[int, ...], rng: np.random.Generator) -> Images:
+def draw_set(counts: tuple[int, ...], rng: np.random.Generator) -> ImageSet:
     """So many lesions of every texture."""
     y = np.repeat(np.arange(len(counts)), counts)
-    views = [np.round(255 * draw_lesion(TEXTURES[label], rng)).astype(np.uint8).transpose(2, 0, 1) for label in y]
-    stacked = np.stack(views) if views else np.zeros((0, 3, SIZE, SIZE), np.uint8)
-    return Images(torch.from_numpy(stacked), torch.from_numpy(y))
-
-
-def draw_lesion(texture: str, rng: np.random.Generator) -> Float[np.ndarray, "32 32 3"]:
-    """A brown disc on skin; inside it a small disc carries the texture, turned and shifted at random; in [0, 1]."""
-    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
-    cx, cy = rng.uniform(-2, 2, 2)
-    lesion = np.hypot(x - cx, y - cy) < rng.uniform(9, 13)
-    dx, dy = rng.uniform(-3, 3, 2)
-    u, v = x - cx - dx, y - cy - dy
-    angle, phase, other, f = *rng.uniform(0, 2 * np.pi, 3), rng.uniform(1.2, 1.5)
-    along, across = u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
-    pattern = {
-        "plain": np.zeros_like(u),
-        "stripes": np.sin(f * along + phase),
-        "checker": np.sin(f * along + phase) * np.sin(f * across + other),
-        "rings": np.sin(f * np.hypot(u, v) + phase),
-        "bar": along * np.exp(0.5 - along**2 / 4.5) / 1.5,  # one dark and one light band side by side
-    }[texture]
-    image = np.where(lesion[..., None], (0.45, 0.30, 0.25), (0.80, 0.60, 0.50))
-    image = image + 0.18 * (pattern * (np.hypot(u, v) < 5.5) * lesion)[..., None]
-    image = image * rng.uniform(0.9, 1.1) + 0.08 * rng.standard_normal(image.shape)
-    return np.clip(image, 0, 1)
+    views = [np.round(255 * draw_lesion(TEXTURES[label], rng)).astype(np.uint8) for label in y]
+    return ImageSet.of(views, y.tolist(), empty=(3, SIZE, SIZE), channels_last=True)
 
 
 claim = Claim(

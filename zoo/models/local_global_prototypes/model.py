@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from itertools import product
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float
 from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from zoo import media
-from zoo.data.dermoscopy import shades_of_gray
-from zoo.errors import MissingExtraError, OptionError
+from zoo.data.images import normalise, to_tensor
+from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.local_global_prototypes import plugin
-from zoo.models.local_global_prototypes.explanation import LookAlikes, Window, explain
-from zoo.models.local_global_prototypes.gallery import Gallery, GalleryConfig, StoredGallery, from_folder
-from zoo.ops import prototype_similarity
+from zoo.models.local_global_prototypes.data import Prepared, prepare
+from zoo.models.local_global_prototypes.prototypes import Evidence, Head, PrototypeBranch
+from zoo.models.local_global_prototypes.result import Contribution, LookAlikes
+from zoo.models.local_global_prototypes.retrieval import Seen, Sources, look_alikes, regions
+from zoo.nn import backbones
+from zoo.nn.gallery import Gallery, GalleryConfig, StoredGallery, gallery_of, read_folder
 
 BackboneName = Literal["vgg16", "resnet18", "resnet50", "densenet169", "efficientnet_b3", "small"]
 BranchName = Literal["joint", "global", "local"]
@@ -33,7 +36,6 @@ TIMM_BACKBONES = {
     "densenet169": ("densenet169.tv_in1k", 1664),
     "efficientnet_b3": ("efficientnet_b3.ra2_in1k", 1536),
 }
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,6 @@ class LocalGlobalConfig:
         return self.width or (128 if self.channels <= 512 else 256)
 
 
-class Evidence(NamedTuple):
-    """What one branch saw. The global branch has one cell, the whole image."""
-
-    similarity: Float[Tensor, "b c k"]  # s_ck, of the best cell
-    cells: Float[Tensor, "b j d"]  # f^G, or f_j^L
-    winner: Int[Tensor, "b c k"]  # j*, the best cell
-
-
 class LocalGlobalPrototypes(Model[LookAlikes]):
     """Class probabilities from cosine similarities to prototypes of images and of regions."""
 
@@ -104,12 +98,12 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         )
         # One tuned head for each way to decide: frozen similarities make a head cheap.
         self.heads = nn.ModuleDict(
-            {head_name(choice, pruned): Head(self._columns_of(choice), self.own_columns(), 1 / (k * self.config.tau))
-             for choice in self.config.choices for pruned in (False, True)}
+            {choice + pruned: Head(self._columns_of(choice), self.own_columns(), 1 / (k * self.config.tau))
+             for choice in self.config.choices for pruned in ("", "_pruned")}
         )  # fmt: skip
         self.tuned: Tensor
         self.register_buffer("tuned", torch.tensor(False))  # whether stage 2 has been run
-        self.gallery = StoredGallery(self.config.gallery, d if "global" in self.branches else 0, self.prototype_count)
+        self.gallery = Sources(self.config.gallery, d if "global" in self.branches else 0, self.prototype_count)
         self._folder_cache: tuple[Any, Gallery] | None = None
 
     def branch(self, name: str) -> PrototypeBranch:
@@ -118,9 +112,7 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
 
     def head(self, choice: str, pruned: bool = False) -> Head:
         """The head that decides by ``joint``, ``global`` or ``local`` evidence."""
-        return cast(Head, self.heads[head_name(choice, pruned)])
-
-    # ---- columns of the head ------------------------------------------------------------------------------------
+        return cast(Head, self.heads[f"{choice}_pruned" if pruned else choice])
 
     @property
     def prototype_count(self) -> int:
@@ -136,8 +128,6 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         """Which prototypes belong to each class."""
         classes = torch.arange(len(self.config.labels))
         return classes[:, None] == classes.repeat_interleave(self.config.prototypes).repeat(len(self.config.branches))
-
-    # ---- forward ------------------------------------------------------------------------------------------------
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> dict[str, Evidence]:
         """The evidence of every branch. ``x`` is normalised by ImageNet's mean and standard deviation."""
@@ -174,200 +164,91 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         if branch is not None and branch not in self.config.choices:
             raise OptionError(f"these weights have the {self.config.branch} branch only; leave out branch={branch}")
         choice = branch or self.config.branch
-        prepared = [prepare(image, self.config) for image in images]
-        evidence = self(to_network([item.view for item in prepared], self.device))
+        items = [self.prepared(image) for image in images]
+        evidence = self(normalise(to_tensor([item.view for item in items], self.device)))
         probabilities = self.probabilities(evidence, choice, pruned).cpu().numpy()
         cases = self._gallery(gallery)
-        options = {"branch": choice, "pruned": pruned, "top_k": top_k}
         return [
-            explain(self, item.image, item.window, item.digest, cases, probabilities[i], options,
-                    {name: Evidence(*(part[i : i + 1] for part in e)) for name, e in evidence.items()})
-            for i, item in enumerate(prepared)
+            self._explained(item, {name: Evidence(*(part[i] for part in e)) for name, e in evidence.items()},
+                            probabilities[i], cases, choice, pruned, top_k)
+            for i, item in enumerate(items)
         ]  # fmt: skip
 
-    def _gallery(self, folder: Any) -> Gallery:
+    def prepared(self, image: Any) -> Prepared:
+        return prepare(image, self.config.image_size, self.config.colour_constancy)
+
+    def _explained(
+        self,
+        item: Prepared,
+        evidence: dict[str, Evidence],
+        probabilities: Float[np.ndarray, " c"],
+        gallery: Gallery | StoredGallery,
+        choice: str,
+        pruned: bool,
+        top_k: int,
+    ) -> LookAlikes:
+        """Everything there is to say about one image; ``evidence`` is of this image alone."""
+        config, predicted = self.config, int(np.argmax(probabilities))
+        head, shape = self.head(choice, pruned), (len(config.branches), len(config.labels), config.prototypes)
+        similarity = torch.cat([evidence[name].similarity.flatten() for name in config.branches])
+        weight, alive = head.effective[predicted], head.mask > 0
+        contribution = weight * similarity
+        seen = {
+            name: Seen(*evidence[name], self.branch(name).prototypes, alive.view(shape)[b], contribution.view(shape)[b])
+            for b, name in enumerate(config.branches)
+        }  # fmt: skip
+        notes: list[str] = []
+        if not bool(self.tuned):
+            bound = np.e / (np.e + (len(config.labels) - 1) / np.e)
+            low = f"keep probabilities low (below {bound:.2f} at temperature 1)"
+            notes.append(f"the head isn't tuned: mean cosines at temperature {config.tau:g} {low}")
+        by_image, by_region = choice in ("joint", "global"), choice in ("joint", "local")
+        prototype, cases, pictures = (
+            look_alikes(seen["global"], predicted, item.digest, gallery, config.labels, top_k)
+            if by_image
+            else (None, (), {})
+        )
+        if by_image and not cases:
+            notes.append("no look-alikes: the gallery has no other image of the closest prototype's cluster")
+        areas, sources = (
+            regions(seen["local"], self.gallery, config.labels, item.window, top_k) if by_region else ((), {})
+        )
+        names = list(product(config.branches, config.labels, range(config.prototypes)))
+        return LookAlikes(
+            options={"branch": choice},
+            notes=tuple(notes),
+            image=item.image,
+            probabilities={name: float(p) for name, p in zip(config.labels, probabilities, strict=True)},
+            window=item.window,
+            prototype=prototype,
+            look_alikes=cases,
+            regions=areas,
+            contributions=tuple(
+                Contribution("/".join(map(str, names[t])), names[t][0], names[t][1], *(
+                    round(float(v[t]), 6) for v in (similarity, weight, contribution)))
+                for t in torch.argsort(contribution, descending=True, stable=True).tolist() if alive[t]
+            ),
+            pictures=pictures | sources,
+        )  # fmt: skip
+
+    def _gallery(self, folder: Any) -> Gallery | StoredGallery:
         if folder is None or "global" not in self.branches:
-            return self.gallery.cases(self.config.gallery)
-        key, make = from_folder(folder, self.config.labels)
-        if self._folder_cache is None or self._folder_cache[0] != (key, self.config):
-            self._folder_cache = ((key, self.config), make(self._embed_one))
+            return self.gallery
+        stamp, cases = read_folder(folder)
+        if self._folder_cache is None or self._folder_cache[0] != (stamp, self.config):
+            self._folder_cache = (stamp, self.config), gallery_of(cases, self.config.labels, self._embed_one)
         return self._folder_cache[1]
 
     def _embed_one(self, image: Any) -> tuple[Float[Tensor, " d"], int, PILImage.Image]:
-        """Embedding f^G, digest and thumbnail of a gallery image."""
-        item = prepare(image, self.config)
-        evidence = self(to_network([item.view], self.device))
-        return evidence["global"].cells[0, 0], item.digest, thumbnail(item, 96)
+        item = self.prepared(image)
+        evidence = self(normalise(to_tensor([item.view], self.device)))
+        return evidence["global"].cells[0, 0], item.digest, item.thumbnail(96)
 
 
-class PrototypeBranch(nn.Module):
-    """Two layers on every cell, and K prototypes for each class (Sec. 2)."""
-
-    def __init__(self, channels: int, width: int, classes: int, prototypes: int, pooled: bool) -> None:
-        super().__init__()
-        self.pooled = pooled  # the global branch: one cell, the mean of all
-        # On one cell these are fully connected layers, on many they're 1 x 1 convolutions.
-        self.embed = nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width))
-        self.prototypes = nn.Parameter(torch.randn(classes, prototypes, width))
-        self.centroids: Tensor
-        self.counts: Tensor
-        self.used: Tensor
-        self.register_buffer("centroids", self.prototypes.detach().clone())  # f̄
-        self.register_buffer("counts", torch.ones(classes, prototypes))  # n
-        self.register_buffer("used", torch.zeros(classes, prototypes))  # samples in this epoch
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Evidence:
-        cells = features.flatten(2).transpose(1, 2)
-        cells = self.embed(cells.mean(1, keepdim=True) if self.pooled else cells)
-        similarity, winner = prototype_similarity(cells, self.prototypes.flatten(0, 1))
-        shape = (len(cells), *self.prototypes.shape[:2])
-        return Evidence(similarity.view(shape), cells, winner.view(shape))
-
-    def cluster_loss(self) -> Float[Tensor, ""]:
-        """L_cluster: mean distance of the prototypes to their centroids, which receive no gradient (Eq. 3)."""
-        return (self.centroids - self.prototypes).norm(dim=-1).mean()
-
-    @torch.no_grad()
-    def assign(
-        self, evidence: Evidence, y: Int[Tensor, " b"], every_cell: bool = False
-    ) -> tuple[Float[Tensor, "c k d"], Float[Tensor, "c k"]]:
-        """Sum and number of the samples that the batch gives to each prototype; only those of their own class compete.
-
-        An image goes to its most similar prototype, and a region likewise with ``every_cell``. Otherwise each local
-        prototype takes the cell that it won, because the others don't enter the classification.
-        """
-        cells = evidence.cells.detach()
-        c, k, d = self.prototypes.shape
-        own = evidence.winner[torch.arange(len(y), device=y.device), y]  # [b k]
-        if self.pooled or every_cell:
-            table = torch.einsum(
-                "bjd,bkd->bjk",
-                nn.functional.normalize(cells, dim=-1),
-                nn.functional.normalize(self.prototypes[y], dim=-1),
-            )
-            samples, place = cells.flatten(0, 1), table.argmax(-1).flatten()
-            column = y.repeat_interleave(cells.shape[1]) * k + place
-        else:
-            samples = cells.gather(1, own[..., None].expand(-1, -1, d)).flatten(0, 1)
-            column = (y[:, None] * k + torch.arange(k, device=y.device)).flatten()
-        sums = samples.new_zeros(c * k, d).index_add_(0, column, samples)
-        counts = samples.new_zeros(c * k).index_add_(0, column, torch.ones_like(column, dtype=samples.dtype))
-        return sums.view(c, k, d), counts.view(c, k)
-
-    @torch.no_grad()
-    def absorb(self, sums: Float[Tensor, "c k d"], counts: Float[Tensor, "c k"], cap: float | None = None) -> None:
-        """Move the centroids: the running mean of Eq. 2 for a whole batch, f̄ <- (n f̄ + sum f) / (n + m)."""
-        n = self.counts if cap is None else self.counts.clamp(max=cap)
-        total = n + counts
-        self.centroids.copy_((n[..., None] * self.centroids + sums) / total[..., None])
-        self.counts.copy_(total)
-        self.used += counts
-
-
-class Head(nn.Module):
-    """``(M * W) s`` without bias; M zeroes the columns of prototypes that don't take part."""
-
-    def __init__(self, mask: Bool[Tensor, " t"], own: Bool[Tensor, "c t"], scale: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(own.float() * scale)  # for the prototypes of the class, as in stage 1
-        self.mask: Tensor
-        self.register_buffer("mask", mask.float())
-
-    @property
-    def effective(self) -> Float[Tensor, "c t"]:
-        return self.weight * self.mask
-
-    def forward(self, s: Float[Tensor, "b t"]) -> Float[Tensor, "b c"]:
-        return s @ self.effective.T
-
-
-def head_name(choice: str, pruned: bool) -> str:
-    return f"{choice}_pruned" if pruned else choice
-
-
-# ---- backbones -----------------------------------------------------------------------------------------------------
-
-
-class TimmBackbone(nn.Module):
-    """``forward_features`` of a timm network, its classifier left out."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        for name in ("pre_logits", "head", "classifier", "fc", "global_pool"):
-            if hasattr(net, name):
-                setattr(net, name, nn.Identity())
-        self.net = net
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
-        return self.net.forward_features(x)  # type: ignore[operator]
-
-
-def build_backbone(config: LocalGlobalConfig) -> nn.Module:
-    """Randomly initialised. Raises ``MissingExtraError`` when timm is needed and not installed."""
-    if config.backbone == "small":
-        layers: list[nn.Module] = []
-        before = 3
-        for channels, stride in zip(config.small_channels, config.small_strides, strict=True):
-            layers += [nn.Conv2d(before, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
-            before = channels
-        return nn.Sequential(*layers)
-    try:
-        import timm
-    except ImportError:
-        raise MissingExtraError(f"the backbone {config.backbone}", "timm", "sam") from None
-    return TimmBackbone(timm.create_model(TIMM_BACKBONES[config.backbone][0], pretrained=False))
-
-
-def pretrained_backbone(config: LocalGlobalConfig) -> nn.Module:
-    """With ImageNet weights from the Hub. Raises ``WeightsError`` when they can't be had."""
-    from zoo.hub import timm_backbone
-
-    return TimmBackbone(timm_backbone(TIMM_BACKBONES[config.backbone][0], needed_by=plugin.name))
-
-
-# ---- from a picture to the network ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An image on its way into the network."""
-
-    image: media.Image
-    window: Window  # what the network sees of it
-    view: UInt8[np.ndarray, "s s 3"]  # that part, colours constant
-    plain: UInt8[np.ndarray, "s s 3"]  # that part, colours as they came
-    digest: int  # of the pixels: tells whether two files hold the same picture
-
-
-def prepare(image: Any, config: LocalGlobalConfig) -> Prepared:
-    """Read, balance the colours on the whole picture, cut the largest centred square and scale it."""
-    picture = media.read(image).require_2d(plugin.name)
-    rgb = picture.rgb()
-    h, w = rgb.shape[:2]
-    side = min(h, w)
-    window = Window((h - side) // 2, (w - side) // 2, side)
-    size = (config.image_size, config.image_size)
-    exact = np.round(rgb * 255).astype(np.uint8)
-    digest = hashlib.sha256(exact.tobytes() + repr(exact.shape).encode()).digest()[:8]
-    balanced = np.round(shades_of_gray(rgb) * 255).astype(np.uint8) if config.colour_constancy else exact
-    view, plain = (
-        np.asarray(PILImage.fromarray(window.cut(array)).resize(size, PILImage.Resampling.BICUBIC))
-        for array in (balanced, exact)
-    )
-    return Prepared(picture, window, view, plain, int.from_bytes(digest, "big", signed=True))
-
-
-def to_network(views: Sequence[UInt8[np.ndarray, "s s 3"]], device: torch.device | str) -> Float[Tensor, "b 3 s s"]:
-    """Views as a batch, normalised."""
-    batch = torch.from_numpy(np.stack(views)).to(device)
-    return normalise(batch.permute(0, 3, 1, 2).float() / 255)
-
-
-def normalise(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """From [0, 1] by ImageNet's mean and standard deviation."""
-    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
-
-
-def thumbnail(item: Prepared, side: int) -> PILImage.Image:
-    """What the network saw, in the colours of the photograph."""
-    return PILImage.fromarray(item.plain).resize((side, side), PILImage.Resampling.LANCZOS)
+def build_backbone(config: LocalGlobalConfig, *, pretrained: bool = False) -> nn.Module:
+    """Images to a feature map. Raises ``MissingExtraError`` without timm, ``WeightsError`` without the weights."""
+    name = config.backbone if config.backbone == "small" else TIMM_BACKBONES[config.backbone][0]
+    return backbones.build(
+        name, needed_by=plugin.name, pretrained=pretrained, pooled=False,
+        channels=config.small_channels, strides=config.small_strides,
+    )  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -16,8 +14,10 @@ from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from zoo import media
+from zoo.data.features import FeatureCache, content_key
+from zoo.data.images import normalise, resize, rgb_bytes, square, to_tensor
 from zoo.data.patients import SEXES
-from zoo.errors import MediaError, MissingExtraError, OptionError, ZooError
+from zoo.errors import MediaError, OptionError, ZooError
 from zoo.model import Model
 from zoo.models.meldd import plugin
 from zoo.models.meldd.network import (
@@ -32,11 +32,11 @@ from zoo.models.meldd.network import (
 )
 from zoo.models.meldd.patient import Patient, patient_from, site_number
 from zoo.models.meldd.result import MAPPED, SHOWN, PatientLesions
+from zoo.nn.backbones import Small, timm_network
 
 RESNET = "resnet101.tv_in1k"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 BATCH = 32  # images in memory at a time
-CACHED = 4096  # feature vectors that a model remembers
+REMEMBERED = 32 * 2**20  # bytes of features in a model: 4096 of a ResNet-101
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class MelDD(Model[PatientLesions]):
         # Operating points, as logits so that half precision keeps them apart near 0 and 1.
         self.threshold: Tensor
         self.register_buffer("threshold", torch.zeros(len(self.config.variants)))
-        self._features: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._features = FeatureCache(memory=REMEMBERED)
 
     def variant(self, name: str) -> Variant:
         return cast(Variant, self.variants[name])
@@ -146,7 +146,7 @@ class MelDD(Model[PatientLesions]):
         received = network.received(views[0]).numpy()
         attention = network.attention_maps(views[0]).cpu().numpy() if len(kept) <= MAPPED else None
         shown = sorted(rank[:SHOWN].tolist())
-        pictures = {i: PILImage.fromarray(_square(media.read(patient.images[kept[i]]))) for i in shown}
+        pictures = {i: PILImage.fromarray(square(rgb_bytes(media.read(patient.images[kept[i]])))) for i in shown}
         return PatientLesions(
             source=patient.name,
             options={
@@ -217,22 +217,16 @@ class MelDD(Model[PatientLesions]):
     def features(self, views: Iterable[UInt8[np.ndarray, "s s 3"]]) -> Float[Tensor, "n m f"]:
         """Of every image, m = 1, or 4 with its mirror images. An image that was seen before isn't computed again."""
         flips: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3)) if self.config.tta else ((),)
-        found = []
-        stream = iter(views)
+        found, stream = [], iter(views)
         while batch := list(islice(stream, BATCH)):
-            keys = [hashlib.sha256(view.tobytes()).digest() for view in batch]
-            new = {key: view for key, view in zip(keys, batch, strict=True) if key not in self._features}
-            if new:
-                x = to_network(np.stack(list(new.values())), self.device)
-                rows = torch.stack([self.backbone(x.flip(axes) if axes else x) for axes in flips], 1)
-                self._features.update(zip(new, rows.cpu(), strict=True))
-            found += [self._features[key] for key in keys]
-            for key in keys:
-                self._features.move_to_end(key)
-            while len(self._features) > CACHED:
-                self._features.popitem(last=False)
+
+            def make(places: list[int], batch: list[np.ndarray] = batch) -> Float[Tensor, "k m f"]:
+                x = normalise(to_tensor([batch[place] for place in places], self.device))
+                return torch.stack([self.backbone(x.flip(axes) if axes else x) for axes in flips], 1).cpu()
+
+            found.append(self._features.get_all([content_key(view) for view in batch], make))
         width = self.config.features
-        return torch.stack(found).to(self.device) if found else torch.zeros(0, len(flips), width, device=self.device)
+        return torch.cat(found).to(self.device) if found else torch.zeros(0, len(flips), width, device=self.device)
 
     def train(self, mode: bool = True) -> MelDD:
         """Features of a network that is going to change are forgotten."""
@@ -281,66 +275,24 @@ def _notes_on_evidence(
     return notes
 
 
-# ---- backbones -----------------------------------------------------------------------------------------------------
-
-
-class SmallBackbone(nn.Sequential):
-    """3 x 3 convolutions that halve the image each, and the mean over positions."""
-
-    def __init__(self, channels: Sequence[int]) -> None:
-        layers: list[nn.Module] = []
-        for before, after in zip((3, *channels), channels, strict=False):
-            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def build_backbone(config: MelddConfig) -> nn.Module:
-    """Randomly initialised, image to feature vector. Raises ``MissingExtraError`` when timm is needed and missing."""
-    if config.backbone == "small":
-        return SmallBackbone(config.small_channels)
-    try:
-        import timm
-    except ImportError:
-        raise MissingExtraError("the backbone resnet101", "timm", "sam") from None
-    return timm.create_model(RESNET, pretrained=False, num_classes=0)
-
-
-def pretrained_backbone(config: MelddConfig) -> nn.Module:
-    """With ImageNet weights from the Hub. Raises ``WeightsError`` when they can't be had."""
-    from zoo.hub import timm_backbone
-
-    net = timm_backbone(RESNET, needed_by=plugin.name)
-    cast(Any, net).reset_classifier(0)
-    return net
-
-
 # ---- from a picture to the network ---------------------------------------------------------------------------------
 
 
-def _square(picture: media.Image) -> UInt8[np.ndarray, "s s 3"]:
-    """The largest centred square."""
-    rgb = picture.require_2d(plugin.name).rgb()
-    h, w = rgb.shape[:2]
-    side = min(h, w)
-    top, left = (h - side) // 2, (w - side) // 2
-    return np.round(rgb[top : top + side, left : left + side] * 255).astype(np.uint8)
+def build_backbone(config: MelddConfig, pretrained: bool = False) -> nn.Module:
+    """Image to feature vector, randomly initialised or with ImageNet weights. Raises as ``zoo.nn.backbones.build``."""
+    if config.backbone == "small":
+        return Small(config.small_channels)
+    return timm_network(RESNET, needed_by=plugin.name, pretrained=pretrained, num_classes=0)
 
 
 def view_of(image: Any, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """What the network sees of an image: its largest centred square, scaled. Raises ``MediaError``."""
     try:
-        square = PILImage.fromarray(_square(media.read(image)))
+        return resize(square(rgb_bytes(media.read(image).require_2d(plugin.name))), size)
     except MediaError:
         raise
     except ZooError as error:
         raise MediaError(str(error)) from error
-    return np.asarray(square.resize((size, size), PILImage.Resampling.BICUBIC))
-
-
-def to_network(views: UInt8[np.ndarray, "b s s 3"], device: torch.device | str) -> Float[Tensor, "b 3 s s"]:
-    """Views as a batch, normalised by ImageNet's mean and standard deviation."""
-    x = torch.from_numpy(views).to(device).permute(0, 3, 1, 2).float() / 255
-    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
 
 
 def udtr_adapted(config: MelddConfig, count: int = 16) -> MelddConfig:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,21 +18,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from zoo.data.augment import flipped
 from zoo.data.case import Case
+from zoo.data.images import IN_MEMORY, Views, normalise, to_tensor
 from zoo.data.patients import SEXES, case_of
 from zoo.data.splits import Split, TrainData
 from zoo.errors import DataError
 from zoo.metrics import youden
-from zoo.models.meldd.model import MelDD, MelddConfig, pretrained_backbone, to_network, udtr_adapted, view_of
-from zoo.models.meldd.network import ContextConfig, Sets, supervised_contrastive
+from zoo.models.meldd.model import MelDD, MelddConfig, build_backbone, udtr_adapted, view_of
+from zoo.models.meldd.network import ContextConfig, Sets
 from zoo.models.meldd.patient import Patient, label_of, patients_of, site_number
-from zoo.training import Training
+from zoo.nn.losses import balanced_weights, class_counts, supervised_contrastive_loss
+from zoo.storage import write_file
+from zoo.training import Run, Training
 from zoo.training.stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from zoo.training import Run
-
-IN_MEMORY = 2 << 30  # bytes of images; more are read when they are needed
 
 
 @dataclass(frozen=True)
@@ -60,27 +58,19 @@ class MelddRecipe:
 class Lesions:
     """Images of lesions with their labels, read at once where they fit into memory."""
 
-    def __init__(self, patients: Sequence[Patient], size: int) -> None:
+    def __init__(self, patients: Sequence[Patient], size: int, memory: int = IN_MEMORY) -> None:
         self.images = [image for patient in patients for image in patient.images]
         labels = [label for patient in patients for label in patient.labels or ()]
         if len(labels) != len(self.images):
             raise DataError("every lesion needs a label, benign or melanoma, to train on")
         self.y = torch.tensor(labels, dtype=torch.float32)
-        self.size = size
-        self.views: UInt8[np.ndarray, "n s s 3"] | None = None
-        if 0 < len(self) * size * size * 3 <= IN_MEMORY:
-            self.views = self._read(range(len(self)))
+        self.views = Views(self.images, partial(view_of, size=size), 3 * size**2, memory)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, index: Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "b s s 3"]:
-        return self._read(index) if self.views is None else self.views[np.asarray(index)]
-
-    def _read(self, index: Any) -> UInt8[np.ndarray, "b s s 3"]:
-        view = partial(view_of, size=self.size)
-        with ThreadPoolExecutor(8) as pool:  # decoding lets go of the interpreter's lock
-            return np.stack(list(pool.map(view, [self.images[int(i)] for i in index])))
+        return self.views.batch(index)
 
 
 def train(recipe: MelddRecipe, data: TrainData, run: Run) -> MelDD:
@@ -95,7 +85,7 @@ def fit(recipe: MelddRecipe, patients: Sequence[Patient], validation: Sequence[P
     run.stage("backbone")
     model = MelDD(config).to(run.device)
     if recipe.pretrained and config.backbone != "small":
-        model.backbone = pretrained_backbone(config).to(run.device)
+        model.backbone = build_backbone(config, pretrained=True).to(run.device)
     if recipe.backbone_epochs:
         train_backbone(model, recipe, lesions, unseen, run)
     model.eval()
@@ -118,13 +108,13 @@ def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: 
     adam = torch.optim.Adam(classifier.parameters(), lr=recipe.backbone_lr)
     net, adam = run.track(classifier=classifier, adam=adam)
     run.keep(stopping=stopping)
-    weights = class_weights(lesions.y).to(run.device)
+    weights = balanced_weights(class_counts(lesions.y, 2)).to(run.device)
     steps_per_epoch = math.ceil(len(lesions) / recipe.backbone_batch)
     for step in run.steps(recipe.backbone_epochs * steps_per_epoch, description="backbone"):
         net.train()
         index = run.indices(len(lesions), recipe.backbone_batch, step)
         rng = run.generator("augment", step, run.accelerator.process_index)
-        x = to_network(augmented(lesions.batch(index), rng), run.device)
+        x = normalise(to_tensor(augmented(lesions.batch(index), rng), run.device))
         loss = weighted_bce(net(x)[:, 0], lesions.y[torch.from_numpy(index)].to(run.device), weights)
         adam.zero_grad()
         run.backward(loss)
@@ -133,7 +123,8 @@ def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: 
         if (step + 1) % steps_per_epoch == 0 and _both(unseen.y):
             net.eval()
             with torch.no_grad():
-                parts = [net(to_network(unseen.batch(part), run.device))[:, 0].cpu() for part in _parts(len(unseen))]
+                batches = (normalise(to_tensor(unseen.batch(part), run.device)) for part in _parts(len(unseen)))
+                parts = [net(x)[:, 0].cpu() for x in batches]
             score = youden(torch.cat(parts).double().numpy(), unseen.y.long().numpy())[1]
             run.log(validation_bacc=score)
             if stopping.update(score):
@@ -143,7 +134,7 @@ def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: 
 
 def extract(model: MelDD, sets: Sequence[Lesions], run: Run) -> list[Float[Tensor, "n f"]]:
     """Features of every image, computed once: a run that is resumed finds them beside its checkpoints."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     stored = None if run.out is None else run.checkpoints / "features.safetensors"
     if stored is not None and stored.is_file():
@@ -154,21 +145,13 @@ def extract(model: MelDD, sets: Sequence[Lesions], run: Run) -> list[Float[Tenso
         parts = [model.features(lesions.batch(part))[:, 0].cpu() for part in _parts(len(lesions))]
         found.append(torch.cat(parts) if parts else torch.zeros(0, model.config.features))
     if stored is not None and run.is_main:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        draft = stored.with_suffix(".part")
-        save_file({str(i): features.contiguous() for i, features in enumerate(found)}, draft)
-        draft.replace(stored)
+        write_file(stored, save({str(i): features.contiguous() for i, features in enumerate(found)}))
     return found
 
 
 def augmented(views: UInt8[np.ndarray, "b s s 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "b s s 3"]:
     """Each image flipped, turned by quarters, and changed a little in brightness and colour."""
-    out = views.copy()
-    turned = rng.random(len(out)) < 0.5
-    out[turned] = out[turned].swapaxes(1, 2)
-    for axis in (1, 2):
-        flipped = rng.random(len(out)) < 0.5
-        out[flipped] = np.flip(out[flipped], axis)
+    out = flipped(torch.from_numpy(views), rng, (1, 2), transpose=True).numpy()
     gain = rng.uniform(0.95, 1.05, (len(out), 1, 1, 1)) * rng.uniform(0.97, 1.03, (len(out), 1, 1, 3))
     return np.clip(np.round(out * gain), 0, 255).astype(np.uint8)
 
@@ -209,7 +192,7 @@ def fit_variant(
     adam = torch.optim.Adam(variant.parameters(), lr=recipe.lr)
     net, adam = run.track(network=variant, adam=adam)
     run.keep(stopping=stopping)
-    weights = class_weights(y).to(run.device)
+    weights = balanced_weights(class_counts(y, 2)).to(run.device)
     fixed = 0 if name == "V0" else recipe.network.fixed_count
     batch = min(recipe.batch_size, len(sets))
     steps_per_epoch = math.ceil(len(sets) / batch)
@@ -224,7 +207,7 @@ def fit_variant(
         logits, tokens = net(some.to(run.device))
         loss = weighted_bce(logits, labels, weights)
         if recipe.contrastive:
-            contrast = supervised_contrastive(tokens, labels)
+            contrast = supervised_contrastive_loss(tokens, labels)
             run.log(contrast=contrast)
             loss = loss + recipe.contrastive * contrast
         adam.zero_grad()
@@ -266,12 +249,6 @@ def draw_fixed(lengths: Int[Tensor, " b"], count: int, rng: np.random.Generator)
         rows.append(start + chosen)
         start += n
     return torch.from_numpy(np.concatenate(rows))
-
-
-def class_weights(y: Float[Tensor, " n"]) -> Float[Tensor, " 2"]:
-    """n / (2 n_class) of benign and melanoma; 1 where a label doesn't occur."""
-    counts = torch.stack([(y == 0).sum(), (y == 1).sum()]).float()
-    return torch.where(counts > 0, len(y) / (2 * counts.clamp(min=1)), 1.0)
 
 
 def weighted_bce(

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool
 
 from zoo.errors import OptionError
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool
 
 
 @dataclass(frozen=True)

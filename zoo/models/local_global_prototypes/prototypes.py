@@ -1,0 +1,140 @@
+"""Prototypes of images or of regions, the centroids they are drawn to, and the head on all similarities."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from zoo.ops import prototype_similarity
+
+START_CELLS = 4000  # of a class, for its first prototypes
+
+
+class Evidence(NamedTuple):
+    """What one branch saw. The global branch has one cell, the whole image."""
+
+    similarity: Float[Tensor, "b c k"]  # s_ck, of the best cell
+    cells: Float[Tensor, "b j d"]  # f^G, or f_j^L
+    winner: Int[Tensor, "b c k"]  # j*, the best cell
+
+
+class PrototypeBranch(nn.Module):
+    """Two layers on every cell, and K prototypes for each class (Sec. 2)."""
+
+    def __init__(self, channels: int, width: int, classes: int, prototypes: int, pooled: bool) -> None:
+        super().__init__()
+        self.pooled = pooled  # the global branch: one cell, the mean of all
+        # On one cell these are fully connected layers, on many they're 1 x 1 convolutions.
+        self.embed = nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width))
+        self.prototypes = nn.Parameter(torch.randn(classes, prototypes, width))
+        self.centroids: Tensor
+        self.counts: Tensor
+        self.used: Tensor
+        self.register_buffer("centroids", self.prototypes.detach().clone())  # f̄
+        self.register_buffer("counts", torch.ones(classes, prototypes))  # n
+        self.register_buffer("used", torch.zeros(classes, prototypes))  # samples in this epoch
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Evidence:
+        cells = features.flatten(2).transpose(1, 2)
+        cells = self.embed(cells.mean(1, keepdim=True) if self.pooled else cells)
+        similarity, winner = prototype_similarity(cells, self.prototypes.flatten(0, 1))
+        shape = (len(cells), *self.prototypes.shape[:2])
+        return Evidence(similarity.view(shape), cells, winner.view(shape))
+
+    def cluster_loss(self) -> Float[Tensor, ""]:
+        """L_cluster: mean distance of the prototypes to their centroids, which receive no gradient (Eq. 3)."""
+        return (self.centroids - self.prototypes).norm(dim=-1).mean()
+
+    @torch.no_grad()
+    def assign(
+        self, evidence: Evidence, y: Int[Tensor, " b"], every_cell: bool = False
+    ) -> tuple[Float[Tensor, "c k d"], Float[Tensor, "c k"]]:
+        """Sum and number of the samples that the batch gives to each prototype; only those of their own class compete.
+
+        An image goes to its most similar prototype, and a region likewise with ``every_cell``. Otherwise each local
+        prototype takes the cell that it won, because the others don't enter the classification.
+        """
+        cells = evidence.cells.detach()
+        c, k, d = self.prototypes.shape
+        own = evidence.winner[torch.arange(len(y), device=y.device), y]  # [b k]
+        if self.pooled or every_cell:
+            table = torch.einsum("bjd,bkd->bjk", normalize(cells, dim=-1), normalize(self.prototypes[y], dim=-1))
+            samples, place = cells.flatten(0, 1), table.argmax(-1).flatten()
+            column = y.repeat_interleave(cells.shape[1]) * k + place
+        else:
+            samples = cells.gather(1, own[..., None].expand(-1, -1, d)).flatten(0, 1)
+            column = (y[:, None] * k + torch.arange(k, device=y.device)).flatten()
+        sums = samples.new_zeros(c * k, d).index_add_(0, column, samples)
+        counts = samples.new_zeros(c * k).index_add_(0, column, torch.ones_like(column, dtype=samples.dtype))
+        return sums.view(c, k, d), counts.view(c, k)
+
+    @torch.no_grad()
+    def absorb(self, sums: Float[Tensor, "c k d"], counts: Float[Tensor, "c k"], cap: float | None = None) -> None:
+        """Move the centroids: the running mean of Eq. 2 for a whole batch, f̄ <- (n f̄ + sum f) / (n + m)."""
+        n = self.counts if cap is None else self.counts.clamp(max=cap)
+        total = n + counts
+        self.centroids.copy_((n[..., None] * self.centroids + sums) / total[..., None])
+        self.counts.copy_(total)
+        self.used += counts
+
+    @torch.no_grad()
+    def start(self, label: int, cells: Float[Tensor, "n d"], rng: np.random.Generator) -> None:
+        """Prototypes of a class where k-means finds the centres of its cells."""
+        from scipy.cluster.vq import kmeans2
+
+        k, found = self.prototypes.shape[1], cells.cpu().numpy()
+        found = found[rng.permutation(len(found))[:START_CELLS]]
+        if len(found) <= k:  # too few to cluster: take them, and again with a little noise
+            repeated = found[np.arange(k) % len(found)]
+            centres = repeated + 0.01 * repeated.std() * rng.standard_normal(repeated.shape)
+        else:
+            centres, _ = kmeans2(found.astype(np.float64), k, iter=20, minit="++", seed=rng)
+        self.prototypes[label] = torch.from_numpy(centres).to(self.prototypes)
+
+    @torch.no_grad()
+    def restart(self, label: int, cells: Float[Tensor, "n d"]) -> None:
+        """Put the prototypes of a class that no sample chose where the others represent a cell worst."""
+        empty = torch.nonzero(self.used[label] == 0).flatten()
+        own = normalize(cells, dim=-1) @ normalize(self.prototypes[label], dim=-1).T
+        own[:, empty] = -2
+        worst = own.max(1).values.argsort(stable=True)[: len(empty)]
+        empty = empty[: len(worst)]
+        self.prototypes[label, empty] = cells[worst]
+        self.centroids[label, empty] = cells[worst]
+        self.counts[label, empty] = 1
+
+
+class Head(nn.Module):
+    """``(M * W) s`` without bias; M zeroes the columns of prototypes that don't take part."""
+
+    def __init__(self, mask: Bool[Tensor, " t"], own: Bool[Tensor, "c t"], scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(own.float() * scale)  # for the prototypes of the class, as in stage 1
+        self.mask: Tensor
+        self.register_buffer("mask", mask.float())
+
+    @property
+    def effective(self) -> Float[Tensor, "c t"]:
+        return self.weight * self.mask
+
+    def forward(self, s: Float[Tensor, "b t"]) -> Float[Tensor, "b c"]:
+        return s @ self.effective.T
+
+
+def keep_nearest(similarity: Float[Tensor, "c k"], image: Int[Tensor, "c k"]) -> Bool[Tensor, "c k"]:
+    """Where one image is nearest to several prototypes, only the closest of these stays, the first if two are.
+
+    A prototype whose class has no image stays too: nothing says that it's redundant.
+    """
+    flat, places = similarity.flatten().tolist(), image.flatten().tolist()
+    closest: dict[int, int] = {}
+    for t, place in enumerate(places):
+        if place not in closest or flat[t] > flat[closest[place]]:
+            closest[place] = t
+    keep = [place < 0 or closest[place] == t for t, place in enumerate(places)]
+    return torch.tensor(keep).view(similarity.shape)

@@ -1,0 +1,43 @@
+"""The plainest of trainings, for baselines and arms of a claim that differ in nothing but their network and loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from zoo.training.run import Run
+
+
+def descend(
+    run: Run,
+    net: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loss_of: Callable[[np.ndarray, int], torch.Tensor],
+    count: int,
+    batch_size: int,
+    *,
+    stage: str,
+    epochs: int,
+    key: str = "order",
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Minimise ``loss_of(which of the samples, step)`` for some epochs of ``count`` samples; eval mode afterwards.
+
+    ``key``: of the order in which the samples come. ``after_epoch`` is told how many are done.
+    """
+    run.stage(stage)
+    net, optimiser = run.track(net=net, optimiser=optimiser)
+    steps_per_epoch = math.ceil(count / batch_size)
+    for step in run.steps(epochs * steps_per_epoch, description=stage):
+        net.train()
+        loss = loss_of(run.indices(count, batch_size, step, key=key), step)
+        optimiser.zero_grad()
+        run.backward(loss)
+        optimiser.step()
+        run.log(loss=loss)
+        if after_epoch is not None and (step + 1) % steps_per_epoch == 0:
+            after_epoch((step + 1) // steps_per_epoch)
+    net.eval()
