@@ -55,7 +55,7 @@ class PointCloud(Prediction):
     pitch: float  # of neighbouring points, in ``unit``
     spacing: tuple[float, float, float]  # pixel width and height, and distance of layers, in ``unit``
     meshes: dict[str, drawing.Mesh] = field(default_factory=dict)
-    tumour_masks: tuple[UInt8[np.ndarray, "h w"], ...] = field(default=(), repr=False)
+    tumour_masks: tuple[UInt8[np.ndarray, "_ _"], ...] = field(default=(), repr=False)
     picture: UInt8[np.ndarray, "h w *c"] = field(repr=False)  # one section, small
     pictured: str = ""  # which
     neighbours: Neighbours | None = None
@@ -125,7 +125,7 @@ class PointCloud(Prediction):
             margin = 0.03 * float((high - low).max())
             for what, moving in (("before", pair.before), ("after", pair.after)):
                 sets = ((pair.fixed, FIXED), (moving[~pair.selected], MOVING), (moving[pair.selected], SELECTED))
-                picture = fig.point_overlay(sets, (*(low - margin), *(high + margin)))
+                picture = fig.point_overlay(sets, [*(low - margin).tolist(), *(high + margin).tolist()])
                 panels.append(fig.Panel(f"layers {pair.lower + 1} and {pair.lower + 2}, {what} registration", picture))
         if any(report.rmse_all is not None for report in self.layers):
             upper = self.layers[1:]
