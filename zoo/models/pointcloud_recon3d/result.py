@@ -108,16 +108,19 @@ class PointCloud(Prediction):
         )
 
     def legend(self) -> list[fig.LegendEntry]:
-        names = {"tumour (darker: denser)": drawing.SOLID, "tissue": drawing.HAZE}
+        names = {"tumour (darker: denser)": drawing.SOLID} if (self.label == 1).any() else {}
+        names |= {"tissue": drawing.HAZE}
         if self.neighbours is not None:
             names |= {"lower layer": FIXED, "upper layer": MOVING, "its points that registration uses": SELECTED}
         return [fig.LegendEntry(name, colour) for name, colour in names.items()]
 
     def panels(self) -> list[fig.Panel]:
-        several = len(self.layers) > 1
         panels = [fig.Panel(f"input: {self.pictured}", self.picture)]
-        panels.append(fig.Panel("3-D view", self.view()) if several
-                      else fig.Panel("points of the layer", self.view(0.0, 89.999)))  # fmt: skip
+        if len(self.layers) > 1:
+            panels.append(fig.Panel("3-D view", self.view()))
+        else:
+            kinds = [(self.points[self.label == k, :2], ink) for k, ink in ((0, drawing.HAZE), (1, drawing.SOLID))]
+            panels.append(fig.Panel("points of the layer", fig.point_overlay(kinds)))
         if self.neighbours is not None:
             pair = self.neighbours
             every = np.concatenate([pair.fixed, pair.before, pair.after])
