@@ -21,7 +21,6 @@ from zoo.models.meldd.network import (
     Variant,
     age_code,
     repeated,
-    supervised_contrastive,
 )
 
 SMALL = ContextConfig(width=16, layers=2, ffn=24)
@@ -185,23 +184,6 @@ def test_pieces_hold_every_lesion_once_and_only_the_patients_own(sizes: list[int
     assert torch.equal(layout.owner[pieces], owner[:, None].expand_as(pieces))
     counted = torch.cat([piece[:n] for piece, n in zip(pieces, real.tolist(), strict=True)])
     assert counted.tolist() == list(range(sum(sizes)))
-
-
-def test_the_contrastive_loss_is_lower_when_labels_cluster():
-    y = torch.tensor([0.0, 0, 0, 1, 1])
-    near = torch.tensor([[1.0, 0], [1, 0.1], [1, -0.1], [0, 1], [0.1, 1]])
-    mixed = near[[0, 3, 1, 2, 4]]
-    assert supervised_contrastive(near, y) < supervised_contrastive(mixed, y)
-    by_hand = 0.0
-    unit = nn.functional.normalize(near, dim=1).double()
-    for i in range(5):
-        rest = [j for j in range(5) if j != i]
-        scores = {j: float(unit[i] @ unit[j]) / 0.1 for j in rest}
-        log_total = math.log(sum(math.exp(s) for s in scores.values()))
-        same = [j for j in rest if y[j] == y[i]]
-        by_hand -= sum(scores[j] - log_total for j in same) / len(same) / 5
-    assert float(supervised_contrastive(near, y)) == pytest.approx(by_hand, rel=1e-4)
-    assert float(supervised_contrastive(near[:2], torch.tensor([0.0, 1.0]))) == 0.0
 
 
 def test_width_must_fit_the_heads():

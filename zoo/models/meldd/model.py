@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image as PILImage
 from torch import Tensor, nn
 
-from zoo import media
-from zoo.data.patients import SEXES
-from zoo.errors import MediaError, MissingExtraError, OptionError, ZooError
+from zoo.data.case import Case
+from zoo.data.features import FeatureCache, content_key
+from zoo.data.images import normalise, resize, to_tensor
+from zoo.data.patients import case_of
+from zoo.errors import MediaError, OptionError
 from zoo.model import Model
 from zoo.models.meldd import plugin
+from zoo.models.meldd.data import Evidence, as_sets, centre_of, told, view_of
 from zoo.models.meldd.network import (
     VARIANTS,
     WITH_PERSON,
@@ -30,13 +31,11 @@ from zoo.models.meldd.network import (
     VariantName,
     repeated,
 )
-from zoo.models.meldd.patient import Patient, patient_from, site_number
 from zoo.models.meldd.result import MAPPED, SHOWN, PatientLesions
+from zoo.nn.backbones import build, timm_network
 
 RESNET = "resnet101.tv_in1k"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 BATCH = 32  # images in memory at a time
-CACHED = 4096  # feature vectors that a model remembers
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,14 @@ class MelDD(Model[PatientLesions]):
 
     def __init__(self, config: MelddConfig | None = None) -> None:
         super().__init__(config)
-        self.backbone = build_backbone(self.config)
+        self.backbone = backbone(self.config)
         self.variants = nn.ModuleDict(
             {name: Variant(name, self.config.features, self.config.context) for name in self.config.variants}
         )
         # Operating points, as logits so that half precision keeps them apart near 0 and 1.
         self.threshold: Tensor
         self.register_buffer("threshold", torch.zeros(len(self.config.variants)))
-        self._features: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._features = FeatureCache()
 
     def variant(self, name: str) -> Variant:
         return cast(Variant, self.variants[name])
@@ -104,12 +103,12 @@ class MelDD(Model[PatientLesions]):
 
     # ---- prediction ---------------------------------------------------------------------------------------------
 
-    def _read(self, given: Any) -> Patient:
-        return patient_from(given)
+    def _read(self, given: Any) -> Case:
+        return case_of(given, "lesion")
 
     def _predict(
         self,
-        patients: Sequence[Patient],
+        patients: Sequence[Case],
         *,
         site: Sequence[str] | None,
         age: float | None,
@@ -124,16 +123,13 @@ class MelDD(Model[PatientLesions]):
         """
         if variant != "auto" and variant not in self.config.variants:
             raise OptionError(f"these weights have no {variant}; choose auto or {', '.join(self.config.variants)}")
-        return [self._judged(patient.told(site, age, sex), variant) for patient in patients]
+        return [self._judged(patient, told(patient, site, age, sex), variant) for patient in patients]
 
-    def _judged(self, patient: Patient, variant: str) -> PatientLesions:
+    def _judged(self, patient: Case, known: Evidence, variant: str) -> PatientLesions:
         features, kept, refusals = self._seen(patient)
-        notes = _notes_on_files(refusals, len(patient.images))
-        sites = tuple(patient.sites[i] for i in kept)
-        views = [self._sets(one, sites, patient) for one in features]
-        known = {"site": any(sites), "person": patient.age is not None or patient.sex is not None}
+        known = replace(known, sites=tuple(known.sites[i] for i in kept))
+        views = [as_sets([known], one).to(self.device) for one in features]
         name = self._choose(variant, known)
-        notes += _notes_on_evidence(name, sites, patient, known)
         logits = {
             one: torch.stack([self.logits(view, one).double() for view in views]).sigmoid().mean(0)
             for one in self.config.variants
@@ -141,54 +137,41 @@ class MelDD(Model[PatientLesions]):
         }
         evidence = {one: p.float().cpu().numpy() for one, p in logits.items()}
         probability, point = evidence[name], self.operating_point(name)
-        rank = np.argsort(-probability, kind="stable")
         network = self.variant(name)
-        received = network.received(views[0]).numpy()
-        attention = network.attention_maps(views[0]).cpu().numpy() if len(kept) <= MAPPED else None
-        shown = sorted(rank[:SHOWN].tolist())
-        pictures = {i: PILImage.fromarray(_square(media.read(patient.images[kept[i]]))) for i in shown}
+        shown = sorted(np.argsort(-probability, kind="stable")[:SHOWN].tolist())
         return PatientLesions(
-            source=patient.name,
+            source=patient.id,
             options={
-                "site": [one or "unknown" for one in sites], "age": patient.age, "sex": patient.sex, "variant": name,
+                "site": [one or "unknown" for one in known.sites], "age": known.age, "sex": known.sex, "variant": name,
             },
-            notes=tuple(notes),
-            names=tuple(patient.names[i] if patient.names else f"lesion {i + 1}" for i in kept),
+            notes=(*_notes_on_files(refusals, len(patient.images)), *_notes_on_evidence(name, known)),
+            names=tuple(Path(patient.images[i].id).name for i in kept),
             numbers=tuple(i + 1 for i in kept),
-            sites=sites,
-            age=patient.age,
-            sex=patient.sex,
+            sites=known.sites,
+            age=known.age,
+            sex=known.sex,
             variant=name,
             operating_point=point,
             probability=probability,
             malignant=probability >= point,
-            received=received,
-            attention=attention,
+            received=network.received(views[0]).numpy(),
+            attention=network.attention_maps(views[0]).cpu().numpy() if len(kept) <= MAPPED else None,
             evidence=evidence,
             operating_points={one: self.operating_point(one) for one in evidence},
-            pictures={i: picture.resize((160, 160), PILImage.Resampling.LANCZOS) for i, picture in pictures.items()},
+            pictures={i: resize(centre_of(patient.images[kept[i]].image), 160, "lanczos") for i in shown},
         )  # fmt: skip
 
-    def _choose(self, wanted: str, known: Mapping[str, bool]) -> str:
+    def _choose(self, wanted: str, known: Evidence) -> str:
         if wanted != "auto":
             return wanted
         best = {(True, True): "V4", (True, False): "V2", (False, True): "V3", (False, False): "V1"}
-        chosen = best[known["site"], known["person"]]
+        chosen = best[known.site, known.person]
         if chosen in self.config.variants:
             return chosen
         fitting = [name for name in self.config.variants if _has_evidence(name, known)]
         return (fitting or list(self.config.variants))[-1]
 
-    def _sets(self, features: Float[Tensor, "n f"], sites: Sequence[str | None], patient: Patient) -> Sets:
-        return Sets(
-            features,
-            torch.tensor([site_number(site) for site in sites]),
-            torch.tensor([len(sites)]),
-            torch.tensor([float("nan") if patient.age is None else patient.age]),
-            torch.tensor([-1 if patient.sex is None else SEXES.index(patient.sex)]),
-        ).to(self.device)
-
-    def _seen(self, patient: Patient) -> tuple[list[Float[Tensor, "n f"]], list[int], list[str]]:
+    def _seen(self, patient: Case) -> tuple[list[Float[Tensor, "n f"]], list[int], list[str]]:
         """Features of the images that can be read (one entry, or one per mirror image), which these are, and why not.
 
         A batch of images is in memory at a time.
@@ -199,7 +182,7 @@ class MelDD(Model[PatientLesions]):
         def views() -> Iterator[UInt8[np.ndarray, "s s 3"]]:
             for i, one in enumerate(patient.images):
                 try:
-                    view = view_of(one, self.config.image_size)
+                    view = view_of(one.image, self.config.image_size)
                 except MediaError as error:
                     refusals.append(str(error))
                     continue
@@ -209,7 +192,7 @@ class MelDD(Model[PatientLesions]):
         features = self.features(views())
         if not kept:
             what = f": {refusals[0]}" if refusals else "; give at least one"
-            raise MediaError(f"no image of {patient.name} can be read{what}")
+            raise MediaError(f"no image of {patient.id} can be read{what}")
         return list(features.unbind(1)), kept, refusals
 
     @torch.inference_mode(False)  # what is remembered may enter a training later
@@ -220,22 +203,18 @@ class MelDD(Model[PatientLesions]):
         found = []
         stream = iter(views)
         while batch := list(islice(stream, BATCH)):
-            keys = [hashlib.sha256(view.tobytes()).digest() for view in batch]
-            new = {key: view for key, view in zip(keys, batch, strict=True) if key not in self._features}
-            if new:
-                x = to_network(np.stack(list(new.values())), self.device)
-                rows = torch.stack([self.backbone(x.flip(axes) if axes else x) for axes in flips], 1)
-                self._features.update(zip(new, rows.cpu(), strict=True))
-            found += [self._features[key] for key in keys]
-            for key in keys:
-                self._features.move_to_end(key)
-            while len(self._features) > CACHED:
-                self._features.popitem(last=False)
-        width = self.config.features
-        return torch.stack(found).to(self.device) if found else torch.zeros(0, len(flips), width, device=self.device)
+
+            def made(places: list[int], batch: list[UInt8[np.ndarray, "s s 3"]] = batch) -> Float[Tensor, "b m f"]:
+                x = to_network([batch[i] for i in places], self.device)
+                return torch.stack([self.backbone(x.flip(axes) if axes else x) for axes in flips], 1).cpu()
+
+            found.append(self._features.get_all([content_key(view) for view in batch], made))
+        empty = torch.zeros(0, len(flips), self.config.features)
+        return torch.cat(found or [empty]).to(self.device)
+
+    # Features of a network that is going to change are forgotten.
 
     def train(self, mode: bool = True) -> MelDD:
-        """Features of a network that is going to change are forgotten."""
         self._features.clear()
         return super().train(mode)
 
@@ -248,9 +227,9 @@ class MelDD(Model[PatientLesions]):
         return super().load_state_dict(*args, **options)
 
 
-def _has_evidence(name: str, known: Mapping[str, bool]) -> bool:
+def _has_evidence(name: str, known: Evidence) -> bool:
     """Whether what a variant asks for beside the images is there."""
-    return (known["site"] or name not in WITH_SITE) and (known["person"] or name not in WITH_PERSON)
+    return (known.site or name not in WITH_SITE) and (known.person or name not in WITH_PERSON)
 
 
 def _notes_on_files(refusals: Sequence[str], total: int) -> list[str]:
@@ -260,87 +239,39 @@ def _notes_on_files(refusals: Sequence[str], total: int) -> list[str]:
     return [f"{len(refusals)} of {total} images {are} left out, the first because: {refusals[0]}"]
 
 
-def _notes_on_evidence(
-    name: str, sites: Sequence[str | None], patient: Patient, known: Mapping[str, bool]
-) -> list[str]:
+def _notes_on_evidence(name: str, known: Evidence) -> list[str]:
     notes = []
-    missing = [what for what, there in (("site", known["site"]), ("age", patient.age is not None),
-                                        ("sex", patient.sex is not None)) if not there]  # fmt: skip
+    missing = [what for what, there in (("site", known.site), ("age", known.age is not None),
+                                        ("sex", known.sex is not None)) if not there]  # fmt: skip
     if missing:
         notes.append(f"not given: {', '.join(missing)}; predicted without")
-    if known["site"] and None in sites:
-        count = sum(site is None for site in sites)
-        notes.append(f"the site of {count} of {len(sites)} lesions is unknown")
-    ignored = [what for what, there, users in (("site", known["site"], WITH_SITE),
-                                               ("age and sex", known["person"], WITH_PERSON))
+    if known.site and None in known.sites:
+        notes.append(f"the site of {known.sites.count(None)} of {len(known.sites)} lesions is unknown")
+    ignored = [what for what, there, users in (("site", known.site, WITH_SITE),
+                                               ("age and sex", known.person, WITH_PERSON))
                if there and name not in users]  # fmt: skip
     if ignored:
         notes.append(f"{name} makes no use of {' and '.join(ignored)}")
-    if len(sites) == 1 and name != "V0":
+    if len(known.sites) == 1 and name != "V0":
         notes.append("one lesion alone: there are no others to compare it with")
     return notes
 
 
-# ---- backbones -----------------------------------------------------------------------------------------------------
+def backbone(config: MelddConfig, pretrained: bool = False) -> nn.Module:
+    """Image to feature vector; ``pretrained`` with ImageNet's weights from the Hub.
 
-
-class SmallBackbone(nn.Sequential):
-    """3 x 3 convolutions that halve the image each, and the mean over positions."""
-
-    def __init__(self, channels: Sequence[int]) -> None:
-        layers: list[nn.Module] = []
-        for before, after in zip((3, *channels), channels, strict=False):
-            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def build_backbone(config: MelddConfig) -> nn.Module:
-    """Randomly initialised, image to feature vector. Raises ``MissingExtraError`` when timm is needed and missing."""
+    Raises ``MissingExtraError`` when timm is needed and missing, ``WeightsError`` when weights can't be had.
+    """
     if config.backbone == "small":
-        return SmallBackbone(config.small_channels)
-    try:
-        import timm
-    except ImportError:
-        raise MissingExtraError("the backbone resnet101", "timm", "sam") from None
-    return timm.create_model(RESNET, pretrained=False, num_classes=0)
+        return build("small", needed_by=plugin.name, channels=config.small_channels)
+    return timm_network(RESNET, needed_by=plugin.name, pretrained=pretrained, num_classes=0)
 
 
-def pretrained_backbone(config: MelddConfig) -> nn.Module:
-    """With ImageNet weights from the Hub. Raises ``WeightsError`` when they can't be had."""
-    from zoo.hub import timm_backbone
-
-    net = timm_backbone(RESNET, needed_by=plugin.name)
-    cast(Any, net).reset_classifier(0)
-    return net
-
-
-# ---- from a picture to the network ---------------------------------------------------------------------------------
-
-
-def _square(picture: media.Image) -> UInt8[np.ndarray, "s s 3"]:
-    """The largest centred square."""
-    rgb = picture.require_2d(plugin.name).rgb()
-    h, w = rgb.shape[:2]
-    side = min(h, w)
-    top, left = (h - side) // 2, (w - side) // 2
-    return np.round(rgb[top : top + side, left : left + side] * 255).astype(np.uint8)
-
-
-def view_of(image: Any, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """What the network sees of an image: its largest centred square, scaled. Raises ``MediaError``."""
-    try:
-        square = PILImage.fromarray(_square(media.read(image)))
-    except MediaError:
-        raise
-    except ZooError as error:
-        raise MediaError(str(error)) from error
-    return np.asarray(square.resize((size, size), PILImage.Resampling.BICUBIC))
-
-
-def to_network(views: UInt8[np.ndarray, "b s s 3"], device: torch.device | str) -> Float[Tensor, "b 3 s s"]:
+def to_network(
+    views: UInt8[np.ndarray, "b s s 3"] | Sequence[UInt8[np.ndarray, "s s 3"]], device: torch.device | str
+) -> Float[Tensor, "b 3 s s"]:
     """Views as a batch, normalised by ImageNet's mean and standard deviation."""
-    x = torch.from_numpy(views).to(device).permute(0, 3, 1, 2).float() / 255
-    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
+    return normalise(to_tensor(views, device))
 
 
 def udtr_adapted(config: MelddConfig, count: int = 16) -> MelddConfig:

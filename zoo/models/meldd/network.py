@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -261,19 +260,3 @@ def repeated(
             real.append(min(count, n - first))
         start += n
     return torch.cat(rows), torch.tensor(owner), torch.tensor(real)
-
-
-def supervised_contrastive(
-    z: Float[Tensor, "t d"], y: Int[Tensor, " t"], temperature: float = 0.1
-) -> Float[Tensor, ""]:
-    """Pulls lesions of one label together and pushes the others away (Khosla et al., 2020, Eq. 2).
-
-    0 when no lesion has another one of its label.
-    """
-    z = F.normalize(z, dim=1)
-    same = y[:, None] == y
-    same.fill_diagonal_(False)
-    scores = (z @ z.T / temperature).masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -math.inf)
-    log_p = (scores - scores.logsumexp(1, keepdim=True)).masked_fill(~same, 0)
-    count = same.sum(1)
-    return -(log_p.sum(1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,21 +17,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from zoo.data.augment import flipped
 from zoo.data.case import Case
-from zoo.data.patients import SEXES, case_of
+from zoo.data.patients import case_of, patients_of
 from zoo.data.splits import Split, TrainData
-from zoo.errors import DataError
 from zoo.metrics import youden
-from zoo.models.meldd.model import MelDD, MelddConfig, pretrained_backbone, to_network, udtr_adapted, view_of
-from zoo.models.meldd.network import ContextConfig, Sets, supervised_contrastive
-from zoo.models.meldd.patient import Patient, label_of, patients_of, site_number
+from zoo.models.meldd.data import Lesions, as_sets, label_of
+from zoo.models.meldd.model import MelDD, MelddConfig, backbone, to_network, udtr_adapted
+from zoo.models.meldd.network import ContextConfig, Sets
+from zoo.nn.losses import balanced_weights, class_counts, supervised_contrastive_loss
+from zoo.storage import replacing
 from zoo.training import Training
 from zoo.training.stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from zoo.training import Run
-
-IN_MEMORY = 2 << 30  # bytes of images; more are read when they are needed
 
 
 @dataclass(frozen=True)
@@ -57,54 +55,25 @@ class MelddRecipe:
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 
 
-class Lesions:
-    """Images of lesions with their labels, read at once where they fit into memory."""
-
-    def __init__(self, patients: Sequence[Patient], size: int) -> None:
-        self.images = [image for patient in patients for image in patient.images]
-        labels = [label for patient in patients for label in patient.labels or ()]
-        if len(labels) != len(self.images):
-            raise DataError("every lesion needs a label, benign or melanoma, to train on")
-        self.y = torch.tensor(labels, dtype=torch.float32)
-        self.size = size
-        self.views: UInt8[np.ndarray, "n s s 3"] | None = None
-        if 0 < len(self) * size * size * 3 <= IN_MEMORY:
-            self.views = self._read(range(len(self)))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, index: Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "b s s 3"]:
-        return self._read(index) if self.views is None else self.views[np.asarray(index)]
-
-    def _read(self, index: Any) -> UInt8[np.ndarray, "b s s 3"]:
-        view = partial(view_of, size=self.size)
-        with ThreadPoolExecutor(8) as pool:  # decoding lets go of the interpreter's lock
-            return np.stack(list(pool.map(view, [self.images[int(i)] for i in index])))
-
-
 def train(recipe: MelddRecipe, data: TrainData, run: Run) -> MelDD:
     """Backbone, features, and all variants of the recipe."""
     return fit(recipe, patients_of(data.train), patients_of(data.validation), run)
 
 
-def fit(recipe: MelddRecipe, patients: Sequence[Patient], validation: Sequence[Patient], run: Run) -> MelDD:
-    """As ``train``, on patients. Without melanomas in ``validation`` nothing stops early."""
+def fit(recipe: MelddRecipe, patients: Sequence[Case], validation: Sequence[Case], run: Run) -> MelDD:
+    """As ``train``, on cases with ``images``. Without melanomas in ``validation`` nothing stops early."""
     config = recipe.network
     lesions, unseen = Lesions(patients, config.image_size), Lesions(validation, config.image_size)
     run.stage("backbone")
     model = MelDD(config).to(run.device)
     if recipe.pretrained and config.backbone != "small":
-        model.backbone = pretrained_backbone(config).to(run.device)
+        model.backbone = backbone(config, pretrained=True).to(run.device)
     if recipe.backbone_epochs:
         train_backbone(model, recipe, lesions, unseen, run)
     model.eval()
-    train_sets, validation_sets = (
-        as_sets(members, features)
-        for members, features in zip((patients, validation), extract(model, (lesions, unseen), run), strict=True)
-    )
+    known, new = extract(model, (lesions, unseen), run)
     for name in config.variants:
-        fit_variant(model, name, recipe, train_sets, lesions.y, validation_sets, unseen.y, run)
+        fit_variant(model, name, recipe, known, lesions.y, new, unseen.y, run)
     return model.eval()
 
 
@@ -118,13 +87,13 @@ def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: 
     adam = torch.optim.Adam(classifier.parameters(), lr=recipe.backbone_lr)
     net, adam = run.track(classifier=classifier, adam=adam)
     run.keep(stopping=stopping)
-    weights = class_weights(lesions.y).to(run.device)
+    weights = balanced_weights(class_counts(lesions.y, 2)).to(run.device)
     steps_per_epoch = math.ceil(len(lesions) / recipe.backbone_batch)
     for step in run.steps(recipe.backbone_epochs * steps_per_epoch, description="backbone"):
         net.train()
         index = run.indices(len(lesions), recipe.backbone_batch, step)
         rng = run.generator("augment", step, run.accelerator.process_index)
-        x = to_network(augmented(lesions.batch(index), rng), run.device)
+        x = to_network(augmented(lesions.views.batch(index), rng), run.device)
         loss = weighted_bce(net(x)[:, 0], lesions.y[torch.from_numpy(index)].to(run.device), weights)
         adam.zero_grad()
         run.backward(loss)
@@ -133,7 +102,9 @@ def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: 
         if (step + 1) % steps_per_epoch == 0 and _both(unseen.y):
             net.eval()
             with torch.no_grad():
-                parts = [net(to_network(unseen.batch(part), run.device))[:, 0].cpu() for part in _parts(len(unseen))]
+                parts = [
+                    net(to_network(unseen.views.batch(part), run.device))[:, 0].cpu() for part in _parts(len(unseen))
+                ]
             score = youden(torch.cat(parts).double().numpy(), unseen.y.long().numpy())[1]
             run.log(validation_bacc=score)
             if stopping.update(score):
@@ -141,34 +112,28 @@ def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: 
     stopping.restore()
 
 
-def extract(model: MelDD, sets: Sequence[Lesions], run: Run) -> list[Float[Tensor, "n f"]]:
-    """Features of every image, computed once: a run that is resumed finds them beside its checkpoints."""
+def extract(model: MelDD, parts: Sequence[Lesions], run: Run) -> list[Sets]:
+    """Patients with the features of their images, computed once: a resumed run finds them beside its checkpoints."""
     from safetensors.torch import load_file, save_file
 
     stored = None if run.out is None else run.checkpoints / "features.safetensors"
     if stored is not None and stored.is_file():
         kept = load_file(stored)
-        return [kept[str(i)] for i in range(len(sets))]
-    found = []
-    for lesions in sets:
-        parts = [model.features(lesions.batch(part))[:, 0].cpu() for part in _parts(len(lesions))]
-        found.append(torch.cat(parts) if parts else torch.zeros(0, model.config.features))
-    if stored is not None and run.is_main:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        draft = stored.with_suffix(".part")
-        save_file({str(i): features.contiguous() for i, features in enumerate(found)}, draft)
-        draft.replace(stored)
-    return found
+        found = [kept[str(i)] for i in range(len(parts))]
+    else:
+        found = []
+        for lesions in parts:
+            some = [model.features(lesions.views.batch(part))[:, 0].cpu() for part in _parts(len(lesions))]
+            found.append(torch.cat(some) if some else torch.zeros(0, model.config.features))
+        if stored is not None and run.is_main:
+            with replacing(stored) as draft:
+                save_file({str(i): features.contiguous() for i, features in enumerate(found)}, draft)
+    return [as_sets(lesions.evidence, features) for lesions, features in zip(parts, found, strict=True)]
 
 
 def augmented(views: UInt8[np.ndarray, "b s s 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "b s s 3"]:
     """Each image flipped, turned by quarters, and changed a little in brightness and colour."""
-    out = views.copy()
-    turned = rng.random(len(out)) < 0.5
-    out[turned] = out[turned].swapaxes(1, 2)
-    for axis in (1, 2):
-        flipped = rng.random(len(out)) < 0.5
-        out[flipped] = np.flip(out[flipped], axis)
+    out = flipped(torch.from_numpy(views), rng, (1, 2), transpose=True).numpy()
     gain = rng.uniform(0.95, 1.05, (len(out), 1, 1, 1)) * rng.uniform(0.97, 1.03, (len(out), 1, 1, 3))
     return np.clip(np.round(out * gain), 0, 255).astype(np.uint8)
 
@@ -178,18 +143,6 @@ def _parts(n: int, size: int = 64) -> list[range]:
 
 
 # ---- the variants --------------------------------------------------------------------------------------------------
-
-
-def as_sets(patients: Sequence[Patient], features: Float[Tensor, "n f"]) -> Sets:
-    """Patients as tensors."""
-    sites = [site_number(site) for patient in patients for site in patient.sites]
-    return Sets(
-        features,
-        torch.tensor(sites, dtype=torch.int64),
-        torch.tensor([len(patient.images) for patient in patients], dtype=torch.int64),
-        torch.tensor([float("nan") if patient.age is None else patient.age for patient in patients]),
-        torch.tensor([-1 if patient.sex is None else SEXES.index(patient.sex) for patient in patients]).long(),
-    )
 
 
 def fit_variant(
@@ -209,7 +162,7 @@ def fit_variant(
     adam = torch.optim.Adam(variant.parameters(), lr=recipe.lr)
     net, adam = run.track(network=variant, adam=adam)
     run.keep(stopping=stopping)
-    weights = class_weights(y).to(run.device)
+    weights = balanced_weights(class_counts(y, 2)).to(run.device)
     fixed = 0 if name == "V0" else recipe.network.fixed_count
     batch = min(recipe.batch_size, len(sets))
     steps_per_epoch = math.ceil(len(sets) / batch)
@@ -224,7 +177,7 @@ def fit_variant(
         logits, tokens = net(some.to(run.device))
         loss = weighted_bce(logits, labels, weights)
         if recipe.contrastive:
-            contrast = supervised_contrastive(tokens, labels)
+            contrast = supervised_contrastive_loss(tokens, labels)
             run.log(contrast=contrast)
             loss = loss + recipe.contrastive * contrast
         adam.zero_grad()
@@ -268,12 +221,6 @@ def draw_fixed(lengths: Int[Tensor, " b"], count: int, rng: np.random.Generator)
     return torch.from_numpy(np.concatenate(rows))
 
 
-def class_weights(y: Float[Tensor, " n"]) -> Float[Tensor, " 2"]:
-    """n / (2 n_class) of benign and melanoma; 1 where a label doesn't occur."""
-    counts = torch.stack([(y == 0).sum(), (y == 1).sum()]).float()
-    return torch.where(counts > 0, len(y) / (2 * counts.clamp(min=1)), 1.0)
-
-
 def weighted_bce(
     logits: Float[Tensor, " t"], y: Float[Tensor, " t"], weights: Float[Tensor, " 2"]
 ) -> Float[Tensor, ""]:
@@ -291,7 +238,7 @@ def _both(y: Tensor) -> bool:
 def score(model: MelDD, case: Case, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each lesion."""
     prediction = model.predict(case, **options)
-    truth = [label_of(one.label, one.id) for one in case_of(case).images]
+    truth = [label_of(one) for one in case_of(case).images]
     return [
         {
             "lesion": prediction.names[i],
