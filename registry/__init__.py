@@ -5,7 +5,6 @@ A plugin is broken alone: one that can't be imported is listed with its error an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from typing import Any
 
 from zoo.errors import MissingExtraError, PluginError
 from zoo.plugin import CONTRACT_VERSION, ENTRY_POINT_GROUP, Plugin
-from zoo.text import close_to
+from zoo.text import close_to, normalised
 
 __all__ = ["Entry", "entries", "find", "info", "list_models", "resolve"]
 
@@ -54,13 +53,13 @@ def _entry(point: EntryPoint) -> Entry:
                 f"written for version {plugin.contract} of the plugin contract, this zoo has {CONTRACT_VERSION}; "
                 f"update {distribution if plugin.contract < CONTRACT_VERSION else 'medimg-zoo'}"
             )
-        if plugin.name != _kebab(point.name):
+        if plugin.name != normalised(point.name):
             raise PluginError(f"the entry point is called {point.name} but the plugin calls itself {plugin.name}")
     # A stranger's module may fail in any way at all, SystemExit included; the others must still be listed.
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
-        return Entry(_kebab(point.name), distribution, version, error=f"{kind}{reason}")
+        return Entry(normalised(point.name), distribution, version, error=f"{kind}{reason}")
     return Entry(plugin.name, distribution, version, plugin)
 
 
@@ -70,10 +69,10 @@ def find(name: str) -> Entry:
     Raises ``PluginError`` when it is unknown (with the nearest names), broken, or claimed by two distributions.
     """
     distribution, _, model = name.rpartition(":")
-    model = _kebab(model)
+    model = normalised(model)
     claimed = [entry for entry in entries() if entry.name == model]
     if distribution:
-        claimed = [entry for entry in claimed if _kebab(entry.distribution) == _kebab(distribution)]
+        claimed = [entry for entry in claimed if normalised(entry.distribution) == normalised(distribution)]
     if not claimed:
         raise PluginError(f"there is no model {name!r}; {_suggest(model)}")
     if len(claimed) > 1:
@@ -146,10 +145,6 @@ def info(name: str) -> Plugin:
     plugin = find(name).plugin
     assert plugin is not None
     return plugin
-
-
-def _kebab(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _suggest(name: str) -> str:

@@ -41,7 +41,7 @@ def kebab(name: str) -> str:
 
 def normalised(distribution: str) -> str:
     """The name of a distribution as package indices compare it (PEP 503): ``My_Zoo.Plugin`` is ``my-zoo-plugin``."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
 def finite(value: Any) -> Any:

@@ -312,3 +312,29 @@ def test_a_coloured_mask_file_is_refused(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 4, 3), dtype=np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(DataError, match="colour"):
         read_mask(Case(np.zeros((4, 4)), "c", masks={"mask": str(tmp_path / "m.png")}))
+
+
+def test_an_attribute_comes_from_a_column_or_a_table(tmp_path):
+    cases = [Case("", f"x{i}", attributes={"site": "AB"[i]} if i < 2 else {}) for i in range(3)]
+    data = Dataset("x", [Entry(case.id, case) for case in cases])
+    assert data.values("site") == ["A", "B", "unknown"]
+    table = tmp_path / "tones.csv"
+    table.write_text("id,value\nx0,dark\nx2,light\n")
+    assert data.values(f"file:{table}") == ["dark", "unknown", "light"]
+    table.write_text("image,tone\n1,2\n")
+    with pytest.raises(DataError, match="needs the columns id and value"):
+        data.values(f"file:{table}")
+    with pytest.raises(DataError, match="there is no file"):
+        data.values(f"file:{tmp_path / 'none.csv'}")
+
+
+def test_made_cases_are_made_once_in_memory():
+    made = []
+
+    def make():
+        made.append(1)
+        return Case("", "x")
+
+    data = Dataset("x", [Entry("x", make)]).in_memory()
+    assert len(list(data) + list(data)) == 2
+    assert made == [1]

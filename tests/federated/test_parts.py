@@ -17,6 +17,7 @@ from zoo.federated import (
     by_attribute,
     by_file,
     dirichlet,
+    divided,
     drawn,
     iid,
     labels_of,
@@ -118,7 +119,7 @@ def test_the_mean_keeps_number_types_and_weights():
     assert (mean["n"].dtype, int(mean["n"])) == (torch.int64, 4)
 
 
-def test_averaging_touches_only_models_that_every_client_returned():
+def test_averaging_touches_only_models_that_the_clients_return():
     state = State({"network": {"w": torch.zeros(1)}, "teacher": {"w": torch.ones(1)}}, {"kept": 1})
     updates = [Update({"network": {"w": torch.full((1,), v)}, "images": {"x": torch.ones(2)}}, num_examples=1)
                for v in (1.0, 3.0)]  # fmt: skip
@@ -130,6 +131,15 @@ def test_averaging_touches_only_models_that_every_client_returned():
     assert after.models.keys() == {"network", "teacher"}
     assert after.own == {"kept": 1}
     assert float(state.network["w"]) == 0
+
+
+def test_a_model_that_only_some_clients_return_is_refused():
+    updates = [Update({"network": {"w": torch.ones(1)}} if i else {}, num_examples=1) for i in range(2)]
+    updates[0].client, updates[1].client = 4, 5
+    with pytest.raises(DataError, match="client 4 returns no network, and other clients do"):
+        average(updates, State({"network": {"w": torch.zeros(1)}}))
+    untouched = average([Update(num_examples=1, accuracy=0.5)], State({"network": {"w": torch.zeros(1)}}))
+    assert float(untouched.network["w"]) == 0  # nobody returns one: an exchange of numbers
 
 
 def test_a_lossy_link_loses_whole_rows_and_other_ones_on_the_way_back():
@@ -154,3 +164,15 @@ def test_clients_draw_with_replacement_from_a_mix_of_labels():
     assert alike.sum() == unlike.sum() == 1000
     assert alike.max() < 150 < unlike.max()
     assert (unlike != other).any()
+
+
+def test_a_partition_is_named_by_how_it_comes_about(toy, tmp_path):
+    cases = toy.toy_data(12).train
+    table = tmp_path / "clients.csv"
+    table.write_text("id,client\n" + "".join(f"case-{i},{'xy'[i > 8]}\n" for i in range(12)))
+    for how, clients in (("iid", 3), ("dirichlet", 3), ("column:site", 2), (f"file:{table}", 2)):
+        parts = divided(how, cases, labels_of(cases), 3, 2.0, 0)
+        assert len(parts) == clients
+        assert sorted(np.concatenate(parts).tolist()) == list(range(12))
+    with pytest.raises(OptionError, match="iid, dirichlet, column:NAME or file:PATH, not 'hospital'"):
+        divided("hospital", cases, labels_of(cases), 3, 2.0, 0)

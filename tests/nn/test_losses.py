@@ -89,8 +89,18 @@ def test_contrast_of_two_views_by_hand() -> None:
     assert contrastive_loss(z[[0, 1, 3, 2]], 0.5) > expected
 
 
-def test_contrast_of_labels_by_hand() -> None:
-    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    expected = -math.log(math.exp(2) / (math.exp(2) + 1))
-    assert supervised_contrastive_loss(z, torch.tensor([1, 1, 0]), 0.5).item() == pytest.approx(expected)
-    assert supervised_contrastive_loss(z, torch.tensor([0, 1, 2])) == 0
+def test_contrast_of_labels_by_hand_is_lower_when_labels_cluster():
+    y = torch.tensor([0.0, 0, 0, 1, 1])
+    near = torch.tensor([[1.0, 0], [1, 0.1], [1, -0.1], [0, 1], [0.1, 1]])
+    mixed = near[[0, 3, 1, 2, 4]]
+    assert supervised_contrastive_loss(near, y) < supervised_contrastive_loss(mixed, y)
+    by_hand = 0.0
+    unit = F.normalize(near, dim=1).double()
+    for i in range(5):
+        rest = [j for j in range(5) if j != i]
+        scores = {j: float(unit[i] @ unit[j]) / 0.1 for j in rest}
+        log_total = math.log(sum(math.exp(s) for s in scores.values()))
+        same = [j for j in rest if y[j] == y[i]]
+        by_hand -= sum(scores[j] - log_total for j in same) / len(same) / 5
+    assert float(supervised_contrastive_loss(near, y)) == pytest.approx(by_hand, rel=1e-4)
+    assert float(supervised_contrastive_loss(near[:2], torch.tensor([0.0, 1.0]))) == 0.0

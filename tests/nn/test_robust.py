@@ -1,4 +1,4 @@
-"""Distances, COPOD and the weights of DOS; what each rule lets through stands in the tests of disbelieve."""
+"""Distances, COPOD and the weights of DOS, and what each rule makes of flat updates."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.errors import DataError
-from zoo.nn.robust import BLOCK, copod, distance_tables, dos_weights, squared_distances
+from zoo.errors import DataError, OptionError
+from zoo.nn.robust import BLOCK, copod, distance_tables, dos_weights, rule_of, squared_distances
 
 
 def test_distances_are_exact_for_near_copies_far_from_the_origin() -> None:
@@ -85,3 +85,44 @@ def test_dos_suppresses_an_update_that_lies_apart() -> None:
     updates = torch.from_numpy(np.random.default_rng(0).normal(size=(10, 40)))
     updates[3] += 30
     assert int(dos_weights(updates).argmin()) == 3
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------
+
+
+def clouds(seed: int = 0, n: int = 10, d: int = 30) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)))
+
+
+def test_fedavg_averages_by_cases() -> None:
+    vectors = clouds(n=2)
+    combined = rule_of("fedavg", 2, 0)(vectors, [3, 1]).vector
+    torch.testing.assert_close(combined, 0.75 * vectors[0] + 0.25 * vectors[1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_krum_is_its_definition(seed: int) -> None:
+    vectors = clouds(seed)
+    squares = torch.cdist(vectors, vectors).square()
+    scores = [float(squares[i, [j for j in range(10) if j != i]].sort().values[:4].sum()) for i in range(10)]
+    assert rule_of("krum", 10, 4)(vectors, [1] * 10).picked == int(np.argmin(scores))
+
+
+@pytest.mark.parametrize(("n", "f"), [(5, 2), (7, 3), (9, 4), (29, 14), (10, 3)])
+def test_trimmed_mean_drops_the_true_number_on_each_side(n: int, f: int) -> None:
+    vectors = clouds(n=n)
+    expected = vectors.sort(0).values[f : n - f].mean(0)
+    torch.testing.assert_close(rule_of("trimmed-mean", n, f)(vectors, [1] * n).vector, expected)
+
+
+@pytest.mark.parametrize(("rule", "attackers"), [("krum", 2), ("trimmed-mean", 2)])
+def test_robust_rules_ignore_outliers(rule: str, attackers: int) -> None:
+    vectors = torch.stack([torch.full((3,), 1e6 if i < attackers else 1 + i / 100) for i in range(9)]).double()
+    combined = rule_of(rule, 9, attackers)(vectors, [1] * 9)  # type: ignore[arg-type]
+    assert (combined.vector - 1).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("rule", ["fedavg", "krum", "trimmed-mean", "dos"])
+def test_a_majority_of_attackers_is_refused_under_every_rule(rule: str) -> None:
+    with pytest.raises(OptionError, match="use at most 4"):
+        rule_of(rule, 10, 5)  # type: ignore[arg-type]

@@ -111,7 +111,8 @@ class FeatureCache:
 
         stored = value.cpu().half() if self.half else value.cpu()
         # axes as they lie in memory: what is read later must not differ in that either, or sums run in another order
-        order = sorted(range(stored.ndim), key=lambda axis: -stored.stride(axis))
+        strides = stored.stride()
+        order = sorted(range(stored.ndim), key=lambda axis: -strides[axis])
         packed = {"embedding": stored.permute(order).contiguous()}
         write_file(self.folder / f"{key}.safetensors", save(packed, {"order": json.dumps(order)}))
 

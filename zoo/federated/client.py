@@ -49,7 +49,7 @@ class Clients(ClientApp):
         seed = derive_seed(self.seed, "client", who, group, message.metadata.message_type)
         seed_everything(seed)
         network = federation.model()
-        received = records.models_of(message.content)
+        received = records.models_of(message.content, self.device)
         network.load_state_dict(received["network"])
         update = federation.client(
             network.to(self.device),

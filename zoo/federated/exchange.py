@@ -1,7 +1,7 @@
 """What travels in a federation, as a paper sees it: ``Update`` up, ``State`` on the server, ``Context`` at a client.
 
 A model here is a dict of tensors by name. ``network`` is the one that ``Federation.model`` makes; a paper may send more
-beside it: a teacher, architecture parameters, images, features. All numbers are plain and all tensors on the CPU.
+beside it: a teacher, architecture parameters, images, features. What travels and what is kept lies on the CPU.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from zoo.errors import DataError
 
 Tensors = dict[str, Tensor]
 
@@ -65,7 +67,7 @@ class Context:
     """Who a client is, what it got, and what it keeps.
 
     ``kept`` is this client's own from round to round, on every engine and after a kill: a nest of numbers, text,
-    tensors, lists and dicts. ``received``: every model that the server sent.
+    tensors, lists and dicts. ``received``: every model that the server sent, on this client's device.
     """
 
     client: int
@@ -77,8 +79,14 @@ class Context:
 
 
 def average(updates: Sequence[Update], state: State) -> State:
-    """FedAvg: every model of the server's becomes the mean of the clients', by their weights."""
-    there = [name for name in state.models if all(name in update.models for update in updates)]
+    """FedAvg: every model of the server's that the clients return becomes their mean, by their weights.
+
+    Raises ``DataError`` for a model that some of them return and others don't.
+    """
+    there = [name for name in state.models if any(name in update.models for update in updates)]
+    for name in there:
+        if lacking := [update.client for update in updates if name not in update.models]:
+            raise DataError(f"client {lacking[0]} returns no {name}, and other clients do")
     weights = [update.weight for update in updates]
     return state.updated(**{name: weighted_mean([u.models[name] for u in updates], weights) for name in there})
 

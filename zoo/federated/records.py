@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def question(state: State, exchange: str) -> RecordDict:
 
 def answer(update: Update) -> RecordDict:
     """What a client sends back."""
-    numbers = {"num_examples": update.num_examples, **update.numbers}
+    numbers: dict[str, Any] = {"num_examples": update.num_examples, **update.numbers}
     return RecordDict({**_models(update.models), NUMBERS: MetricRecord(numbers)})
 
 
@@ -33,10 +34,10 @@ def exchange_of(content: RecordDict) -> str:
     return str(content.config_records[EXCHANGE]["name"])
 
 
-def models_of(content: RecordDict) -> dict[str, Tensors]:
+def models_of(content: RecordDict, device: torch.device | str = "cpu") -> dict[str, Tensors]:
     """Fresh tensors: whoever gets them may change them."""
     return {
-        key.removeprefix(MODEL): {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
+        key.removeprefix(MODEL): {name: torch.from_numpy(array.numpy()).to(device) for name, array in record.items()}
         for key, record in content.array_records.items()
     }
 

@@ -95,8 +95,8 @@ def _round(
         row |= {f"{exchange}/{name}": value for name, value in _means(updates).items()}
         sizes += [{"client": e.pop("client"), "phase": exchange, **e} for e in bytes_]
     if federation.evaluate is not None:
-        found = federation.evaluate(server.state) or {}
-        row |= {f"global/{_hyphens(name)}": float(value) for name, value in found.items()}
+        scores = federation.evaluate(server.state) or {}
+        row |= {f"global/{_hyphens(name)}": float(value) for name, value in scores.items()}
     if history is not None:
         history.add(number, server.state.network, returned, federation.clients)
     clients.write(number, client_rows)

@@ -63,6 +63,11 @@ class Image:
         return self.array.shape[: self.ndim_spatial]
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What reading it had to assume; every prediction of the image repeats it."""
+        return tuple(self.meta.get("notes", ()))
+
+    @property
     def stem(self) -> str:
         """A name for files made from this image; see :func:`stem_of`."""
         return stem_of(self.source)
@@ -113,9 +118,10 @@ class Image:
         (``meta["window"]``), else their own minimum and maximum.
         """
         array = self.array
-        window = window or self.meta.get("window")
         if window is not None:
             return _windowed(array, *window)
+        if "window" in self.meta:
+            return WINDOW_FUNCTIONS[self.meta.get("window_function", "LINEAR")](array, *self.meta["window"])
         if array.dtype == np.uint8 or (array.dtype == np.uint16 and self.format != "nifti"):
             return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
         low, high = float(array.min()), float(array.max())
@@ -151,7 +157,7 @@ class Image:
             return np.repeat(values.reshape(*plane.size, 1), 3, axis=-1)
         return values if plane.channels == 3 else values[..., :3] * values[..., 3:]
 
-    def axial(self, array: Shaped[np.ndarray, "*shape"] | None = None) -> Shaped[np.ndarray, "*shape"]:
+    def axial(self, array: Shaped[np.ndarray, "*shape"] | None = None) -> Shaped[np.ndarray, "*axial"]:
         """This volume, or a mask of its shape, as a view in the radiologist's order ``[z h w]``.
 
         Slices run to the head, rows to the back, columns to the patient's left. Without an affine, or for a 2-D image,
@@ -205,3 +211,15 @@ def _windowed(array: np.ndarray, centre: float, width: float) -> np.ndarray:
     if width <= 1:
         return (values > centre - 0.5).astype(np.float32)
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1).astype(np.float32)
+
+
+def _windowed_exactly(array: np.ndarray, centre: float, width: float) -> np.ndarray:
+    return np.clip((array.astype(np.float32) - centre) / width + 0.5, 0, 1).astype(np.float32)
+
+
+def _windowed_softly(array: np.ndarray, centre: float, width: float) -> np.ndarray:
+    steps = np.clip(-4 * (array.astype(np.float64) - centre) / width, -700, 700)
+    return (1 / (1 + np.exp(steps))).astype(np.float32)
+
+
+WINDOW_FUNCTIONS = {"LINEAR": _windowed, "LINEAR_EXACT": _windowed_exactly, "SIGMOID": _windowed_softly}

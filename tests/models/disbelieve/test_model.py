@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import zoo
-from zoo.errors import MediaError, OptionError
+from zoo.errors import OptionError
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
 from zoo.models.disbelieve.result import split_name
 
@@ -141,11 +140,6 @@ def test_names_of_poisoned_weights_come_apart_again() -> None:
 def test_impossible_networks_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"labels|mean|px"):
         DisbelieveConfig(**wrong)
-
-
-def test_a_volume_is_refused(model: Disbelieve) -> None:
-    with pytest.raises(MediaError, match="disbelieve takes 2-D images"):
-        model.predict(zoo.media.Image(np.zeros((4, 8, 8), np.uint8), ndim_spatial=3))
 
 
 def test_an_unknown_option_of_the_simulation_is_refused(model: Disbelieve) -> None:

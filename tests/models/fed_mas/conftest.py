@@ -26,7 +26,7 @@ TINY = FedMASRecipe(
     ),
     clients=3,
     alpha=2.0,
-    rounds=2,
+    rounds=3,
     local_epochs=1,
     batch_size=8,
     optimizer="adam",
@@ -35,7 +35,7 @@ TINY = FedMASRecipe(
     attribute="site",
     report_distances=True,
     prior_data="phantom:skin-lesion?n=8&seed=900&size=32",
-    prior_steps=2,
+    prior_steps=3,
 )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from zoo.data.case import Case
 from zoo.data.phantoms.skin import skin_lesion
-from zoo.errors import MediaError, OptionError, WeightsError
+from zoo.errors import OptionError, WeightsError
 from zoo.models.fed_mas.model import FedMAS, FedMASConfig, build_network, to_network
 from zoo.models.fed_mas.prior import (
     PriorConfig,
@@ -58,14 +57,6 @@ def test_prediction_names_probabilities_group_and_distance(model: FedMAS, lesion
     assert 0 <= found.saliency.min() <= found.saliency.max() <= 1
 
 
-def test_a_batch_equals_its_images_one_by_one(model: FedMAS) -> None:
-    images = [skin_lesion(seed, size=70).image for seed in range(3)]
-    together = model.predict_batch(images)
-    for image, found in zip(images, together, strict=True):
-        alone = model.predict(image)
-        assert list(alone.probabilities.values()) == pytest.approx(list(found.probabilities.values()), abs=1e-5)
-
-
 def test_grad_cam_is_that_of_autograd(model: FedMAS, lesion: Case) -> None:
     x = to_network(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     features = model.network.encoder.features(x).detach().requires_grad_(True)
@@ -92,11 +83,6 @@ def test_distance_is_refused_where_no_prior_is_at_hand(tiny: FedMASRecipe, lesio
     broken.write_bytes(b"no tensors")
     with pytest.raises(WeightsError, match="can't be read"):
         public.predict(lesion.image, ssl_distance=True, prior=broken)
-
-
-def test_volumes_are_refused(model: FedMAS) -> None:
-    with pytest.raises(MediaError):
-        model.predict(np.zeros((4, 5, 20, 20, 3), np.float32))
 
 
 def test_parameters_of_the_papers_network() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,10 +14,10 @@ import torch
 from PIL import Image as PILImage
 
 import zoo
+from tests.models.base import PluginTests
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError, WeightsError
-from zoo.federated import divided
 from zoo.models.fed_mas.claim import contour_prior, draw, pixel_prior, with_rare_attribute
 from zoo.models.fed_mas.data import labels_of, scores
 from zoo.models.fed_mas.model import FedMASConfig
@@ -29,41 +31,43 @@ def fit(recipe: FedMASRecipe, data: TrainData, out: Path | None = None, resume: 
         return train(recipe, data, run)
 
 
-@pytest.fixture(scope="module")
-def folder(tiny: FedMASRecipe, data: TrainData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("fed-mas") / "run"
-    fit(tiny, data, out)
-    return out
+class TestFedMAS(PluginTests):
+    name = "fed-mas"
+    facts: ClassVar = {
+        "balanced accuracy, 160 other phantoms, all diagnoses equally often": "balanced_accuracy",
+        "accuracy, 160 other phantoms": "accuracy",
+        "AUROC (macro), 160 other phantoms": "auroc",
+    }
+    facts_on = ("phantom:skin-lesion?n=160&seed=20000&size=64", "all")
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tiny(cls, tiny: FedMASRecipe) -> FedMASRecipe:
+        return tiny
 
-def test_training_leaves_scores_and_pictures(folder: Path) -> None:
-    found = json.loads((folder / "scores.json").read_text())["global"]
-    assert {"balanced_accuracy", "head", "tail", "all", "attribute_average"} <= set(found)
-    assert all(0 <= value <= 1 for value in found.values())
-    for name in ("rescue_factors", "weights", "distances", "split"):
-        assert min(PILImage.open(folder / f"{name}.png").size) > 200
-    assert not (folder / "prior").exists()  # it's in the weights
+    @pytest.fixture(scope="class")
+    @classmethod
+    def parts(cls, data: TrainData) -> TrainData:
+        return data
 
+    def test_training_leaves_scores_and_pictures(self, trained: Any) -> None:
+        found = json.loads((trained.folder / "scores.json").read_text())["global"]
+        assert {"balanced_accuracy", "head", "tail", "all", "attribute_average"} <= set(found)
+        assert all(0 <= value <= 1 for value in found.values())
+        for name in ("rescue_factors", "weights", "distances", "split"):
+            assert min(PILImage.open(trained.folder / f"{name}.png").size) > 200
+        assert not (trained.folder / "prior").exists()  # it's in the weights
 
-def test_only_the_model_and_numbers_leave_a_client(folder: Path) -> None:
-    header = (folder / "metrics" / "federated-clients.csv").read_text().splitlines()[0].split(",")
-    assert "rescue-factor" in header
-    assert "w-0" in header  # asked for by report_distances
+    def test_only_the_model_and_numbers_leave_a_client(self, trained: Any) -> None:
+        header = (trained.folder / "metrics" / "federated-clients.csv").read_text().splitlines()[0].split(",")
+        assert "rescue-factor" in header
+        assert "w-0" in header  # asked for by report_distances
 
-
-def test_weights_are_shares_of_the_rescue_factors(folder: Path) -> None:
-    import csv
-
-    with open(folder / "metrics" / "federated-clients.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["round"] == "1"]
-    rescue = np.array([float(row["rescue-factor"]) for row in rows])
-    np.testing.assert_allclose([float(row["weight"]) for row in rows], rescue / rescue.sum(), rtol=1e-6)  # Eq. 5
-
-
-def test_training_is_deterministic(tiny: FedMASRecipe, data: TrainData) -> None:
-    recipe = replace(tiny, rounds=1)
-    first, second = fit(recipe, data).state_dict(), fit(recipe, data).state_dict()
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    def test_weights_are_shares_of_the_rescue_factors(self, trained: Any) -> None:
+        with open(trained.folder / "metrics" / "federated-clients.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["round"] == "1"]
+        rescue = np.array([float(row["rescue-factor"]) for row in rows])
+        np.testing.assert_allclose([float(row["weight"]) for row in rows], rescue / rescue.sum(), rtol=1e-6)  # Eq. 5
 
 
 @pytest.mark.parametrize("method", ["fedavg", "moon", "ldam", "creff", "fedlc"])
@@ -130,28 +134,11 @@ def test_a_case_without_label_is_named(data: TrainData) -> None:
         labels_of(data.train, ("A", "B"))
 
 
-def test_an_attribute_comes_from_a_column_or_a_table(data: TrainData, tmp_path: Path) -> None:
-    table = tmp_path / "tones.csv"
-    table.write_text(f"id,value\n{data.test.ids[0]},dark\n{data.test.ids[1]},light\n")
-    assert data.test.values(f"file:{table}")[:3] == ["dark", "light", "unknown"]
-    assert data.test.values("site")[:2] == ["A", "B"]
-    table.write_text("image,tone\n1,2\n")
-    with pytest.raises(DataError, match="needs the columns id and value"):
-        data.test.values(f"file:{table}")
-
-
 def test_presets_state_the_papers_clients() -> None:
     assert training.configure("paper").clients == 8
     assert len(training.configure("paper").network.labels) == 23
     assert training.configure("isic").clients == 4
     assert training.configure("isic").optimizer == "adam"
-
-
-def test_partitions_cover_every_case(tiny: FedMASRecipe, data: TrainData) -> None:
-    y = labels_of(data.train, tiny.network.labels)
-    for partition in ("iid", "dirichlet", "column:site"):
-        parts = divided(partition, data.train, y, tiny.clients, tiny.alpha, 0)
-        assert sorted(np.concatenate(parts).tolist()) == list(range(len(y)))
 
 
 def test_all_is_the_mean_of_the_groups_and_balanced_accuracy_that_of_the_classes() -> None:

@@ -256,7 +256,7 @@ class TestGradAlign(PluginTests):
     data = "phantom:chest-xray?n=40&size=32"
     facts: ClassVar = {
         "accuracy, 150 unseen phantoms of three classes": "accuracy",
-        "AUROC, 150 unseen phantoms": "AUROC",
+        "AUROC, 150 unseen phantoms": "auroc",
     }
     facts_on = ("phantom:chest-xray?n=150&seed=100000&size=48", "all")
 

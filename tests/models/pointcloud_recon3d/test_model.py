@@ -1,4 +1,4 @@
-"""predict as a user meets it: every form of a stack, options, files that other programs open, and bad input."""
+"""predict as a user meets it: masks or stain, options, files that other programs open, and bad input."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo import media
 from zoo.data.phantoms.serial_sections import serial_sections
-from zoo.data.stacks import open_stack
 from zoo.errors import MediaError, OptionError
-from zoo.media import slides
 from zoo.models.pointcloud_recon3d.model import PointCloudRecon3D, Recon3DConfig
 from zoo.models.pointcloud_recon3d.network import SegmenterConfig
 
@@ -53,16 +50,6 @@ def test_a_folder_with_masks_is_registered_nearer_to_the_truth(model, case, fold
     assert result.points.shape == (len(result.label), 3)
     assert set(np.unique(result.layer)) == set(range(LAYERS))
     assert np.array_equal(np.stack(result.tumour_masks), case.masks["mask"])
-
-
-def test_list_array_and_multi_page_tiff_give_the_same_cloud(model, case, folders, tmp_path):
-    masks = list(case.masks["mask"])
-    pages = [Image.fromarray(section) for section in case.image]
-    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
-    forms = [case.image, list(case.image), str(tmp_path / "stack.tif"), [str(tmp_path / "stack.tif")],
-             torch.from_numpy(np.moveaxis(case.image, -1, 1).copy()), str(folders[0])]  # fmt: skip
-    clouds = [model.predict(form, masks=masks).points for form in forms]
-    assert all(np.array_equal(clouds[0], cloud) for cloud in clouds[1:])
 
 
 def test_z_is_the_layer_times_the_factor_and_gaps_are_filled(model, case):
@@ -129,119 +116,35 @@ def test_segmentation_is_patch_by_patch(model, case):
     assert not model.segment(rgb, np.zeros((SIZE, SIZE), bool)).any()
 
 
-# ---- files ------------------------------------------------------------------------------------------------------
-
-
-def test_cloud_and_meshes_open_in_other_programs(model, case, tmp_path):
+def test_the_files_hold_every_point_and_the_surfaces_around_them(model, case, tmp_path):
     trimesh = pytest.importorskip("trimesh")
     result = model.predict(case.image, masks=list(case.masks["mask"]), mesh=True, views=2, gif=True)
     written = {path.name: path for path in result.save(tmp_path, "spec")}
-    cloud = trimesh.load(written["spec_cloud.ply"])
-    assert np.allclose(np.asarray(cloud.vertices), result.points, atol=1e-4)
+    assert np.allclose(np.asarray(trimesh.load(written["spec_cloud.ply"]).vertices), result.points, atol=1e-4)
     record = json.loads(written["spec.json"].read_text())
     assert record["cloud"] == "spec_cloud.ply"
     assert sum(record["points"].values()) == len(result.points)
-    for name in ("tumour", "tissue"):
-        ply, obj = (trimesh.load(written[f"spec_{name}_{kind}"]) for kind in ("mesh.ply", "surface.obj"))
-        mesh = result.meshes[name]
-        assert np.allclose(np.asarray(ply.vertices), mesh.vertices, atol=1e-4)
-        assert np.array_equal(np.asarray(ply.faces), mesh.faces)
-        assert len(obj.faces) == len(mesh.faces)
-        assert np.allclose(ply.bounds, obj.bounds, rtol=1e-4)
+    assert len(record["layers"]) == LAYERS
+    wanted = {"angle", "shift", "rmse_selected", "rmse_all", "inliers", "iterations", "seconds", "flags"}
+    assert wanted <= record["layers"][1].keys()
     inside = result.points[result.label == 1]
-    low, high = result.meshes["tumour"].vertices.min(0), result.meshes["tumour"].vertices.max(0)
-    assert (low - 3 <= inside.min(0)).all()
-    assert (high + 3 >= inside.max(0)).all()
+    tumour = trimesh.load(written["spec_tumour_mesh.ply"])
+    assert (tumour.bounds[0] - 3 <= inside.min(0)).all()
+    assert (tumour.bounds[1] + 3 >= inside.max(0)).all()
     assert Image.open(written["spec_view01.png"]).size == (512, 512)
     assert Image.open(written["spec_orbit.gif"]).n_frames == 2
 
 
-def test_the_ply_carries_label_layer_and_colour(model, case, tmp_path):
-    result = model.predict(case.image, masks=list(case.masks["mask"]))
-    data = next(path for path in result.save(tmp_path, "a", figure=False) if path.suffix == ".ply").read_bytes()
-    header, _, body = data.partition(b"end_header\n")
-    assert f"element vertex {len(result.points)}".encode() in header
-    kind = [("xyz", "<f4", 3), ("rgb", "u1", 3), ("label", "u1"), ("layer", "<i4"), ("density", "<f4")]
-    rows = np.frombuffer(body, kind)
-    assert np.array_equal(rows["label"], result.label)
-    assert np.array_equal(rows["layer"], result.layer)
-    assert (rows["rgb"][result.label == 1, 0] > rows["rgb"][result.label == 1, 2]).all()
-
-
-def test_json_holds_the_report_of_every_layer(model, case, tmp_path):
-    record = model.predict(case.image, masks=list(case.masks["mask"])).to_dict()
-    record = json.loads(json.dumps(record, allow_nan=False))
-    assert len(record["layers"]) == LAYERS
-    wanted = {"angle", "shift", "rmse_selected", "rmse_all", "inliers", "iterations", "seconds", "flags"}
-    assert wanted <= record["layers"][1].keys()
-
-
-def test_views_show_tumour_within_tissue(model, case):
-    result = model.predict(case.image, masks=list(case.masks["mask"]))
-    picture = result.view(side=128).astype(int)
-    red = (picture[..., 0] > picture[..., 2] + 40).sum()
-    blue = (picture[..., 2] > picture[..., 0] + 10).sum()
-    assert red > 300
-    assert blue > 300
-    assert (picture[0] == 255).all()  # the specimen stays inside
-    assert not np.array_equal(picture, result.view(azimuth=60, side=128))
-
-
-# ---- large input ------------------------------------------------------------------------------------------------
-
-
-def test_large_sections_are_reduced_tile_by_tile(model, case, tmp_path, monkeypatch):
-    tifffile = pytest.importorskip("tifffile")
-    monkeypatch.setattr(slides, "LARGE", 10_000)
-    for z in range(LAYERS):
-        big = np.kron(case.image[z], np.ones((8, 8, 1), np.uint8))
-        tifffile.imwrite(tmp_path / f"s{z}.tif", big, tile=(64, 64), photometric="rgb", compression="zlib")
-    stack = open_stack(str(tmp_path), "a test")
-    assert {section.size for section in stack.sections} == {(8 * SIZE, 8 * SIZE)}
-    assert np.array_equal(stack.sections[2].load(8), case.image[2])
-    result = model.predict(str(tmp_path), masks=None, working_size=SIZE)
+def test_large_sections_are_reduced(model, case):
+    big = np.kron(case.image, np.ones((1, 8, 8, 1), np.uint8))
+    result = model.predict(big, working_size=SIZE)
     assert result.options["reduced_by"] == 8
     assert 4 * SIZE < np.ptp(result.points[:, 0]) < 8 * SIZE  # in pixels as scanned
-
-
-# ---- what can't be used -----------------------------------------------------------------------------------------
-
-
-def test_layers_of_other_magnification_are_refused_by_name(model, case, tmp_path):
-    images = [case.image[0], case.image[1], np.kron(case.image[2], np.ones((4, 4, 1), np.uint8))]
-    for z, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"s{z}.png")
-    with pytest.raises(MediaError, match=r"layer s2\.png is 384 x 384 px but the stack is about 96 x 96"):
-        model.predict(str(tmp_path))
-
-
-def test_a_slightly_larger_layer_is_taken_with_a_note(model, case):
-    padded = np.pad(case.image[1], ((0, 9), (0, 5), (0, 0)), mode="edge")
-    result = model.predict([case.image[0], padded])
-    assert any("differ in size" in note for note in result.notes)
-
-
-def test_masks_must_fit(model, case, tmp_path):
-    masks = list(case.masks["mask"])
-    with pytest.raises(OptionError, match="has 3 masks but array has 4 layers"):
-        model.predict(case.image, masks=masks[:3])
-    with pytest.raises(OptionError, match="is 48 x 48 px but layer"):
-        model.predict(case.image, masks=[mask[::2, ::2] for mask in masks])
-
-
-def test_a_stack_among_images_is_refused(model, case):
-    with pytest.raises(MediaError, match="give it alone"):
-        model.predict([media.Image(case.image, ndim_spatial=3), case.image[0]])
 
 
 def test_glass_alone_is_refused(model):
     with pytest.raises(MediaError, match="no tissue was found"):
         model.predict(np.full((2, 64, 64, 3), 243, np.uint8))
-
-
-def test_odd_channels_are_refused(model):
-    with pytest.raises(MediaError, match="2 channels"):
-        model.predict([np.zeros((8, 8, 2), np.uint8)])
 
 
 def test_empty_layers_are_flagged(model, case):
@@ -251,14 +154,6 @@ def test_empty_layers_are_flagged(model, case):
     assert result.layers[1].registered_on == "nothing"
     assert any("flagged" in note for note in result.notes)
     assert math.isfinite(result.points.sum())
-
-
-def test_names_without_numbers_and_unusual_orders_are_noted(case, tmp_path):
-    for name in ("upper", "lower"):
-        Image.fromarray(case.image[0]).save(tmp_path / f"{name}.png")
-    assert "without numbers" in open_stack(str(tmp_path), "a test").notes[0]
-    paths = [str(tmp_path / "upper.png"), str(tmp_path / "lower.png")]
-    assert "in the order given" in open_stack(paths, "a test").notes[0]
 
 
 @pytest.mark.parametrize("options", [{"band": "1,2,3"}, {"band": "5,1,2,9"}, {"spacing": (1, 2, 3, 4)}])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import SamModel
 
 from zoo import media
 from zoo.data.images import place_of, resize
@@ -32,9 +33,6 @@ from zoo.nn.promptable import (
     prompts_from,
 )
 from zoo.nn.promptable.frame import Tensors
-
-if TYPE_CHECKING:
-    from transformers import SamModel
 
 BUSI = ("benign", "malignant", "normal")
 NERVE = ("FH", "FN", "FN+1", "FN+2", "FN+3", "FN+4", "ulnar")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,29 +12,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zoo import media
+from zoo.data.case import Case
 from zoo.data.features import FeatureCache
 from zoo.data.images import resize
 from zoo.data.sets import read_mask
 from zoo.data.splits import Split
 from zoo.errors import DataError
 from zoo.metrics import dice
-from zoo.models.cemb_sam.model import (
-    BUSI,
-    CEmbSam,
-    CEmbSamConfig,
-    DecoderConfig,
-    Method,
-    working_image,
-)
+from zoo.models.cemb_sam.model import BUSI, CEmbSam, CEmbSamConfig, DecoderConfig, Method, working_image
 from zoo.nn.losses import dice_bce
 from zoo.nn.promptable import Box, Promptable, box_around, encode_prompts, load_sam
 from zoo.nn.promptable.frame import Frame, Tensors
-from zoo.training import Training
+from zoo.training import Run, TrainData, Training
 from zoo.training.stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.training import Run, TrainData
 
 
 @dataclass(frozen=True)
@@ -192,7 +182,7 @@ def box_of(mask: Bool[np.ndarray, "h w"]) -> Box:
 
 def loosened(box: Box, jitter: int, size: tuple[int, ...], rng: np.random.Generator) -> Box:
     """Each side moved outwards by 0 to ``jitter`` px, within the image (Sec. 3.1)."""
-    x0, y0, x1, y1 = rng.integers(0, jitter + 1, 4)
+    x0, y0, x1, y1 = map(int, rng.integers(0, jitter + 1, 4))
     return Box(max(0, box.x0 - x0), max(0, box.y0 - y0), min(size[1], box.x1 + x1), min(size[0], box.y1 + y1))
 
 
@@ -232,7 +222,7 @@ def told(case: Case) -> dict[str, Any]:
 
 def score(model: CEmbSam, case: Case, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Dice and pixel accuracy, in percent as the paper reports them; Dice also by sub-group."""
-    found = model.predict(case.image, **{**told(case), **options}).mask > 0  # type: ignore[attr-defined]
+    found = model.predict(case.image, **{**told(case), **options}).mask > 0
     truth = read_mask(case) > 0
     values = {"dsc": 100 * dice(found, truth), "pixel_accuracy": 100 * float((found == truth).mean())}
     if truth.any():

@@ -82,12 +82,11 @@ class Audited:
         vectors, buffers = torch.stack([vector for vector, _ in parts]), [rest for _, rest in parts]
         losses = [update.numbers["loss"] for update in updates]
         record = RoundRecord(state.round, float(np.mean(losses)), _spread_of(vectors), excluded=state.failed)
-        sent, honest, crafted, controlled = vectors, vectors[:0], None, ()
+        sent, honest, crafted = vectors, vectors[:0], None
         if self.attacker is not None:
             sent, honest, crafted = self.attacker.replace(vectors, clients, buffers, state)
+        controlled = self.attacker.controlled if self.attacker is not None and crafted is not None else ()
         if crafted is not None:
-            assert self.attacker is not None
-            controlled = self.attacker.controlled
             record.distance, record.threshold, record.feasible = crafted.distance, crafted.threshold, crafted.feasible
         combined = self.rule(sent, [update.num_examples for update in updates])
         if combined.picked is not None:

@@ -76,13 +76,14 @@ def _all_digits() -> Dataset:
     return Dataset("scikit-learn:digits", [Entry(name, Case(image, name, label=label)) for name, image, label in named])
 
 
-def _drop(metric: str, method: str = "DISBELIEVE") -> Comparison:
+def _drop(metric: str, method: str = "DISBELIEVE", headline: bool = False) -> Comparison:
+    aggregator = metric.split(", ")[1]
     return Comparison(
-        method, "no attack", metric, "less", margin=0.10,
+        method, "no attack", metric, "less", margin=0.10, headline=headline,
         readings={
-            "supported": "the aggregator lets the attack through",
-            "not supported": "the aggregator withstands the attack here",
-            "inconclusive": "the seeds disagree about how much the aggregator lets through",
+            "supported": f"{aggregator} lets the attack through.",
+            "not supported": f"{aggregator} withstands the attack here.",
+            "inconclusive": f"The seeds disagree about how much {aggregator} lets through.",
         },
     )  # fmt: skip
 
@@ -107,7 +108,7 @@ claim = Claim(
     run="zoo.models.disbelieve.claim:run",
     primary=_drop("AUC, Krum"),
     secondary=(
-        _drop("AUC, DOS"),
+        _drop("AUC, DOS", headline=True),
         Comparison("DISBELIEVE", "Min-Max", "AUC, Krum", "less"),
         Comparison("DISBELIEVE", "Min-Max", "AUC, DOS", "less"),
         Comparison("DISBELIEVE", "Min-Max", "AUC, trimmed mean", "less", tolerance=0.05),

@@ -314,4 +314,4 @@ def _draw_shares(axis: Any, audit: Audit) -> None:
         kinds["controlled by the attacker"] = list(audit.controlled)
     picked = "how often Krum picked a client\n(equal updates: the first of them)"
     title = picked if rounds[0].picked is not None else "mean weight that DOS gave a client"
-    plots.upright(axis, counts, kinds, (_BENIGN, _MALICIOUS), title=title, x="client", legend="upper right")
+    plots.upright(axis, counts.tolist(), kinds, (_BENIGN, _MALICIOUS), title=title, x="client", legend="upper right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,7 @@ from zoo.nn.backbones import Small, clip_images, timm_network
 from zoo.nn.losses import contrastive_loss
 from zoo.nn.schedules import cosine_schedule
 from zoo.storage import write_file
-
-if TYPE_CHECKING:
-    from zoo.training import Run
+from zoo.training import Run
 
 CLIP_REPOSITORY = "hf-hub:openai/clip-vit-base-patch32"
 WIDTHS = {"moco": 2048, "clip": 512}

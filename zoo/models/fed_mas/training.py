@@ -158,7 +158,7 @@ def update(
             network.train(not retrains)
             seen = network(x)
             loss = F.cross_entropy(seen.logits, y) if retrains else criterion(seen.logits, y)
-            if measured:
+            if measured and shard.prior is not None:
                 distance = prior_distance(seen.y, shard.prior[places].to(device))
                 seen_distances.add(distance, y)
                 loss = loss + recipe.lambda_f * distance.mean()  # Eq. 4

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo import media
+from zoo.data.case import Case
 from zoo.data.images import label_index
 from zoo.errors import OptionError
 from zoo.models.grad_align import plugin
@@ -31,11 +32,7 @@ from zoo.nn.per_sample import per_sample_gradients, refuse_layers
 from zoo.ops import cosine_filter
 from zoo.ops.cosine_filter import Filtered
 from zoo.storage import write_file
-from zoo.training import Training
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.training import Run, TrainData
+from zoo.training import Run, TrainData, Training
 
 LARGE = 100_000  # parameters beyond which noise hides every single gradient from the similarity
 NEEDED_BY = f"training {plugin.name}"

@@ -10,7 +10,7 @@ Sources: C. Chen et al., This Looks Like That, 2019; M. Nauta et al., Neural Pro
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,8 @@ from zoo.models.local_global_prototypes.model import LocalGlobalConfig, build_ba
 from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, augmented, rates, weigher
 from zoo.nn.losses import class_counts, root_weights
 from zoo.ops import prototype_similarity
+from zoo.training import Run
 from zoo.training.fit import descend
-
-if TYPE_CHECKING:
-    from zoo.training import Run
 
 
 def on_images(

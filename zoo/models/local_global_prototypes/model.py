@@ -202,16 +202,17 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
             bound = np.e / (np.e + (len(config.labels) - 1) / np.e)
             low = f"keep probabilities low (below {bound:.2f} at temperature 1)"
             notes.append(f"the head isn't tuned: mean cosines at temperature {config.tau:g} {low}")
-        prototype, cases, areas, pictures = None, (), (), {}
-        if choice in ("joint", "global"):
-            prototype, cases, pictures = look_alikes(
-                seen["global"], predicted, item.digest, gallery, config.labels, top_k
-            )
-            if not cases:
-                notes.append("no look-alikes: the gallery has no other image of the closest prototype's cluster")
-        if choice in ("joint", "local"):
-            areas, sources = regions(seen["local"], self.gallery, config.labels, item.window, top_k)
-            pictures = pictures | sources
+        by_image, by_region = choice in ("joint", "global"), choice in ("joint", "local")
+        prototype, cases, pictures = (
+            look_alikes(seen["global"], predicted, item.digest, gallery, config.labels, top_k)
+            if by_image
+            else (None, (), {})
+        )
+        if by_image and not cases:
+            notes.append("no look-alikes: the gallery has no other image of the closest prototype's cluster")
+        areas, sources = (
+            regions(seen["local"], self.gallery, config.labels, item.window, top_k) if by_region else ((), {})
+        )
         names = list(product(config.branches, config.labels, range(config.prototypes)))
         return LookAlikes(
             options={"branch": choice},
@@ -227,7 +228,7 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
                     round(float(v[t]), 6) for v in (similarity, weight, contribution)))
                 for t in torch.argsort(contribution, descending=True, stable=True).tolist() if alive[t]
             ),
-            pictures=pictures,
+            pictures=pictures | sources,
         )  # fmt: skip
 
     def _gallery(self, folder: Any) -> Gallery | StoredGallery:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.data.augment import flipped, turned_views
+from zoo.data.case import Case
 from zoo.data.images import ImageSet, label_index, normalise, over_images
 from zoo.data.splits import Split
 from zoo.metrics import balanced_accuracy
@@ -26,12 +27,8 @@ from zoo.models.local_global_prototypes.prototypes import keep_nearest
 from zoo.models.local_global_prototypes.retrieval import Sources
 from zoo.nn.gallery import GalleryConfig, pack
 from zoo.nn.losses import class_counts, low_cross_entropy, root_weights
-from zoo.training import Training
+from zoo.training import Run, TrainData, Training
 from zoo.training.stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.training import Run, TrainData
 
 START_IMAGES = 500  # of a class, for its first prototypes
 

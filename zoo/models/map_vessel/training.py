@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from zoo.data.augment import big_aug, random_square
+from zoo.data.case import Case
 from zoo.data.images import resize
 from zoo.data.sets import read_mask
 from zoo.errors import DataError
@@ -25,11 +26,7 @@ from zoo.metrics import dice
 from zoo.models.map_vessel.model import MapVessel, MapVesselConfig, ResidualUNet, prepare
 from zoo.nn.losses import dice_ce
 from zoo.ops import prototype_similarity
-from zoo.training import Training
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.training import Run, TrainData
+from zoo.training import Run, TrainData, Training
 
 MIXED = (0, 2, 3)  # the corners of the mixture space, Sec. 2.3; D^1 never enters it
 
@@ -337,7 +334,7 @@ training = Training(
         "paper": {},
         # Small crops, few eyes, and rates that are halved half as often: minutes on two CPU cores.
         "demo": {
-            "synthesis": {"channels": (8, 16, 32, 32), "epochs": 12, "lr": 3e-3, "attempts": 2},
+            "synthesis": SynthesisRecipe(channels=(8, 16, 32, 32), epochs=12, lr=3e-3, attempts=2),
             "batch_size": 6,
             "decay_every": 5,
             "crop": 96,

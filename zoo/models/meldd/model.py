@@ -36,6 +36,7 @@ from zoo.nn.backbones import build, timm_network
 
 RESNET = "resnet101.tv_in1k"
 BATCH = 32  # images in memory at a time
+REMEMBERED = 32 * 2**20  # bytes of features in a model: 4096 of a ResNet-101
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class MelDD(Model[PatientLesions]):
         # Operating points, as logits so that half precision keeps them apart near 0 and 1.
         self.threshold: Tensor
         self.register_buffer("threshold", torch.zeros(len(self.config.variants)))
-        self._features = FeatureCache()
+        self._features = FeatureCache(memory=REMEMBERED)
 
     def variant(self, name: str) -> Variant:
         return cast(Variant, self.variants[name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,11 +27,8 @@ from zoo.models.meldd.model import MelDD, MelddConfig, backbone, to_network, udt
 from zoo.models.meldd.network import ContextConfig, Sets
 from zoo.nn.losses import balanced_weights, class_counts, supervised_contrastive_loss
 from zoo.storage import replacing
-from zoo.training import Training
+from zoo.training import Run, Training
 from zoo.training.stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from zoo.training import Run
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
 from zoo.claims import Claim, Comparison
+from zoo.claims.types import Verdict
 from zoo.data.phantoms.serial_sections import move, specimen
 from zoo.models.pointcloud_recon3d.baselines import register_images
 from zoo.models.pointcloud_recon3d.data import Cloud, Layer
@@ -141,11 +142,10 @@ def _layer(points: Float[np.ndarray, "n 2"]) -> Layer:
     return Layer(cloud, cloud, ((SIZE - 1) / 2, (SIZE - 1) / 2), (SIZE, SIZE))
 
 
-def _band_against(
-    baseline: str, metric: str, supported: str, not_supported: str, inconclusive: str, margin: float = 0.0
-) -> Comparison:
-    readings = {"supported": supported, "not supported": not_supported, "inconclusive": inconclusive}
-    return Comparison("band", baseline, metric, direction="less", margin=margin, readings=readings)
+def _band_against(baseline: str, metric: str, *readings: str, margin: float = 0.0) -> Comparison:
+    """``readings``: of a supported, a not supported and an inconclusive verdict."""
+    meaning: dict[Verdict, str] = dict(zip(get_args(Verdict), readings, strict=True))
+    return Comparison("band", baseline, metric, direction="less", margin=margin, readings=meaning)
 
 
 claim = Claim(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zoo import media
 from zoo.data.augment import random_turn, turned
+from zoo.data.case import Case
 from zoo.data.images import pad_to
 from zoo.data.sets import read_mask
 from zoo.data.stacks import to_uint8
@@ -28,11 +29,7 @@ from zoo.models.pointcloud_recon3d.model import PointCloudRecon3D, Recon3DConfig
 from zoo.models.pointcloud_recon3d.network import SegmenterConfig
 from zoo.nn.losses import dice_ce
 from zoo.nn.schedules import cosine
-from zoo.training import Training
-
-if TYPE_CHECKING:
-    from zoo.data.case import Case
-    from zoo.training import Run, TrainData
+from zoo.training import Run, TrainData, Training
 
 LEAST_TISSUE = 0.05  # of a patch; emptier ones teach nothing
 

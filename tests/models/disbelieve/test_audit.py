@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.errors import DataError, OptionError
+from zoo.errors import DataError
 from zoo.federated import Context, State, Update
 from zoo.models.disbelieve.attacks import AttackSettings
 from zoo.models.disbelieve.audit import Attacker, Audited
@@ -59,28 +59,12 @@ def test_krum_picks_four_equal_copies_inside_the_cloud_and_takes_their_buffers()
     assert float(state.network["seen"]) == noted(state).picked
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_krum_is_its_definition(seed: int) -> None:
-    vectors = clouds(seed)
-    squares = torch.cdist(vectors, vectors).square()
-    scores = [float(squares[i, [j for j in range(10) if j != i]].sort().values[:4].sum()) for i in range(10)]
-    assert rule_of("krum", 10, 4)(vectors, [1] * 10).picked == int(np.argmin(scores))
-
-
 def test_trimmed_mean_of_ten_with_four_attackers_averages_the_middle_two() -> None:
     vectors = clouds()
     state = audited("trimmed-mean", vectors, 4, buffers=[float(i) for i in range(10)])
     expected = vectors.sort(0).values[4:6].mean(0)
     torch.testing.assert_close(state.network["w"].double(), expected, rtol=1e-5, atol=1e-6)
     assert float(state.network["seen"]) == 4.5  # the mean of all
-
-
-@pytest.mark.parametrize(("n", "f"), [(5, 2), (7, 3), (9, 4), (29, 14), (10, 3)])
-def test_trimmed_mean_drops_the_true_number_on_each_side(n: int, f: int) -> None:
-    vectors = clouds(n=n)
-    state = audited("trimmed-mean", vectors, f)
-    expected = vectors.sort(0).values[f : n - f].mean(0)
-    torch.testing.assert_close(state.network["w"].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dos_sums_by_its_weights_and_keeps_them() -> None:
@@ -97,14 +81,6 @@ def test_fedavg_averages_by_cases() -> None:
     vectors = clouds()
     torch.testing.assert_close(audited("fedavg", vectors, 0).network["w"].double(), vectors.mean(0), rtol=1e-5,
                                atol=1e-6)  # fmt: skip
-    combined = rule_of("fedavg", 2, 0)(vectors[:2], [3, 1]).vector
-    torch.testing.assert_close(combined, 0.75 * vectors[0] + 0.25 * vectors[1])
-
-
-@pytest.mark.parametrize(("rule", "attackers"), [("krum", 2), ("trimmed-mean", 2)])
-def test_robust_rules_ignore_outliers(rule: str, attackers: int) -> None:
-    vectors = torch.stack([torch.full((3,), 1e6 if i < attackers else 1 + i / 100) for i in range(9)]).double()
-    assert (audited(rule, vectors, attackers).network["w"] - 1).abs().max() < 0.2
 
 
 def test_gradients_go_through_adam_on_the_server_and_its_moments_outlive_a_round() -> None:
@@ -147,12 +123,6 @@ def test_all_controlled_clients_send_one_vector_and_nobody_else_changes(attack: 
     assert record.distance <= record.threshold * (1 + 1e-6)
     honest = np.array(plane.honest)
     np.testing.assert_allclose(honest.mean(0), 0, atol=1e-9)  # the origin is their mean
-
-
-@pytest.mark.parametrize("rule", ["fedavg", "krum", "trimmed-mean", "dos"])
-def test_a_majority_of_attackers_is_refused_under_every_rule(rule: str) -> None:
-    with pytest.raises(OptionError, match="use at most 4"):
-        rule_of(rule, 10, 5)  # type: ignore[arg-type]
 
 
 def test_a_model_that_diverged_counts_as_chance() -> None:
