@@ -35,7 +35,7 @@ def one_line(text: str, width: int | None = None) -> str:
 
 
 def user_path(name: str) -> Path:
-    """A path as a user wrote it, ``~`` expanded. Raises ``MediaError`` for a home that isn't there or an endless name."""
+    """A path as a user wrote it. Raises ``MediaError`` for a home that isn't there and for a name beyond the limit."""
     try:
         path = Path(name).expanduser()
         os.stat(path)
