@@ -95,6 +95,7 @@ def test_tensors_are_channels_first() -> None:
         read(torch.zeros(4, 4, dtype=torch.complex64))
 
 
+@pytest.mark.wrong_types
 def test_wrong_mode_and_wrong_type() -> None:
     with pytest.raises(OptionError, match="mode must be"):
         read(np.zeros((2, 2)), mode="3d")  # type: ignore[arg-type]

@@ -174,7 +174,7 @@ class Image:
             return np.repeat(values.reshape(*plane.size, 1), 3, axis=-1)
         return values if plane.channels == 3 else values[..., :3] * values[..., 3:]
 
-    def axial(self, array: Shaped[np.ndarray, "*shape"] | None = None) -> Shaped[np.ndarray, "*shape"]:
+    def axial(self, array: Shaped[np.ndarray, "*shape"] | None = None) -> Shaped[np.ndarray, "*axial"]:
         """This volume, or a mask of its shape, as a view in the radiologist's order ``[z h w]``.
 
         Slices run to the head, rows to the back, columns to the patient's left. Without an affine, or for a 2-D image,
