@@ -14,6 +14,7 @@ import typer
 
 from zoo._version import __version__
 from zoo.cli import cards, doctor, hub, plugins, predict, research
+from zoo.cli.output import refuse, state
 from zoo.errors import ZooError
 
 # Typer carries its own copy of click; the base of its usage errors is found through a public subclass.
@@ -25,7 +26,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_state = {"debug": False}
 
 
 def _version(value: bool) -> None:
@@ -41,7 +41,7 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    _state["debug"] = debug
+    state["debug"] = debug
 
 
 for room in (cards, predict, doctor, research, hub, plugins):
@@ -53,9 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(args=arguments, standalone_mode=False)
     except ZooError as error:
-        code = _refuse(str(error))
+        code = 2
+        refuse(error)
     except _ClickException as error:
-        code = _refuse(error.format_message())
+        code = 2
+        refuse(error, error.format_message())
     except (KeyboardInterrupt, typer.Abort) as stopped:
         print(f"zoo: {str(stopped) or 'interrupted'}", file=sys.stderr)
         code = 130
@@ -63,10 +65,3 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(code or 0)
-
-
-def _refuse(message: str) -> int:
-    if _state["debug"]:
-        raise
-    print(f"zoo: {' '.join(message.split())}", file=sys.stderr)
-    return 2

@@ -6,9 +6,12 @@ import json
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
+
+state = {"debug": False}  # what `zoo --debug` sets
 
 
 def print_json(value: Any) -> None:
@@ -44,3 +47,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 def warn(message: str) -> None:
     """One line on stderr."""
     print(message, file=sys.stderr)
+
+
+def refuse(error: BaseException, message: str = "") -> None:
+    """An error as one sentence on stderr, after its traceback where ``zoo --debug`` asks for it."""
+    if state["debug"]:
+        traceback.print_exception(error)
+    warn(f"zoo: {' '.join((message or str(error)).split())}")

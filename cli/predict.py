@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo import options, registry
-from zoo.cli.output import print_json_line, print_table, warn
+from zoo.cli.output import print_json_line, print_table, refuse, warn
 from zoo.errors import OptionError, ZooError
 
 if TYPE_CHECKING:
@@ -61,18 +61,25 @@ def predict(
         outcomes = inference.predict_each(loaded, found, batch_size=batch_size, **chosen)
         for (one, outcome), stem in zip(outcomes, stems, strict=True):
             source = f"{one[0]} and {len(one) - 1} more" if isinstance(one, list) else str(one)
+            if not isinstance(outcome, ZooError):
+                try:
+                    written = outcome.save(out, stem, figure=figure)
+                    record, summary = outcome.to_dict(), outcome.summary()
+                except ZooError as error:
+                    outcome = error
+                except Exception as error:  # a picture or a record that can't be made spares the others too
+                    outcome = inference.unexpected(source, error)
             if isinstance(outcome, ZooError):
                 failed += 1
                 if len(stems) == 1 and failed == 1:
                     raise outcome
                 if json:
                     print_json_line({"source": source, "error": str(outcome)})
-                warn(f"zoo: {outcome}")
+                refuse(outcome)
             else:
-                written = outcome.save(out, stem, figure=figure)
                 if json:
-                    print_json_line({**outcome.to_dict(), "files": [str(path) for path in written]})
-                rows.append([source, outcome.summary(), " ".join(path.name for path in written)])
+                    print_json_line({**record, "files": [str(path) for path in written]})
+                rows.append([source, summary, " ".join(path.name for path in written)])
                 _notes(outcome)
             advance()
     if not json and rows:
@@ -80,7 +87,7 @@ def predict(
         print(f"weights: {loaded.provenance.weights} ({loaded.provenance.disclaimer})")
     if failed:
         warn(f"zoo: {failed} of {len(rows) + failed} inputs failed; results of the others are in {out}")
-        raise typer.Exit(1 if rows else 2)
+        raise typer.Exit(2)
 
 
 def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], int]:
@@ -103,7 +110,7 @@ def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], int]:
     if not found:
         raise errors[0]
     for failure in errors:
-        warn(f"zoo: {failure}")
+        refuse(failure)
     return found, len(errors)
 
 

@@ -16,10 +16,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jaxtyping
 import pytest
+from beartype import BeartypeConf, beartype
 from hypothesis import settings
 
-from zoo import registry
+# Every call in zoo is checked against its annotations, shapes included; in the tests only. The hook wants a checker by
+# its name; this one takes a whole number where a float is asked for, as type checkers do.
+sys.modules["zoo_typechecker"] = ModuleType("zoo_typechecker")
+sys.modules["zoo_typechecker"].check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
+# jaxtyping.install_import_hook("zoo", "zoo_typechecker.check")
+
+from zoo import registry  # noqa: E402
 
 # A slow machine is no failure, and the gate meets the same examples each time. To look for new ones:
 # pytest --hypothesis-profile=explore
@@ -83,6 +91,13 @@ class Ran:
         assert lines[0].startswith("zoo: ")
         assert "Traceback" not in self.err
         return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def _annotations_are_checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except where a test gives values that the annotations forbid, to see them refused or as stand-ins."""
+    if request.node.get_closest_marker("wrong_types"):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")

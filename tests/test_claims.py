@@ -184,6 +184,7 @@ def test_seeds_by_number_and_by_name(toy, tmp_path):
         reproduce(toy.plugin, out=tmp_path, jobs=0)
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("returned", "words"),
     [

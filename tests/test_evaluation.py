@@ -71,6 +71,7 @@ def test_scores_of_several_labels_agree_with_counting(pairs):
     assert math.isnan(scores["dice"]) if not known else scores["dice"] == pytest.approx(np.mean(known))
 
 
+@pytest.mark.wrong_types
 def test_masks_that_cannot_be_compared():
     with pytest.raises(DataError, match="can't be compared"):
         segmentation_scores(np.zeros((2, 2), int), np.zeros((2, 3), int))
@@ -216,6 +217,7 @@ def test_cases_of_one_patient_are_drawn_together():
     assert 0.2 < apart.low < 0.5 < apart.high < 0.8
 
 
+@pytest.mark.wrong_types
 def test_labels_of_a_table_find_their_class():
     prediction = SimpleNamespace(probabilities={"benign": 0.3, "malignant": 0.7})
     model = SimpleNamespace(predict=lambda image: prediction)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo import registry
 from zoo.data.case import Case
 from zoo.data.images import place_of
 from zoo.data.sets import Dataset
@@ -176,10 +177,9 @@ def _network(model: Any, weights: str | None, device: str) -> tuple[Model, Plugi
         network = load(model, weights=weights, device=device)
     elif isinstance(model, Plugin):
         from zoo.loading import load_into, pick_device
-        from zoo.training.recipe import resolve
 
         spec = weights or ("demo" if model.weights else "none")
-        network = load_into(resolve(model, "model")[1], spec, pick_device(device))
+        network = load_into(registry.part(model, "model")[1], spec, pick_device(device))
     else:
         network = model
     network.eval()
@@ -207,9 +207,7 @@ def _part(
 
 
 def _training_of(plugin: Plugin) -> Training | None:
-    from zoo.training.recipe import resolve
-
-    return resolve(plugin, "training")[1] if plugin.training else None
+    return registry.part(plugin, "training")[1] if plugin.training else None
 
 
 def _score_of(plugin: Plugin) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -60,13 +61,16 @@ def unfold(items: Iterable[Any]) -> list[Any]:
 def predict_each(
     model: Model, inputs: Sequence[Any], *, batch_size: int = 1, **given: Any
 ) -> Iterator[tuple[Any, Prediction | ZooError]]:
-    """Every input with its prediction or the error that it gave; a failed input does not stop the others."""
+    """Every input with its prediction or the error that it gave; a failed input does not stop the others.
+
+    What isn't a ``ZooError`` arrives as one that names it, with the error itself as its cause.
+    """
     for batch in _batches(inputs, batch_size):
         if len(batch) > 1:
             try:
                 yield from zip(batch, model.predict_batch(batch, **given), strict=True)
                 continue
-            except ZooError:
+            except Exception:
                 pass  # find out below which of them it was
         for one in batch:
             yield one, _attempt(model, one, given)
@@ -77,6 +81,18 @@ def _attempt(model: Model, one: Any, given: dict[str, Any]) -> Prediction | ZooE
         return model.predict(one, **given)
     except ZooError as error:
         return error
+    except Exception as error:
+        return unexpected(one, error)
+
+
+def unexpected(one: Any, error: Exception) -> ZooError:
+    """A fault that nobody foresaw, as one sentence about the input that it befell."""
+    name = getattr(one, "source", None) or getattr(one, "id", None) or one
+    name = name if isinstance(name, str | os.PathLike) else f"a {type(one).__name__}"
+    reason = " ".join(str(error).split())[:200]
+    told = ZooError(f"can't predict on {name}: {type(error).__name__}: {reason}; zoo --debug shows where it happened")
+    told.__cause__ = error
+    return told
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

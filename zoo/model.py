@@ -74,6 +74,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         for case, prediction in zip(cases, made, strict=True):
             prediction.source = prediction.source or str(getattr(case, "source", getattr(case, "id", "input")))
             prediction.provenance = self.provenance
+            prediction.notes = (*getattr(case, "notes", ()), *prediction.notes)  # what reading had to assume
             prediction.options = {**options.record(chosen), **prediction.options}
         return made
 

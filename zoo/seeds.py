@@ -6,10 +6,10 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 
-def derive_seed(*key: int | str) -> int:
+def derive_seed(*key: SupportsIndex | str) -> int:
     """A 128-bit seed that depends on all parts of ``key`` and is the same on every machine."""
     text = json.dumps(key, default=int)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")

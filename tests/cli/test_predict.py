@@ -67,10 +67,51 @@ def test_a_batch_reports_the_failed_file_and_goes_on(zoo_cli, photo, tmp_path) -
     (folder / "b.png").write_text("not a picture")
     shutil.copy(photo, folder / "c.png")
     ran = predict(zoo_cli, folder, "--batch-size", "2", out=tmp_path / "out")
-    assert ran.code == 1
+    assert ran.code == 2
     assert "b.png" in ran.err
     assert "1 of 3 inputs failed" in ran.err
     assert {path.stem for path in (tmp_path / "out").glob("*.json")} == {"a", "c"}
+
+
+def test_an_error_that_nobody_foresaw_spares_the_others(zoo_cli, photo, tmp_path, monkeypatch) -> None:
+    from zoo.models.map_vessel import model
+
+    def faulty(picture, *arguments, **options):
+        if picture.stem == "b":
+            raise RuntimeError("a fault\nof the program")
+        return prepare(picture, *arguments, **options)
+
+    prepare = model.prepare
+    monkeypatch.setattr(model, "prepare", faulty)
+    for name in "abc":
+        shutil.copy(photo, tmp_path / f"{name}.png")
+    ran = predict(zoo_cli, *(tmp_path / f"{name}.png" for name in "abc"), "--no-figure", out=tmp_path / "out")
+    assert ran.code == 2
+    (told,) = [line for line in ran.err.splitlines() if "RuntimeError" in line]
+    assert told.startswith(f"zoo: can't predict on {tmp_path / 'b.png'}: RuntimeError: a fault of the program; zoo --d")
+    assert "Traceback" not in ran.err
+    assert {path.stem for path in (tmp_path / "out").glob("*.json")} == {"a", "c"}
+    debugged = zoo_cli("--debug", "predict", "map-vessel", tmp_path / "b.png", "--out", tmp_path / "out")
+    assert debugged.code == 2
+    assert "in faulty" in debugged.err
+
+
+def test_a_result_that_cannot_be_written_spares_the_others(zoo_cli, photo, tmp_path, monkeypatch) -> None:
+    from zoo.prediction import Segmentation
+
+    def faulty(self):
+        if "b.png" in self.source:
+            raise ValueError("no picture")
+        return figure(self)
+
+    figure = Segmentation.figure
+    monkeypatch.setattr(Segmentation, "figure", faulty)
+    for name in "ab":
+        shutil.copy(photo, tmp_path / f"{name}.png")
+    ran = predict(zoo_cli, tmp_path / "b.png", tmp_path / "a.png", out=tmp_path / "out")
+    assert ran.code == 2
+    assert "b.png: ValueError: no picture" in ran.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.json", "a.png", "a_mask.png"}
 
 
 def test_equal_names_in_different_folders_keep_apart(zoo_cli, photo, tmp_path) -> None:

@@ -46,6 +46,7 @@ def test_a_label_is_a_name_or_else_a_number() -> None:
     assert [label_index(label, LABELS, "case a") for label in ("malignant", "7", 7, "0", 1, "02")] == [1, 2, 2, 0, 1, 2]
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("label", ["3", "-1", "Benign", "", None, 1.5, "²"])
 def test_other_labels_are_refused_in_one_sentence(label) -> None:
     with pytest.raises(DataError) as refused:

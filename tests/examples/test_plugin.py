@@ -26,7 +26,8 @@ def test_a_plugin_of_somebody_else_from_wheel_to_hub(environment, local_hub, tmp
     assert listed["spot-finder"]["distribution"] == "spot-finder"
     assert "map-vessel" in listed
     samples = json.loads(environment.zoo("samples", "--json"))
-    assert {"input": "phantom:spot-finder", "title": "of spot-finder", "origin": "procedural"} in samples
+    drawn = "A uint8 ``[size size]`` image with one to three lesions, and their mask"
+    assert {"input": "phantom:spot-finder", "title": drawn, "origin": "procedural"} in samples
 
     spec = "phantom:spot-finder?seed=3"
     line = json.loads(environment.zoo("predict", "spot-finder", spec, "--json", "--out", tmp_path / "here"))
@@ -67,13 +68,13 @@ def test_what_is_measured_on_the_card_holds(monkeypatch):
 
     import numpy as np
 
-    from zoo import loading, weights
+    from zoo import loading
 
     monkeypatch.syspath_prepend(str(PLUGIN / "src"))
     from importlib import import_module
 
     plugin = import_module("spot_finder").plugin
-    monkeypatch.setattr(weights, "record_owner", lambda _: "spot-finder")
+    monkeypatch.setattr(loading, "owner", lambda _: "spot-finder")
     model = loading.load_into(import_module("spot_finder.model").SpotFinder, "demo")
     draw = import_module("spot_finder.phantom").draw
     dice = []

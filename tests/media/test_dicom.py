@@ -299,6 +299,155 @@ def test_objects_without_a_readable_image_are_named(name: str, reason: str) -> N
         read(folder / name)
 
 
+# ---- header text from outside -------------------------------------------------------------------------------------
+
+TEXTS = ["NaN", "inf", "1e400", "abc", "", "40,5", "40\\abc", "\\", "0", "-3", "1_0", "٣"]
+ELEMENTS = [
+    "WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "PixelSpacing", "ImagePositionPatient",
+    "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices", "NumberOfFrames", "ImagerPixelSpacing",
+]  # fmt: skip
+
+
+@pytest.fixture
+def dicom_texts(dicom_file: Build) -> Build:
+    """A DICOM file whose number texts are written as they are, whatever they say."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    def build(array: np.ndarray = GREY, texts: dict[str, str] | None = None, **elements: Any) -> Path:
+        path = dicom_file("a.dcm", array, **elements)
+        dataset = pydicom.dcmread(path)
+        for name, text in (texts or {}).items():
+            value, kind = text.encode() + b" " * (len(text.encode()) % 2), "IS" if name == "NumberOfFrames" else "DS"
+            dataset[Tag(name)] = RawDataElement(Tag(name), kind, len(value), value, 0, False, True)
+        dataset.save_as(path)
+        return path
+
+    return build
+
+
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_no_text_of_a_header_gives_a_traceback_or_nan(name: str, dicom_texts: Build) -> None:
+    plain = {"WindowCenter": 40, "WindowWidth": 80, "RescaleSlope": 1, "RescaleIntercept": 2, "PixelSpacing": [2, 2]}
+    place = {"ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    for text in TEXTS:
+        try:
+            image = read(dicom_texts(texts={name: text}, **plain, **place))
+            grey = image.unit()
+        except MediaError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert np.isfinite(grey).all(), text
+            assert image.affine is None or np.isfinite(image.affine).all(), text
+            assert all(np.isfinite(v) for v in image.spacing or ()), text
+
+
+def test_a_window_with_a_decimal_comma_is_read_and_said(dicom_texts: Build) -> None:
+    image = read(dicom_texts(texts={"WindowCenter": "40,5", "WindowWidth": "80"}))
+    assert image.meta["window"] == (40.5, 80)
+    assert image.notes == ("the window center '40,5' was taken as 40.5",)
+
+
+@pytest.mark.parametrize(
+    ("width", "said"), [("NaN", "'NaN' is no number"), ("abc", "'abc' is no"), ("0", "not above 0")]
+)
+def test_a_window_that_is_no_number_is_left_out_and_said(width: str, said: str, dicom_texts: Build) -> None:
+    image = read(dicom_texts(texts={"WindowCenter": "200", "WindowWidth": width}))
+    assert "window" not in image.meta
+    assert said in image.notes[0]
+    np.testing.assert_allclose(image.grey(), GREY / 500, atol=1e-6)
+
+
+def test_an_empty_slope_or_intercept_is_taken_as_none(dicom_texts: Build) -> None:
+    image = read(dicom_texts(texts={"RescaleSlope": "", "RescaleIntercept": "-1024"}))
+    np.testing.assert_array_equal(image.array, GREY - 1024.0)
+    assert image.notes == ("the rescale slope is empty and was taken as 1",)
+    image = read(dicom_texts(texts={"RescaleSlope": "2,5", "RescaleIntercept": ""}))
+    np.testing.assert_array_equal(image.array, GREY * 2.5)
+    assert image.notes == (
+        "the rescale slope '2,5' was taken as 2.5",
+        "the rescale intercept is empty and was taken as 0",
+    )
+    for text in ("NaN", "0", "abc"):
+        with pytest.raises(MediaError, match=f"its rescale slope is .*{text}.*, which is no scale; export it again"):
+            read(dicom_texts(texts={"RescaleSlope": text}))
+
+
+def test_window_functions_follow_the_standard(dicom_file: Build) -> None:
+    window = {"WindowCenter": 200, "WindowWidth": 100}
+    soft = read(dicom_file("a.dcm", GREY, VOILUTFunction="SIGMOID", **window)).grey()
+    np.testing.assert_allclose(soft, 1 / (1 + np.exp(-4 * (GREY - 200.0) / 100)), atol=1e-6)
+    exact = read(dicom_file("b.dcm", GREY, VOILUTFunction="LINEAR_EXACT", **window)).grey()
+    np.testing.assert_allclose(exact, np.clip((GREY - 200.0) / 100 + 0.5, 0, 1), atol=1e-6)
+    other = read(dicom_file("c.dcm", GREY, VOILUTFunction="CUBIC", **window))
+    assert "'CUBIC' is unknown and was taken as LINEAR" in other.notes[0]
+
+
+@pytest.mark.parametrize(("photometric", "darkest"), [("MONOCHROME2", 100), ("MONOCHROME1", 500)])
+def test_padding_is_not_part_of_the_grey_range(photometric: str, darkest: int, dicom_file: Build) -> None:
+    padded = GREY.copy()
+    padded[0, 0] = -2000
+    path = dicom_file("a.dcm", padded, PixelPaddingValue=-2000, PhotometricInterpretation=photometric)
+    image = read(path)
+    assert image.grey()[0, 0] == 0
+    assert image.grey().max() == 1
+    assert sorted(set(np.ravel(image.array))) == [100, 200, 300, 400, 500]
+    assert "padding" in image.notes[0]
+    unused = read(dicom_file("b.dcm", GREY, PixelPaddingValue=300))  # a value within the range is a grey value too
+    np.testing.assert_array_equal(unused.array, GREY)
+    assert unused.notes == ()
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize("bits", [1, 6])
+def test_few_stored_bits_reach_from_black_to_white(bits: int, photometric: str, dicom_file: Build) -> None:
+    full = 2**bits - 1
+    array = np.array([[0, full], [full, full // 2]], np.uint8)
+    elements = {"BitsStored": bits, "HighBit": bits - 1, "PhotometricInterpretation": photometric}
+    if bits == 1:
+        elements |= {"BitsAllocated": 1, "PixelData": np.packbits(array.ravel(), bitorder="little").tobytes() + b"\0"}
+    grey = read(dicom_file("a.dcm", array, **elements)).grey()
+    expected = array / full
+    np.testing.assert_allclose(grey, 1 - expected if photometric == "MONOCHROME1" else expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_file_without_file_meta_is_read_as_it_is_encoded(implicit: bool, dicom_file: Build) -> None:
+    dataset = pydicom.dcmread(path := dicom_file("a.dcm", GREY))
+    del dataset.file_meta
+    dataset.preamble = None
+    pydicom.dcmwrite(path, dataset, implicit_vr=implicit, little_endian=True)
+    assert path.read_bytes()[128:132] != b"DICM"
+    image = read(path)
+    np.testing.assert_array_equal(image.array, GREY)
+    assert f"read as {'Implicit' if implicit else 'Explicit'} VR Little Endian" in image.notes[0]
+
+
+def test_rounding_does_not_part_a_series(dicom_file: Build) -> None:
+    uid = pydicom.uid.generate_uid()
+    for index in range(6):
+        cosine = 0.995 + (-1) ** index * 2e-6
+        path = dicom_file(
+            f"ct/{index}.dcm",
+            np.full((3, 2), index, np.int16),
+            SeriesInstanceUID=uid,
+            ImagePositionPatient=[0, 0, index * 2],
+            ImageOrientationPatient=[f"{cosine:.6f}", f"{(1 - cosine**2) ** 0.5:.6f}", 0, 0, 0, -1],
+            PixelSpacing=[1, 1],
+        )
+    with pytest.raises(MediaError, match="same position"):
+        read(path.parent)  # one series of six, whose slices don't move along their normal here
+
+
+def test_what_reading_assumed_reaches_the_prediction(dicom_texts: Build) -> None:
+    import zoo
+
+    array = read("phantom:fundus?seed=5").array[::8, ::8, 1].astype(np.int16)
+    path = dicom_texts(array, {"WindowCenter": "127,5", "WindowWidth": "256"})
+    (result,) = zoo.predict("map-vessel", str(path), modality="fundus", device="cpu")
+    assert result.notes[0] == "the window center '127,5' was taken as 127.5"
+
+
 def test_missing_codec_is_said_with_its_remedy() -> None:
     path = pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)
     try:

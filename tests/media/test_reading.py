@@ -95,6 +95,7 @@ def test_tensors_are_channels_first() -> None:
         read(torch.zeros(4, 4, dtype=torch.complex64))
 
 
+@pytest.mark.wrong_types
 def test_wrong_mode_and_wrong_type() -> None:
     with pytest.raises(OptionError, match="mode must be"):
         read(np.zeros((2, 2)), mode="3d")  # type: ignore[arg-type]
@@ -110,8 +111,8 @@ def test_wrong_mode_and_wrong_type() -> None:
         ("empty.png", b"", r"empty\.png: the file is empty \(0 bytes\)"),
         ("note.png", b"not a picture\n", r"named \.png but holds plain text; give a PNG, JPEG"),
         ("umlaut.jpg", "Größe".encode() * 200, r"named \.jpg but holds plain text"),
-        ("anim.gif", b"GIF89a" + b"\0" * 20, "holds a GIF image"),
-        ("web.png", b"RIFF0000WEBP", r"named \.png but holds a RIFF file"),
+        ("cut.gif", b"GIF89a" + b"\0" * 20, "GIF data is truncated or damaged"),
+        ("web.png", b"RIFF0000WAVE", r"named \.png but holds a RIFF file"),
         ("data.bin", bytes(range(256)), "data of an unknown kind"),
         ("array.npy", b"\x93NUMPY\x01\0", "NumPy array"),
         ("broken.nii.gz", b"\x1f\x8b\x08\0\0", "gzip data is truncated"),

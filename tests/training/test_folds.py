@@ -46,6 +46,7 @@ plugin = Plugin(
 )  # fmt: skip
 
 
+@pytest.mark.wrong_types
 def test_folds_are_equal_in_training_evaluation_deployment_and_conformance(tmp_path):
     with pytest.raises(Seen) as seen:
         train(plugin, DATA, out=tmp_path / "run", device="cpu")

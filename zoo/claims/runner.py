@@ -150,7 +150,7 @@ def _start_worker(threads: int) -> None:
     progress.silence()  # several bars would overwrite each other
 
 
-def _one_seed(run: str, seed: int, quick: bool) -> tuple[int, Mapping[str, Mapping[str, float]], float]:
+def _one_seed(run: str, seed: int, quick: bool) -> tuple[int, Any, float]:
     module, _, name = run.partition(":")
     function = getattr(import_module(module), name)
     start = time.perf_counter()

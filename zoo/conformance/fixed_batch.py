@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -26,8 +26,8 @@ class FixedBatchRun(Run):
         self._backward: list[float] = []
         self._logged: list[float] = []
 
-    def generator(self, *key: int | str) -> np.random.Generator:
-        return super().generator(*(0 if isinstance(part, int) else part for part in key))
+    def generator(self, *key: SupportsIndex | str) -> np.random.Generator:
+        return super().generator(*(part if isinstance(part, str) else 0 for part in key))
 
     def _global_indices(self, n: int, batch_size: int, step: int, key: str) -> np.ndarray:
         return super()._global_indices(n, batch_size, 0, key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoints, entry_points
+from importlib.metadata import entry_points
 from typing import Any
 
 from zoo.errors import DataError, MissingExtraError
@@ -57,5 +57,5 @@ def found(group: str, what: str) -> dict[str, Found]:
 
 
 @cache
-def _points() -> EntryPoints:
+def _points() -> Any:  # EntryPoints from Python 3.12 on
     return entry_points()

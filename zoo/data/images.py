@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ def pad_to(
     size: int,
     axes: tuple[int, int] = (0, 1),
     mode: Literal["constant", "edge"] = "constant",
-) -> Shaped[np.ndarray, "*shape"]:
+) -> Shaped[np.ndarray, "*padded"]:
     """At least ``size`` along both axes, filled below and to the right with 0, or with the border (``edge``)."""
     width = [(0, 0)] * array.ndim
     for axis in axes:
@@ -246,6 +246,6 @@ class Views:
     def batch(self, index: Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "b s s c"]:
         return self._make(index) if self._kept is None else self._kept[np.asarray(index)]
 
-    def _make(self, index: Iterable[int]) -> UInt8[np.ndarray, "b s s c"]:
+    def _make(self, index: Iterable[SupportsIndex]) -> UInt8[np.ndarray, "b s s c"]:
         with ThreadPoolExecutor(8) as pool:
             return np.stack(list(pool.map(self._view, [self.images[int(i)] for i in index])))

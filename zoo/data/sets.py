@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Integer
@@ -41,6 +41,12 @@ PHANTOM_CASES = 40
 PHANTOMS_IN_MEMORY = 64  # the latest are kept, for making one takes longer than reading a file
 
 
+if TYPE_CHECKING:
+    _Cases = Sequence[Case]
+else:  # whoever checks a data set by its type would make an item to look at it
+    _Cases = Sequence
+
+
 @dataclass(frozen=True)
 class Entry:
     """What is known of a case before it's read or made."""
@@ -51,7 +57,7 @@ class Entry:
     split: str | None = None  # train, validation or test, where the set says so
 
 
-class Dataset(Sequence[Case]):
+class Dataset(_Cases):
     """A list of cases. ``spec`` says where it comes from, ``columns`` what its tables state."""
 
     def __init__(
@@ -91,7 +97,7 @@ class Dataset(Sequence[Case]):
     def ids(self) -> list[str]:
         return [entry.id for entry in self.entries]
 
-    def subset(self, indices: Iterable[int]) -> Dataset:
+    def subset(self, indices: Iterable[SupportsIndex]) -> Dataset:
         """The cases at ``indices``, in that order."""
         return Dataset(self.spec, [self.entries[int(i)] for i in indices], self.columns, self.labels)
 

@@ -157,6 +157,8 @@ def check_shapes(sent: Mapping[str, Tensors], updates: Sequence[Update]) -> None
                     raise DataError(f"client {update.client} trains another architecture: it {what}")
 
 
-def holdings(labels: Sequence[Any], partitions: Sequence[Sequence[int] | np.ndarray]) -> list[Counter[Any]]:
+def holdings(
+    labels: Sequence[Any] | np.ndarray, partitions: Sequence[Sequence[int] | np.ndarray]
+) -> list[Counter[Any]]:
     """How many cases of each label each client holds."""
     return [Counter(labels[int(place)] for place in places) for places in partitions]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Shaped
 
 from zoo.data.sets import Dataset
 from zoo.data.tables import table_rows
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 else:
     Figure = Any  # of the extra `train`
 
+Labels: TypeAlias = Sequence[Any] | Shaped[np.ndarray, " n"]
+
 
 def iid(n: int, clients: int, seed: int) -> list[np.ndarray]:
     """``n`` cases in random order to ``clients`` clients, in parts whose sizes differ by one at most."""
@@ -27,7 +30,7 @@ def iid(n: int, clients: int, seed: int) -> list[np.ndarray]:
 
 
 def dirichlet(
-    labels: Sequence[Any], clients: int, alpha: float, seed: int, *, min_cases: int = 1, attempts: int = 1000
+    labels: Labels, clients: int, alpha: float, seed: int, *, min_cases: int = 1, attempts: int = 1000
 ) -> list[np.ndarray]:
     """Each label's cases are shared out by proportions from a symmetric Dirichlet distribution.
 
@@ -67,7 +70,7 @@ def drawn(labels: np.ndarray, clients: int, cases: int, alpha: float | None, see
     return [draw() for _ in range(clients)]
 
 
-def divided(how: str, cases: Dataset, labels: Sequence[Any], clients: int, alpha: float, seed: int) -> list[np.ndarray]:
+def divided(how: str, cases: Dataset, labels: Labels, clients: int, alpha: float, seed: int) -> list[np.ndarray]:
     """As ``how`` says: ``iid``, ``dirichlet``, ``column:NAME`` or ``file:PATH``. Raises ``OptionError``."""
     kind, _, name = how.partition(":")
     if how == "iid":
@@ -118,7 +121,7 @@ def labels_of(cases: Dataset) -> list[str | int]:
     return labels
 
 
-def split_figure(labels: Sequence[Any], partitions: Sequence[Sequence[int] | np.ndarray], path: str | Path) -> Figure:
+def split_figure(labels: Labels, partitions: Sequence[Sequence[int] | np.ndarray], path: str | Path) -> Figure:
     """A bar per client, stacked by label, with the number of cases; also written to ``path`` as PNG."""
     from zoo.federated.federation import holdings
     from zoo.figure import plots

@@ -103,7 +103,7 @@ def absent(name: str, side: int = PANEL_SIDE) -> Image.Image:
 
 
 def point_overlay(
-    sets: Sequence[tuple[Float[np.ndarray, "n 2"], RGB]], box: Sequence[float] | None = None, side: int = PANEL_SIDE
+    sets: Sequence[tuple[Float[np.ndarray, "_ 2"], RGB]], box: Sequence[float] | None = None, side: int = PANEL_SIDE
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Sets of points (x right, y down) over each other; where two fall on one pixel their colours mix to grey.
 

@@ -2,8 +2,9 @@
 
 Grey images are given in modality units (Hounsfield units for CT) after the rescale slope and intercept or modality
 LUT; MONOCHROME1 is inverted so that larger is always brighter; palettes and YBR become RGB. The first window of the
-file is kept in ``meta["window"]`` and used only when grey in [0, 1] is asked for. VOI LUT sequences, overlays and
-RT dose scaling are not applied.
+file is kept in ``meta["window"]`` (and ``meta["window_function"]``) and used only when grey in [0, 1] is asked for.
+Padding beyond the range of the image is clipped to it. VOI LUT sequences, overlays and RT dose scaling are not applied.
+What had to be assumed of a header stands in ``Image.notes``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 from zoo.errors import MediaError, MissingExtraError, ZooError
 from zoo.media import limits
 from zoo.media.files import brief, one_line, quiet, refusal
-from zoo.media.geometry import dicom_affine, orientation_code, slice_normal
-from zoo.media.image import Image
+from zoo.media.geometry import dicom_affine, is_map, orientation_code, slice_normal
+from zoo.media.header import functional, note, notes, number, numbers, rescale
+from zoo.media.image import WINDOW_FUNCTIONS, Image
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DEFLATE_MAX_RATIO = 1032
@@ -60,7 +62,7 @@ def load(path: Path, header_only: bool = False) -> Any:
         with quiet():
             if not header_only and str(_transfer_syntax(path, read_file_meta_info)) == _DEFLATED:
                 _check_deflated(path)
-            return pydicom.dcmread(path, force=True, stop_before_pixels=header_only)
+            return _with_syntax(path, pydicom.dcmread(path, force=True, stop_before_pixels=header_only))
     except (MediaError, MemoryError):
         raise
     except Exception as error:
@@ -118,14 +120,16 @@ def decode(path: Path, dataset: Any) -> np.ndarray:
                 return _native(apply_color_lut(array, dataset))
             if int(dataset.get("SamplesPerPixel", 1)) == 3:
                 return _native(array)
-            if "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset:
-                is_identity = "ModalityLUTSequence" not in dataset and (
-                    float(dataset.RescaleSlope),
-                    float(dataset.get("RescaleIntercept", 0)),
-                ) == (1.0, 0.0)
-                array = array if is_identity else apply_modality_lut(array, dataset)
-            else:
-                array = _rescaled_by_frame(array, dataset)
+            array = _clip_padding(array, dataset)
+            scale = rescale(path, dataset, dataset)
+            if dataset.get("ModalityLUTSequence"):
+                array = apply_modality_lut(array, dataset)
+            elif scale is None:
+                array = _rescaled_by_frame(path, array, dataset)
+            elif scale != (1.0, 0.0):
+                array = array.astype(np.float64) * scale[0] + scale[1]
+    except (MediaError, MemoryError):
+        raise
     except Exception as error:
         if not _is_compressed(dataset):
             raise refusal(path, f"its pixel data can't be decoded ({brief(error)})", _DAMAGED) from error
@@ -133,7 +137,7 @@ def decode(path: Path, dataset: Any) -> np.ndarray:
         raise refusal(
             path,
             f"its pixel data is damaged or compressed in a way that no installed codec reads ({syntax})",
-            "export it uncompressed, or install codecs with: pip install 'pylibjpeg[all]'",
+            "export it uncompressed, or install codecs (pylibjpeg and others) with: pip install 'medimg-zoo[imaging]'",
         ) from error
     return array if array.dtype == np.uint8 else array.astype(np.float32)
 
@@ -149,12 +153,15 @@ def finish(
 ) -> Image:
     """Inverts MONOCHROME1 (values and window alike) and puts the image together."""
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        total = 255 if array.dtype == np.uint8 else float(array.min()) + float(array.max())
+        stored = 2 ** min(meta.get("bit_depth", 8), 8) - 1
+        total = stored if array.dtype == np.uint8 else float(array.min()) + float(array.max())
         array = (total - array).astype(array.dtype)
         if "window" in meta:
             meta["window"] = (total - meta["window"][0], meta["window"][1])
+    if found := notes(dataset):
+        meta["notes"] = found
     if affine is not None:
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        if not is_map(affine):
             raise refusal(source, "its patient position, orientation or pixel spacing is invalid", _DAMAGED)
         meta["orientation"] = orientation_code(affine)
     return Image(array, source, "dicom", spacing, affine, meta, ndim_spatial=ndim_spatial)
@@ -174,20 +181,16 @@ def facts(dataset: Any) -> dict[str, Any]:
             meta[key] = one_line(str(dataset.get(name)), 64)
     if dataset.get("BitsStored"):
         meta["bit_depth"] = int(dataset.BitsStored)
-    window = _first_window(dataset)
-    if window is not None and int(dataset.get("SamplesPerPixel", 1)) == 1:
-        meta["window"] = window
+    if int(dataset.get("SamplesPerPixel", 1)) == 1 and meta.get("photometric_interpretation") != "PALETTE COLOR":
+        meta.update(_window(dataset))
     return meta
 
 
 def thickness(dataset: Any) -> float | None:
     """mm from slice to slice as the header states it."""
-    measures = _functional(dataset, 0, "PixelMeasuresSequence") or dataset
-    for name in ("SpacingBetweenSlices", "SliceThickness"):
-        value = measures.get(name)
-        if value is not None and float(value) > 0:
-            return float(value)
-    return None
+    measures = functional(dataset, 0, "PixelMeasuresSequence") or dataset
+    stated = (number(measures, name) for name in ("SpacingBetweenSlices", "SliceThickness"))
+    return next((value for value in stated if value is not None and value > 0), None)
 
 
 Plane = tuple[Any, Any, Any]  # ImagePositionPatient, ImageOrientationPatient, PixelSpacing; None where absent
@@ -195,15 +198,15 @@ Plane = tuple[Any, Any, Any]  # ImagePositionPatient, ImageOrientationPatient, P
 
 def plane_of(dataset: Any, frame: int = 0) -> Plane:
     """Where a frame lies: its functional groups (enhanced objects), else the data set itself."""
-    position = (_functional(dataset, frame, "PlanePositionSequence") or dataset).get("ImagePositionPatient")
-    orientation = (_functional(dataset, frame, "PlaneOrientationSequence") or dataset).get("ImageOrientationPatient")
-    measures = _functional(dataset, frame, "PixelMeasuresSequence") or dataset
+    position = functional(dataset, frame, "PlanePositionSequence") or dataset
+    orientation = functional(dataset, frame, "PlaneOrientationSequence") or dataset
+    measures = functional(dataset, frame, "PixelMeasuresSequence") or dataset
     # Projection X-ray gives the pixel pitch at the detector instead.
-    spacing = measures.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
+    spacing = numbers(measures, "PixelSpacing", 2) or numbers(dataset, "ImagerPixelSpacing", 2)
     return (
-        [float(v) for v in position] if position is not None and len(position) == 3 else None,
-        [float(v) for v in orientation] if orientation is not None and len(orientation) == 6 else None,
-        [float(v) for v in spacing] if spacing is not None and len(spacing) == 2 and min(spacing) > 0 else None,
+        numbers(position, "ImagePositionPatient", 3),
+        numbers(orientation, "ImageOrientationPatient", 6),
+        spacing if spacing is not None and min(spacing) > 0 else None,
     )
 
 
@@ -249,31 +252,35 @@ def stack_geometry(source: str, planes: list[Plane], stated_step: float | None, 
 
 
 def _planes(dataset: Any, frames: int) -> Iterator[Plane]:
-    offsets = dataset.get("GridFrameOffsetVector")  # RT dose: along the normal, from the first frame
+    offsets = numbers(dataset, "GridFrameOffsetVector", frames)  # RT dose: along the normal, from the first frame
     for frame in range(frames):
         position, orientation, spacing = plane_of(dataset, frame)
-        if offsets is not None and position is not None and orientation is not None and len(offsets) == frames:
-            position = list(position + slice_normal(orientation) * (float(offsets[frame]) - float(offsets[0])))
+        if offsets is not None and position is not None and orientation is not None:
+            position = tuple(position + slice_normal(orientation) * (offsets[frame] - offsets[0]))
         yield position, orientation, spacing
 
 
-def _functional(dataset: Any, frame: int, name: str) -> Any:
-    """The one item of a functional-group sequence: the frame's own, else the shared one, else None."""
-    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    for group in [*own[frame : frame + 1], *shared[:1]]:
-        if group.get(name):
-            return group.get(name)[0]
-    return None
+def _clip_padding(array: np.ndarray, dataset: Any) -> np.ndarray:
+    """Stored values without the padding that lies beyond the others: it would spread the range of grey values."""
+    value = number(dataset, "PixelPaddingValue")
+    if value is None:
+        return array
+    other = number(dataset, "PixelPaddingRangeLimit")
+    first, last = sorted((value, value if other is None else other))
+    padded = (array >= first) & (array <= last)
+    rest = array[~padded]
+    if not padded.any() or not rest.size or not (last < rest.min() or first > rest.max()):
+        return array
+    inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    note(dataset, "padding was set to the darkest value of the rest")
+    return np.where(padded, rest.max() if inverted else rest.min(), array)
 
 
-def _rescaled_by_frame(array: np.ndarray, dataset: Any) -> np.ndarray:
+def _rescaled_by_frame(path: Path, array: np.ndarray, dataset: Any) -> np.ndarray:
     """Enhanced objects carry slope and intercept in their functional groups."""
     frames = int(dataset.get("NumberOfFrames") or 1)
-    groups = [_functional(dataset, frame, "PixelValueTransformationSequence") for frame in range(frames)]
-    pairs = [
-        (float(g.get("RescaleSlope", 1)), float(g.get("RescaleIntercept", 0))) if g else (1.0, 0.0) for g in groups
-    ]
+    groups = [functional(dataset, frame, "PixelValueTransformationSequence") for frame in range(frames)]
+    pairs = [(rescale(path, group, dataset) if group else None) or (1.0, 0.0) for group in groups]
     if set(pairs) == {(1.0, 0.0)}:
         return array
     stack = array.reshape(frames, *array.shape[-2:]).astype(np.float64)
@@ -281,16 +288,26 @@ def _rescaled_by_frame(array: np.ndarray, dataset: Any) -> np.ndarray:
     return (stack * slope + intercept).reshape(array.shape)
 
 
-def _first_window(dataset: Any) -> tuple[float, float] | None:
-    source = _functional(dataset, 0, "FrameVOILUTSequence") or dataset
-    centre, width = source.get("WindowCenter"), source.get("WindowWidth")
-    if centre is None or width is None or centre == "" or width == "":
-        return None
-    if hasattr(centre, "__len__"):
-        centre = centre[0] if len(centre) else None
-    if hasattr(width, "__len__"):
-        width = width[0] if len(width) else None
-    return None if centre is None or width is None or float(width) <= 0 else (float(centre), float(width))
+def _window(dataset: Any) -> dict[str, Any]:
+    """The first window and its function; for pixels of fewer than 8 bits without one, their whole range."""
+    source = functional(dataset, 0, "FrameVOILUTSequence") or dataset
+    centre, width = number(source, "WindowCenter"), number(source, "WindowWidth")
+    function = str(source.get("VOILUTFunction") or "LINEAR").strip()
+    if width is not None and width <= 0:
+        note(dataset, f"the window width {width:g} is not above 0 and was left out")
+    elif centre is not None and width is not None:
+        if function not in WINDOW_FUNCTIONS:
+            note(dataset, f"the window function {one_line(function, 32)!r} is unknown and was taken as LINEAR")
+            function = "LINEAR"
+        return {"window": (centre, width), **({} if function == "LINEAR" else {"window_function": function})}
+    bits = int(dataset.get("BitsStored") or 8)
+    rescaled = any(name in dataset for name in ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"))
+    if bits < 8 and not rescaled:
+        full = float(2**bits - 1)
+        return {"window": (full / 2, full), "window_function": "LINEAR_EXACT"}
+    if dataset.get("VOILUTSequence"):
+        note(dataset, "its VOI LUT is not applied")
+    return {}
 
 
 def _native(array: np.ndarray) -> np.ndarray:
@@ -305,6 +322,21 @@ def _stored_samples(dataset: Any, samples: int) -> float:
 def _is_compressed(dataset: Any) -> bool:
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     return bool(syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed and syntax != _DEFLATED)
+
+
+def _with_syntax(path: Path, dataset: Any) -> Any:
+    """A data set without file meta, or whose meta doesn't name the syntax, gets the one that it was read by."""
+    if getattr(dataset.file_meta, "TransferSyntaxUID", None):
+        return dataset
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if bytes(dataset.get("PixelData") or b"")[:4] == b"\xfe\xff\x00\xe0":
+        raise refusal(path, "it lacks the file meta that says how its pixels are compressed", "export it again")
+    implicit, little = dataset.original_encoding
+    syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = syntax
+    note(dataset, f"the file states no transfer syntax; it was read as {syntax.name}")
+    return dataset
 
 
 def _transfer_syntax(path: Path, read_file_meta_info: Any) -> Any:

@@ -13,8 +13,9 @@ from zoo.errors import MediaError
 from zoo.media import limits
 from zoo.media.dicom import check_pixels, decode, facts, finish, load, parsing, plane_of, stack_geometry, thickness
 from zoo.media.files import one_line, refusal
+from zoo.media.header import note, notes
 from zoo.media.image import Image
-from zoo.media.sniff import identify
+from zoo.media.sniff import identify, is_litter
 
 
 def read_series(folder: Path) -> Image:
@@ -38,6 +39,9 @@ def read_series(folder: Path) -> Image:
     slices = [decode(files[i], datasets[i]) for i in indices]
     if len({(a.shape, a.dtype) for a in slices}) > 1:
         raise refusal(folder, "its slices mix grey and colour or several pixel types", "keep one kind of slice only")
+    for one in datasets[1:]:
+        for text in notes(one):
+            note(datasets[0], text)
     return finish(np.stack(slices), str(folder), datasets[0], meta, spacing, affine, ndim_spatial=3)
 
 
@@ -56,8 +60,10 @@ def find_series(folder: Path) -> list[Path]:
                 position, orientation, _ = plane_of(dataset)
                 if position is None or orientation is None or not dataset.get("Rows"):
                     continue
-                direction = tuple(round(v, 2) + 0.0 for v in orientation)
-                key = (str(dataset.get("SeriesInstanceUID")), dataset.Rows, dataset.Columns, direction)
+                stated = (str(dataset.get("SeriesInstanceUID")), dataset.Rows, dataset.Columns)
+                # The first slice that lies alike gives the direction: rounding would part neighbours at its steps.
+                near = (k for k in groups if k[:3] == stated and np.allclose(k[3], orientation, rtol=0, atol=5e-3))
+                key = next(near, (*stated, orientation))
                 name = dataset.get("SeriesDescription") or dataset.get("SeriesNumber") or "unnamed"
                 names[key] = one_line(str(name), 64)
         except MediaError:
@@ -75,7 +81,7 @@ def dicom_files(folder: Path) -> list[Path]:
     found = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
-        if entry.name.startswith(".") or entry.name.upper().startswith("DICOMDIR") or not entry.is_file():
+        if is_litter(entry.name) or entry.name.upper().startswith("DICOMDIR") or not entry.is_file():
             continue
         try:
             if identify(path) == "dicom":

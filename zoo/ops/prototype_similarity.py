@@ -18,7 +18,7 @@ LOG_EPSILON = 1e-4  # of ProtoPNet's activation
 
 
 def prototype_similarity(
-    features: Float[Tensor, "b d *spatial"] | Float[Tensor, "b n d"],
+    features: Float[Tensor, "b n d"] | Float[Tensor, "b d h *spatial"],
     prototypes: Float[Tensor, "p d"],
     *,
     metric: Metric = "cosine",

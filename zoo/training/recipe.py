@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import config as configs
+from zoo import registry
 from zoo.data.case import Case
 from zoo.data.splits import Split, TrainData, divide, save_split
 from zoo.errors import OptionError, ZooError
@@ -84,7 +85,7 @@ def train(
     from zoo.data.check import require
     from zoo.data.sets import load_dataset
 
-    plugin, training = resolve(model, "training")
+    plugin, training = registry.part(model, "training")
     if engine is not None:
         if training.federation is None:
             raise OptionError(f"{plugin.name} isn't a federated model, so engine {engine} means nothing; leave it out")
@@ -145,15 +146,6 @@ def _forget(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     with suppress(OSError):  # it holds other things
         out.rmdir()
-
-
-def resolve(model: str | Plugin, what: str) -> tuple[Plugin, Any]:
-    """A plugin, by name or as it is, and its ``model``, ``training`` or ``claim``. Raises ``PluginError``."""
-    from zoo import registry
-
-    entry = registry.find(model) if isinstance(model, str) else registry.Entry(model.name, "", "", model)
-    assert entry.plugin is not None
-    return entry.plugin, registry.resolve(entry, what)
 
 
 def _save(network: Model, out: Path, recipe: Any, data: str) -> None:

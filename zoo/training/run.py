@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ class Run:
 
     # ---- chance -----------------------------------------------------------------------------------------------
 
-    def generator(self, *key: int | str) -> np.random.Generator:
+    def generator(self, *key: SupportsIndex | str) -> np.random.Generator:
         """Random numbers that depend on the run's seed and ``key`` alone, not on what was drawn before."""
         return np.random.default_rng(derive_seed(self.seed, *key))
 

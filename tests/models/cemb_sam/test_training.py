@@ -123,6 +123,7 @@ def test_a_normal_image_has_the_whole_image_as_its_box() -> None:
     assert told(case) == {"box": ((0, 0, 64, 64),), "condition": "normal"}
 
 
+@pytest.mark.wrong_types
 def test_an_empty_prediction_of_a_normal_image_is_perfect() -> None:
     case = ultrasound(2, size=64)
 

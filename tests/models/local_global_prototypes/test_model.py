@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
-from zoo import loading, weights
 from zoo.data.images import normalise, to_tensor
 from zoo.errors import OptionError
 from zoo.models.local_global_prototypes.model import (
@@ -231,16 +230,6 @@ def test_a_branch_that_the_weights_lack_is_refused(lesion):
 
 
 # ---- the gallery --------------------------------------------------------------------------------------------------
-
-
-def test_weights_carry_their_gallery(trained, lesion, tmp_path: Path):
-    weights.save(trained, tmp_path, trained_on="test", dtype=torch.float16)
-    back = loading.load_into(LocalGlobalPrototypes, str(tmp_path))
-    assert back.config == trained.config
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    a, b = trained.predict(lesion.image), back.predict(lesion.image)
-    assert [case.id for case in a.look_alikes] == [case.id for case in b.look_alikes]
-    assert back.gallery.thumbnail(0).size == (32, 32)
 
 
 def test_a_damaged_thumbnail_is_left_out(trained, lesion):

@@ -158,12 +158,6 @@ def test_training_marks_the_heads_as_tuned_and_frees_the_gallery_from_the_recipe
             assert not weight[:, :24].any()
 
 
-def test_without_stage_2_the_softmaxes_are_averaged(tiny, images):
-    with Run(None, seed=0, device="cpu", progress=False) as run:
-        model = method.fit(replace(tiny, epochs=1, stage2_epochs=0), images, images, run)
-    assert not bool(model.tuned)
-
-
 def test_pruning_afterwards_keeps_the_tuned_weights(tiny, images):
     with Run(None, seed=0, device="cpu", progress=False) as run:
         model = method.fit(replace(tiny, epochs=1, prune="after"), images, images, run)
@@ -175,11 +169,12 @@ def test_pruning_afterwards_keeps_the_tuned_weights(tiny, images):
 @pytest.mark.parametrize(
     "change", [{"weighting": "low"}, {"weighting": "none"}, {"local_assign": "all"}, {"centroid_count": "cap"},
                {"centroid_count": "cumulative"}, {"augment": "flips"}, {"augment": "none"}, {"thumbnails": 0},
-               {"init": "random"}],
+               {"init": "random"}, {"stage2_epochs": 0}],
 )  # fmt: skip
 def test_every_option_trains(tiny, images, change: dict):
     with Run(None, seed=0, device="cpu", progress=False) as run:
-        model = method.fit(replace(tiny, epochs=1, stage2_epochs=1, **change), images, images, run)
+        model = method.fit(replace(tiny, **{"epochs": 1, "stage2_epochs": 1, **change}), images, images, run)
+    assert bool(model.tuned) == (change.get("stage2_epochs") != 0)
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values() if tensor.is_floating_point())
 
 

@@ -128,7 +128,9 @@ def test_one_crop_serves_all_pseudo_modalities_and_the_mask():
 
 
 def test_small_images_are_padded():
-    source = method.Source(np.ones((1, 20, 10), np.float32), np.ones((3, 20, 10), np.float32), np.ones((20, 10)))
+    source = method.Source(
+        np.ones((1, 20, 10), np.float32), np.ones((3, 20, 10), np.float32), np.ones((20, 10), np.uint8)
+    )
     x, y = method.crops([source], np.array([0]), 32, np.random.default_rng(0))
     assert x.shape == (1, 1, 32, 32)
     assert y.sum() == 200

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool
 from scipy.ndimage import gaussian_filter
 
 from zoo.data.case import Case
@@ -128,7 +128,7 @@ def _liver_vessels(hu: Map, inside: Map, rng: np.random.Generator) -> Map:
     return hu + 45 * ridge * (inside > 0.05)
 
 
-def _metastases(x: Map, y: Map, hu: Map, inside: Map, rng: np.random.Generator) -> tuple[Map, Float[np.ndarray, "h w"]]:
+def _metastases(x: Map, y: Map, hu: Map, inside: Map, rng: np.random.Generator) -> tuple[Map, Bool[np.ndarray, "h w"]]:
     marked = np.zeros(hu.shape, bool)
     rows, columns = np.nonzero(inside > 0.25)
     for _ in range(int(rng.integers(0, 5)) if len(rows) else 0):

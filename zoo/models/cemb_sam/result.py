@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image as PILImage
 
 from zoo import figure, media
@@ -31,7 +31,7 @@ class PromptedSegmentation(Segmentation):
     """A segmentation that was asked for with prompts. ``mask`` is the union of ``objects``."""
 
     prompts: Sequence[Prompt]
-    objects: Float[np.ndarray, "n h w"]  # a binary mask for each prompt
+    objects: UInt8[np.ndarray, "n h w"]  # a binary mask for each prompt
     quality: Mapping[str, float]  # expected IoU, by condition
     condition: str  # empty where the network knows none
     inferred: bool = False

@@ -50,9 +50,9 @@ class Digits:
     y: Int[np.ndarray, " n"]
     partitions: list[np.ndarray]  # clients of fewer than two images are left out
     rare: frozenset[int]  # those of the partitions that hold the rare attribute
-    test_x: Images
+    test_x: Float[np.ndarray, "m 8 8"]
     test_y: Int[np.ndarray, " m"]
-    public: Images
+    public: Float[np.ndarray, "k 8 8"]
     tail: Int[np.ndarray, " t"]  # the four rarest classes
 
 

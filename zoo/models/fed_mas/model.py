@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -127,7 +128,7 @@ class FedMAS(Model[LongTailClassification]):
         return self.network(x)
 
     def _predict(
-        self, images: Sequence[media.Image], *, ssl_distance: bool, saliency: bool, prior: str | None
+        self, images: Sequence[media.Image], *, ssl_distance: bool, saliency: bool, prior: str | Path | None
     ) -> list[LongTailClassification]:
         """Classify photographs: the short side is scaled, and the largest centred square is what the network sees.
 

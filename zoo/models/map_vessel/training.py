@@ -334,7 +334,7 @@ training = Training(
         "paper": {},
         # Small crops, few eyes, and rates that are halved half as often: minutes on two CPU cores.
         "demo": {
-            "synthesis": {"channels": (8, 16, 32, 32), "epochs": 12, "lr": 3e-3, "attempts": 2},
+            "synthesis": SynthesisRecipe(channels=(8, 16, 32, 32), epochs=12, lr=3e-3, attempts=2),
             "batch_size": 6,
             "decay_every": 5,
             "crop": 96,

@@ -159,7 +159,7 @@ class PointCloudRecon3D(Model[PointCloud]):
 
     def _layers(
         self, stack: Stack, wanted: Wanted, scale: Scale, jitter: bool, notes: list[str]
-    ) -> tuple[list[Layer], list[UInt8[np.ndarray, "h w"]], UInt8[np.ndarray, "h w 3"]]:
+    ) -> tuple[list[Layer], list[UInt8[np.ndarray, "_ _"]], UInt8[np.ndarray, "_ _ 3"]]:
         """Every section as points, in pixel widths; its tumour mask; and the picture of the middle one.
 
         Sections are read and let go one by one: a stack need not fit into memory.

@@ -55,8 +55,8 @@ class PointCloud(Prediction):
     pitch: float  # of neighbouring points, in ``unit``
     spacing: tuple[float, float, float]  # pixel width and height, and distance of layers, in ``unit``
     meshes: dict[str, drawing.Mesh] = field(default_factory=dict)
-    tumour_masks: tuple[UInt8[np.ndarray, "h w"], ...] = field(default=(), repr=False)
-    picture: UInt8[np.ndarray, "h w *c"] = field(repr=False)  # one section, small
+    tumour_masks: tuple[UInt8[np.ndarray, "_ _"], ...] = field(default=(), repr=False)
+    picture: UInt8[np.ndarray, "_ _ ..."] = field(repr=False)  # one section, small
     pictured: str = ""  # which
     neighbours: Neighbours | None = None
     orbit: int = 0  # views to save
@@ -108,16 +108,19 @@ class PointCloud(Prediction):
         )
 
     def legend(self) -> list[fig.LegendEntry]:
-        names = {"tumour (darker: denser)": drawing.SOLID, "tissue": drawing.HAZE}
+        names = {"tumour (darker: denser)": drawing.SOLID} if (self.label == 1).any() else {}
+        names |= {"tissue": drawing.HAZE}
         if self.neighbours is not None:
             names |= {"lower layer": FIXED, "upper layer": MOVING, "its points that registration uses": SELECTED}
         return [fig.LegendEntry(name, colour) for name, colour in names.items()]
 
     def panels(self) -> list[fig.Panel]:
-        several = len(self.layers) > 1
         panels = [fig.Panel(f"input: {self.pictured}", self.picture)]
-        panels.append(fig.Panel("3-D view", self.view()) if several
-                      else fig.Panel("points of the layer", self.view(0.0, 89.999)))  # fmt: skip
+        if len(self.layers) > 1:
+            panels.append(fig.Panel("3-D view", self.view()))
+        else:
+            kinds = [(self.points[self.label == k, :2], ink) for k, ink in ((0, drawing.HAZE), (1, drawing.SOLID))]
+            panels.append(fig.Panel("points of the layer", fig.point_overlay(kinds)))
         if self.neighbours is not None:
             pair = self.neighbours
             every = np.concatenate([pair.fixed, pair.before, pair.after])
@@ -125,7 +128,7 @@ class PointCloud(Prediction):
             margin = 0.03 * float((high - low).max())
             for what, moving in (("before", pair.before), ("after", pair.after)):
                 sets = ((pair.fixed, FIXED), (moving[~pair.selected], MOVING), (moving[pair.selected], SELECTED))
-                picture = fig.point_overlay(sets, (*(low - margin), *(high + margin)))
+                picture = fig.point_overlay(sets, [*(low - margin).tolist(), *(high + margin).tolist()])
                 panels.append(fig.Panel(f"layers {pair.lower + 1} and {pair.lower + 2}, {what} registration", picture))
         if any(report.rmse_all is not None for report in self.layers):
             upper = self.layers[1:]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 
 from zoo.errors import OptionError
 
@@ -89,7 +89,7 @@ def prompts_from(
     box: Sequence[Sequence[float]] | None = None,
     point: Sequence[Sequence[float]] | None = None,
     background: Sequence[Sequence[float]] | None = None,
-    mask: Bool[np.ndarray, "h w"] | None = None,
+    mask: Shaped[np.ndarray, "h w"] | None = None,
 ) -> tuple[Prompt, ...]:
     """One prompt per object from what ``--with`` gave: every box is an object; points and a mask refine one object.
 
