@@ -15,6 +15,7 @@ import numpy as np
 
 from zoo import registry
 from zoo.data.case import Case
+from zoo.data.images import place_of
 from zoo.data.sets import Dataset
 from zoo.errors import DataError, OptionError, ZooError
 from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
@@ -230,7 +231,6 @@ def _segmentation(model: Model, case: Case, options: Mapping[str, Any]) -> dict[
 
 
 def _classification(model: Model, case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
-    from zoo.data.images import place_of
 
     prediction = model.predict(case if case.images else case.image, **options)
     probabilities: dict[str, float] = prediction.probabilities  # type: ignore[attr-defined]
@@ -239,8 +239,8 @@ def _classification(model: Model, case: Case, options: Mapping[str, Any]) -> dic
     if place is None:
         raise DataError(f"the label {case.label!r} isn't one of {', '.join(names)}")
     predicted = max(names, key=lambda name: probabilities[name])
-    shares = {f"p_{name}": float(p) for name, p in probabilities.items()}
-    return {"truth": names[place], "predicted": predicted, **shares}
+    row = {"truth": names[place], "predicted": predicted}
+    return {**row, **{f"p_{name}": float(probabilities[name]) for name in names}}
 
 
 def over_rows(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Metric]:
