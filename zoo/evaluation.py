@@ -224,14 +224,16 @@ def _score_of(plugin: Plugin) -> Any:
 def _segmentation(model: Model, case: Case, options: Mapping[str, Any]) -> dict[str, float]:
     from zoo.data.sets import read_mask
 
-    prediction = model.predict(case.image, **options)
+    prediction = model.predict(case if case.images else case.image, **options)
     inside = read_mask(case, "fov") > 0 if "fov" in case.masks else None
     mask, labels, probability = prediction.mask, prediction.labels, prediction.probability  # type: ignore[attr-defined]
     return segmentation_scores(mask, read_mask(case), labels, probability=probability, inside=inside)
 
 
 def _classification(model: Model, case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
-    probabilities: dict[str, float] = model.predict(case.image, **options).probabilities  # type: ignore[attr-defined]
+
+    prediction = model.predict(case if case.images else case.image, **options)
+    probabilities: dict[str, float] = prediction.probabilities  # type: ignore[attr-defined]
     names = list(probabilities)
     place = place_of(case.label, names)
     if place is None:
