@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
-import math
 
 import pytest
 import torch
@@ -302,8 +302,7 @@ def test_opcheck(dtype, d):
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
-@needs_compiled
-COMPILED = """
+AS_ONE_GRAPH = """
 import torch
 from zoo.ops import icp
 
@@ -321,9 +320,10 @@ torch.testing.assert_close(compiled(source, target), registered(source, target))
 """
 
 
+@needs_compiled
 def test_compiles_as_one_graph():
     """In a process of its own, for what checks annotations in this one is no part of a graph."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", AS_ONE_GRAPH], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
