@@ -76,10 +76,10 @@ def test_a_batch_reports_the_failed_file_and_goes_on(zoo_cli, photo, tmp_path) -
 def test_an_error_that_nobody_foresaw_spares_the_others(zoo_cli, photo, tmp_path, monkeypatch) -> None:
     from zoo.models.map_vessel import model
 
-    def faulty(picture, *arguments):
+    def faulty(picture, *arguments, **options):
         if picture.stem == "b":
             raise RuntimeError("a fault\nof the program")
-        return prepare(picture, *arguments)
+        return prepare(picture, *arguments, **options)
 
     prepare = model.prepare
     monkeypatch.setattr(model, "prepare", faulty)

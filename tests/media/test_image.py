@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from zoo.media import Image, MediaError
+from zoo.media import Image, MediaError, read
 
 
 @given(
@@ -94,3 +94,17 @@ def test_thumbnail_keeps_the_physical_aspect() -> None:
     large = Image(np.full((3000, 4000), 255, np.uint8)).thumbnail(64)
     assert large.size == (64, 48)
     assert large.getpixel((5, 5)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.int64, np.uint32])
+def test_eight_bit_values_in_a_wider_type_look_the_same_and_are_noted(dtype) -> None:
+    values = np.random.default_rng(0).integers(3, 240, (5, 6)).astype(np.uint8)
+    wide = read(values.astype(dtype))
+    np.testing.assert_array_equal(wide.grey(), read(values).grey())
+    assert f"its {np.dtype(dtype)} values reach only to {values.max()}: 255 was taken for white" in wide.notes
+    assert read(values).notes == ()
+
+
+def test_a_16_bit_image_that_uses_little_of_its_range_is_noted() -> None:
+    assert "reach only to 4,000 of 65,535" in read(np.array([[0, 4000]], np.uint16)).notes[0]
+    assert read(np.array([[0, 60000]], np.uint16)).notes == ()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from zoo.media import MediaError, expand, group, members
+from zoo.media import MediaError, expand, group, members, read
 
 
 @pytest.fixture
@@ -39,6 +39,47 @@ def test_patterns_are_expanded(folder: Path) -> None:
 def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(folder: Path) -> None:
     (folder / "img2.png").rename(folder / "img[2].png")
     assert _names(expand([f"{folder}/img[2].png"])) == ["img[2].png"]
+
+
+def test_what_systems_leave_behind_is_never_data(folder: Path) -> None:
+    before = expand([str(folder)])
+    for name in ("._img2.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/._img2.png", "sub/._deep.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        PILImage.new("L", (2, 2)).save(folder / name, format="PNG")
+    assert expand([str(folder)]) == before
+    assert not [
+        name for name in _names(expand([f"{folder}/**/*", f"{folder}/*"])) if name not in {*_names(before), "deep.png"}
+    ]
+
+
+def test_a_pattern_in_a_folder_with_brackets_matches_there(folder: Path) -> None:
+    (folder / "[2023] scans" / "a").mkdir(parents=True)
+    for name in ("b2.png", "b1.png", "a/c.png"):
+        PILImage.new("L", (2, 2)).save(folder / "[2023] scans" / name)
+    assert _names(expand([f"{folder}/[[]2023] scans/*.png"])) == ["b1.png", "b2.png"]
+    assert _names(expand([f"{folder}/[2023] scans/*.png"])) == ["b1.png", "b2.png"]
+    assert _names(expand([f"{folder}/[2023] scans/**/[c]*.png"])) == ["c.png"]
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t"])
+def test_an_empty_argument_is_not_the_current_folder(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for use in (lambda: expand([name]), lambda: group([name]), lambda: members(name), lambda: read(name)):
+        with pytest.raises(MediaError, match="is empty"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "~no-such-user-here/a.png", "a\0b.png"])
+def test_names_that_no_file_can_have_are_refused(name: str) -> None:
+    for use in (lambda: expand([name]), lambda: group([name]), lambda: read(name)):
+        with pytest.raises(MediaError) as caught:
+            use()
+        assert len(str(caught.value)) < 300
+
+
+def test_the_same_file_under_two_names_comes_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert expand(["img2.png", "./img2.png", str(folder / "img2.png"), "sub/../img2.png"]) == ["img2.png"]
 
 
 def test_several_inputs_keep_their_order_and_come_once(folder: Path) -> None:

@@ -218,3 +218,73 @@ def test_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "nibabel", None)
     with pytest.raises(MissingExtraError, match=r"a\.nii needs the library nibabel.*medimg-zoo\[imaging\]"):
         read(tmp_path / "a.nii")
+
+
+def test_every_flipped_bit_of_a_packed_file_is_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 1000, (12, 11, 10)).astype(np.int16)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), path := tmp_path / "a.nii.gz")
+    content = path.read_bytes()
+    assert read(path).array[9, 10, 11] == data[11, 10, 9]
+    for place in [*rng.integers(10, len(content) - 8, 25), *range(len(content) - 8, len(content))]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(MediaError, match="damaged"):
+            read(path)
+
+
+def _world(image, h: int, w: int) -> np.ndarray:
+    return (image.affine @ [w, h, 0, 1])[:3]
+
+
+@pytest.mark.parametrize("orientation", ALL_ORIENTATIONS[::3])
+def test_a_lone_slice_is_shown_as_radiologists_do_and_its_mask_turned_back(orientation, tmp_path) -> None:
+    through = orientation[2][0]
+    shape = (3, 4, 1)
+    data = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    affine = _affine(orientation, (2.0, 3.0, 4.0), (5.0, 6.0, 7.0))
+    nib.save(nib.Nifti1Image(data, affine), tmp_path / "a.nii.gz")
+    stored = nib.load(tmp_path / "a.nii.gz")
+    image = read(tmp_path / "a.nii.gz", mode="image")
+    columns, rows = [axis for axis in range(3) if axis != through]
+    assert np.flatnonzero(_world(image, 1, 0) - _world(image, 0, 0)).tolist() == [rows]
+    assert np.flatnonzero(_world(image, 0, 1) - _world(image, 0, 0)).tolist() == [columns]
+    assert _world(image, 1, 0)[rows] < _world(image, 0, 0)[rows]  # to the back or the feet
+    assert _world(image, 0, 1)[columns] < _world(image, 0, 0)[columns]  # to the left or the back
+    for h, w in np.ndindex(*image.size):  # every pixel is where it was
+        i, j, k = np.rint(np.linalg.solve(affine, [*_world(image, h, w), 1])[:3]).astype(int)
+        assert image.array[h, w] == data[i, j, k]
+    assert image.spacing == tuple(
+        np.linalg.norm(_world(image, *step) - _world(image, 0, 0)) for step in ((1, 0), (0, 1))
+    )
+    written = nib.load(write_mask(tmp_path / "mask", image.array, image))
+    np.testing.assert_array_equal(written.affine, stored.affine)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), data)
+
+
+def test_a_file_of_two_dimensions_is_upright_too(tmp_path: Path) -> None:
+    data = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii")
+    image = read(tmp_path / "a.nii")
+    np.testing.assert_array_equal(image.array, data.T[::-1, ::-1])
+    np.testing.assert_array_equal(np.asarray(nib.load(write_mask(tmp_path / "m", image.array, image)).dataobj), data)
+    source = nib.Nifti1Image(data, None)
+    assert (int(source.header["sform_code"]), int(source.header["qform_code"])) == (0, 0)
+    nib.save(source, tmp_path / "unplaced.nii")
+    np.testing.assert_array_equal(read(tmp_path / "unplaced.nii").array, data.T)
+
+
+def test_a_zero_sform_leaves_the_qform(tmp_path: Path) -> None:
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    source = nib.Nifti1Image(np.ones((4, 3, 2), np.uint8), affine)
+    source.set_qform(affine, 1)
+    source.set_sform(affine, 1)
+    nib.save(source, path := tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[280:328] = bytes(48)  # srow_x, srow_y, srow_z
+    path.write_bytes(content)
+    image = read(path)
+    np.testing.assert_allclose(image.affine, affine)
+    assert image.notes == ("its sform is not a valid map to millimetres; the qform was used",)
+    np.testing.assert_allclose(nib.load(write_mask(tmp_path / "m", image.array, image)).affine, affine)

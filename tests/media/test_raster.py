@@ -242,3 +242,73 @@ def test_damaged_file_never_raises_anything_else(data: st.DataObject, tmp_path_f
     except (MediaError, MissingExtraError):
         return
     assert image.array.size > 0
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "ppm", "pgm", "pbm", "pnm"])
+def test_other_picture_files_are_read_by_content(ending: str, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 2, (6, 5), dtype=np.uint8) * 255
+    grey = PILImage.fromarray(picture)
+    kind = {"pgm": "ppm", "pbm": "ppm", "pnm": "ppm"}.get(ending, ending)
+    (grey.convert("1") if ending == "pbm" else grey).save(path := tmp_path / f"a.{ending}", format=kind, lossless=True)
+    image = read(path)
+    assert image.format == kind
+    np.testing.assert_allclose(image.grey() * 255, picture, atol=1e-4)
+    path.rename(tmp_path / "named.png")
+    assert read(tmp_path / "named.png").format == kind
+
+
+def test_a_16_bit_pgm_keeps_its_values(tmp_path: Path) -> None:
+    picture = np.array([[0, 1000], [65535, 256]], np.uint16)
+    (tmp_path / "a.pgm").write_bytes(b"P5\n2 2\n65535\n" + picture.astype(">u2").tobytes())
+    image = read(tmp_path / "a.pgm")
+    np.testing.assert_array_equal(image.array, picture)
+    assert image.array.dtype == np.uint16
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp"])
+def test_an_animation_is_refused(ending: str, tmp_path: Path) -> None:
+    frames = [PILImage.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 200, 90)]
+    frames[0].save(path := tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
+    with pytest.raises(MediaError, match=r"it is an animation of 3 pictures; save the one you mean"):
+        read(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"photometric": "minisblack"}, {"photometric": "miniswhite"}])
+def test_booleans_of_tifffile_are_what_they_were(options, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    mask = np.random.default_rng(0).random((9, 11)) > 0.7
+    tifffile.imwrite(tmp_path / "a.tif", mask, **options)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").array > 0, mask)
+
+
+def test_a_fax_is_white_where_it_says_so(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).random((9, 11)) > 0.7
+    PILImage.fromarray(mask).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    stored = PILImage.open(tmp_path / "a.tif")
+    if stored.tag_v2[262] == 0:
+        np.testing.assert_array_equal(read(tmp_path / "a.tif").array > 0, np.asarray(stored))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("layout", ["contig", "separate"])
+def test_a_second_channel_is_alpha_only_where_the_file_says_so(layout: str, dtype, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    channels = np.random.default_rng(0).integers(1, 200, (7, 8, 2)).astype(dtype)
+    stored = np.moveaxis(channels, -1, 0) if layout == "separate" else channels
+    options = {"planarconfig": layout, "photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "two.tif", stored, **options)
+    np.testing.assert_array_equal(read(tmp_path / "two.tif").array, channels)
+    with pytest.raises(MediaError, match="2 channels"):
+        read(tmp_path / "two.tif").rgb()
+    tifffile.imwrite(tmp_path / "alpha.tif", stored, extrasamples=["unassalpha"], **options)
+    top = np.iinfo(dtype).max
+    expected = channels[..., 0] * (channels[..., 1] / top)
+    np.testing.assert_allclose(read(tmp_path / "alpha.tif").array, expected, atol=1)
+
+
+def test_four_channels_that_are_no_colours_are_refused(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    stack = np.ones((4, 8, 9), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack, planarconfig="separate", photometric="minisblack")
+    with pytest.raises(MediaError, match="4 channels are not red, green, blue and alpha"):
+        read(tmp_path / "a.tif")

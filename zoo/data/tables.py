@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import DataError
+from zoo.media.sniff import SUFFIXES, is_litter
 
 SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".gif", ".ppm", ".webp")
+IMAGE_SUFFIXES = tuple(SUFFIXES)
 
 
 def table_rows(table: Path) -> list[dict[str, Any]]:
@@ -51,7 +52,8 @@ def images_in(folder: Path, recursive: bool = False) -> list[Path]:
     if not folder.is_dir():
         return []
     paths = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(path for path in paths if path.name.lower().endswith(IMAGE_SUFFIXES) and path.is_file())
+    images = (path for path in paths if path.name.lower().endswith(IMAGE_SUFFIXES) and path.is_file())
+    return sorted(path for path in images if not is_litter(path.relative_to(folder)))
 
 
 def split_folders(root: Path) -> list[tuple[Path, str]]:

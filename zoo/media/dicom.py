@@ -20,7 +20,7 @@ import numpy as np
 from zoo.errors import MediaError, MissingExtraError, ZooError
 from zoo.media import limits
 from zoo.media.files import brief, one_line, quiet, refusal
-from zoo.media.geometry import dicom_affine, orientation_code, slice_normal
+from zoo.media.geometry import dicom_affine, is_map, orientation_code, slice_normal
 from zoo.media.header import functional, note, notes, number, numbers, rescale
 from zoo.media.image import WINDOW_FUNCTIONS, Image
 
@@ -161,7 +161,7 @@ def finish(
     if found := notes(dataset):
         meta["notes"] = found
     if affine is not None:
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        if not is_map(affine):
             raise refusal(source, "its patient position, orientation or pixel spacing is invalid", _DAMAGED)
         meta["orientation"] = orientation_code(affine)
     return Image(array, source, "dicom", spacing, affine, meta, ndim_spatial=ndim_spatial)

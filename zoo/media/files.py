@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -31,6 +32,21 @@ def one_line(text: str, width: int | None = None) -> str:
     """Text from a file or a library as printable characters on one line."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     return text if width is None or len(text) <= width else text[: width - 3] + "..."
+
+
+def user_path(name: str) -> Path:
+    """A path as a user wrote it. Raises ``MediaError`` for a home that isn't there and for a name beyond the limit."""
+    try:
+        path = Path(name).expanduser()
+        os.stat(path)
+    except RuntimeError as error:
+        raise refusal(name, brief(error), "write the whole path") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise refusal(name[:80] + "...", f"a name of {len(name):,} characters is too long", "check it") from None
+    except ValueError:  # a zero byte: there is no such file, as whoever reads it will say
+        pass
+    return path
 
 
 @contextmanager

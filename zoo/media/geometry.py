@@ -29,6 +29,11 @@ def world_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int
     return (best[0], best[1], best[2]), (signs[0], signs[1], signs[2])
 
 
+def is_map(affine: np.ndarray) -> bool:
+    """Whether an affine is finite and maps no direction to nothing."""
+    return bool(np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) >= 1e-12)
+
+
 def orientation_code(affine: np.ndarray) -> str:
     """Three letters for the directions of increasing ``w``, ``h``, ``z``, e.g. ``LAS`` (as nibabel's axis codes)."""
     axes, signs = world_axes(affine)
@@ -43,6 +48,39 @@ def axial(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
     view = array.transpose(array_axis[2], array_axis[1], array_axis[0], *range(3, array.ndim))
     flips = tuple(axis for axis, flip in enumerate((sign[2] < 0, sign[1] > 0, sign[0] > 0)) if flip)
     return np.flip(view, flips)
+
+
+Turn = tuple[bool, bool, bool]
+"""How a slice is shown: rows and columns exchanged, then rows reversed, then columns reversed."""
+
+
+def turn_of(affine: np.ndarray) -> Turn:
+    """What shows a slice ``[h w]`` as radiologists do: rows to the back or feet, columns to the left or the back."""
+    axes, signs = world_axes(affine)
+    swap = axes[0] > axes[1]
+    columns, rows = (signs[1], signs[0]) if swap else (signs[0], signs[1])
+    return swap, rows > 0, columns > 0
+
+
+def turned(array: np.ndarray, turn: Turn) -> np.ndarray:
+    """``[h w ...]`` as :func:`turn_of` says."""
+    array = array.swapaxes(0, 1) if turn[0] else array
+    return np.flip(array, tuple(axis for axis in (0, 1) if turn[axis + 1]))
+
+
+def turned_back(array: np.ndarray, turn: Turn) -> np.ndarray:
+    """The slice that :func:`turned` was given."""
+    array = np.flip(array, tuple(axis for axis in (0, 1) if turn[axis + 1]))
+    return array.swapaxes(0, 1) if turn[0] else array
+
+
+def turned_affine(affine: np.ndarray, turn: Turn, size: Sequence[int]) -> np.ndarray:
+    """The affine of the turned slice, whose size is ``size`` (h, w)."""
+    back = np.eye(4)
+    for axis, (flip, length) in enumerate(((turn[2], size[1]), (turn[1], size[0]))):
+        if flip:
+            back[axis, axis], back[axis, 3] = -1, length - 1
+    return affine[:, [1, 0, 2, 3]] @ back if turn[0] else affine @ back
 
 
 def dicom_affine(

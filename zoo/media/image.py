@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from PIL import Image as PILImage
 
 from zoo.errors import MediaError
-from zoo.media.geometry import axial
+from zoo.media.geometry import axial, turn_of, turned, turned_affine
 from zoo.media.sniff import SUFFIXES, suffix
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode L
@@ -81,13 +81,29 @@ class Image:
             return self
         if self.size[0] == 1:
             spacing = None if self.spacing is None else self.spacing[1:]
-            return replace(self, array=self.array[0], spacing=spacing, ndim_spatial=2)
+            return replace(self, array=self.array[0], spacing=spacing, ndim_spatial=2).upright()
         raise MediaError(
             f"{needed_by} is needed but {self.source} is a volume of {self.size[0]} slices; extract the slice you mean"
             if needed_by == "a 2-D image"
             else f"{needed_by} takes 2-D images but {self.source} is a volume of {self.size[0]} slices; "
             "extract the slice you mean"
         )
+
+    def upright(self) -> Image:
+        """A slice of a NIfTI file as radiologists see it, as :meth:`axial` shows volumes; anything else as it is.
+
+        ``write_mask`` turns a mask of it back. A file that states no orientation stays as it is stored.
+        """
+        if self.format != "nifti" or self.ndim_spatial == 3 or self.affine is None or "turned" in self.meta:
+            return self
+        if self.header is None or not (self.header["sform_code"] > 0 or self.header["qform_code"] > 0):
+            return self
+        turn = turn_of(self.affine)
+        array = turned(self.array, turn)
+        spacing = self.spacing[::-1] if turn[0] and self.spacing else self.spacing
+        affine = turned_affine(self.affine, turn, array.shape[:2])
+        meta = {**self.meta, "turned": turn}
+        return replace(self, array=np.ascontiguousarray(array), spacing=spacing, affine=affine, meta=meta)
 
     def require_3d(self, needed_by: str = "this model") -> Image:
         """This image when it is a volume of one channel.
@@ -113,7 +129,8 @@ class Image:
     def unit(self, window: tuple[float, float] | None = None) -> Float[np.ndarray, "*shape"]:
         """The array as float32 in [0, 1], all axes kept.
 
-        Unsigned 8- and 16-bit values are divided by the range of their type; floats already within [0, 1] stay. Values
+        Unsigned 8- and 16-bit values are divided by the range of their type, or by ``meta["white"]`` where wider
+        integers hold 8-bit values (:func:`zoo.media.read` notes it); floats already within [0, 1] stay. Values
         with a physical scale (DICOM, NIfTI) go through ``window`` = (centre, width), else the file's own window
         (``meta["window"]``), else their own minimum and maximum.
         """
@@ -122,8 +139,8 @@ class Image:
             return _windowed(array, *window)
         if "window" in self.meta:
             return WINDOW_FUNCTIONS[self.meta.get("window_function", "LINEAR")](array, *self.meta["window"])
-        if array.dtype == np.uint8 or (array.dtype == np.uint16 and self.format != "nifti"):
-            return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+        if array.dtype == np.uint8 or (array.dtype == np.uint16 and self.format != "nifti") or "white" in self.meta:
+            return array.astype(np.float32) / np.float32(self.meta.get("white") or np.iinfo(array.dtype).max)
         low, high = float(array.min()), float(array.max())
         if array.dtype.kind == "f" and low >= 0 and high <= 1:
             return array.astype(np.float32)

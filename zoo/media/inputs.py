@@ -11,7 +11,8 @@ from typing import Any
 
 from zoo import samples
 from zoo.errors import MediaError
-from zoo.media.sniff import FORMATS, is_image
+from zoo.media.files import user_path
+from zoo.media.sniff import FORMATS, is_image, is_litter
 from zoo.spec import is_kind
 
 
@@ -25,12 +26,13 @@ def expand(inputs: Iterable[str | os.PathLike[str]]) -> list[str]:
 
     Raises ``MediaError`` for a missing file, a folder or pattern without images, an unknown sample, or no input.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for item in inputs:
-        found.update(dict.fromkeys(_expand_one(os.fspath(item))))
+        for one in _expand_one(os.fspath(item)):
+            found.setdefault(one if is_kind(one, "phantom", "sample") else os.path.abspath(one), one)
     if not found:
         raise MediaError(f"no input was given; name a {FORMATS} file, a folder, or sample:retina")
-    return list(found)
+    return list(found.values())
 
 
 def group(inputs: Iterable[Any]) -> list[Any]:
@@ -44,7 +46,7 @@ def group(inputs: Iterable[Any]) -> list[Any]:
     named: set[str] = set()  # what is named twice comes once
     for one in inputs:
         name = os.fspath(one) if isinstance(one, (str, os.PathLike)) else None
-        if name is not None and (is_kind(name, "phantom") or Path(name).expanduser().is_dir()):
+        if name and (is_kind(name, "phantom") or user_path(name).is_dir()):
             items += [name] if name not in named else []
             named.add(name)
         else:
@@ -82,7 +84,9 @@ def _expand_one(item: str) -> list[str]:
     if is_kind(item, "sample"):
         samples.find(item)
         return [item]
-    path = Path(item).expanduser()
+    if not item.strip():
+        raise MediaError(f"an input is empty; name a {FORMATS} file or a folder (. is the current one)")
+    path = user_path(item)
     if path.is_dir():
         return _folder(path)
     if path.exists():
@@ -96,7 +100,7 @@ def _folder(folder: Path) -> list[str]:
     from zoo.media.series import find_series
 
     try:
-        entries = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=natural_key)
+        entries = sorted((p for p in folder.iterdir() if not is_litter(p.name)), key=natural_key)
     except OSError as error:
         raise MediaError(f"can't read the folder {folder}: {error.strerror}; check its permissions") from error
     if find_series(folder):
@@ -109,11 +113,21 @@ def _folder(folder: Path) -> list[str]:
     return images
 
 
+def _literal(pattern: str) -> str:
+    """The pattern with the folders that are called so taken by name: ``[2023] scans/*.png``."""
+    parts, there = Path(pattern).parts, Path()
+    for count, part in enumerate(parts):
+        there = there / part
+        if not there.exists():
+            return os.path.join(glob.escape(os.path.join("", *parts[:count])), *parts[count:])
+    return pattern
+
+
 def _pattern(pattern: str) -> list[str]:
     from zoo.media.series import find_series
 
     found = []
-    for match in sorted(glob.glob(pattern, recursive=True), key=natural_key):
+    for match in sorted(glob.glob(_literal(pattern), recursive=True), key=natural_key):
         path = Path(match)
         if path.is_dir():
             found += [match] if find_series(path) else []

@@ -10,6 +10,7 @@ from PIL import Image as PILImage
 
 from zoo.errors import MissingExtraError
 from zoo.media.files import quiet, replacing
+from zoo.media.geometry import turned_back
 from zoo.media.image import Image
 
 
@@ -58,6 +59,9 @@ def _write_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
         import nibabel
     except ImportError:
         raise MissingExtraError(f"writing {path}", "nibabel", "imaging") from None
+    turn, affine = like.meta.get("turned"), like.affine
+    if turn is not None and like.header is not None:
+        mask, affine = turned_back(mask, turn), like.header.get_best_affine()
     data = mask.transpose()
     if data.ndim == 2 and (like.header is None or like.header["dim"][0] > 2):
         data = data[..., None]  # one slice of a file of three axes, or a lone DICOM slice
@@ -70,7 +74,7 @@ def _write_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
             header["cal_min"] = header["cal_max"] = 0
             header.set_intent("none")
             header.extensions = type(header.extensions)()  # descriptions of the grey values, sometimes of the patient
-            image = kind(data, like.affine, header)
+            image = kind(data, affine, header)
         else:
             image = nibabel.Nifti1Image(data, _affine(like))
             image.header.set_xyzt_units("mm")

@@ -1,7 +1,9 @@
 """NIfTI-1 and NIfTI-2, ``.nii`` and ``.nii.gz``, by nibabel.
 
 A file's voxel ``data[i, j, k]`` is ``array[k, j, i]``: the array is the transposed data, nothing is flipped or
-resampled, and ``Image.affine`` is the file's own. Hence ``write_mask`` gives back the input's grid exactly.
+resampled, and ``Image.affine`` is the file's own. A file of two dimensions is turned upright, and so is a lone slice
+where an image is needed (``Image.upright``); a mask is turned back. Hence ``write_mask`` gives back the input's grid
+exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 from zoo.errors import MediaError, MissingExtraError
 from zoo.media import limits
 from zoo.media.files import brief, quiet, refusal
-from zoo.media.geometry import orientation_code, spacing_of
+from zoo.media.geometry import is_map, orientation_code, spacing_of
 from zoo.media.image import Image
 from zoo.media.sniff import head
 
@@ -44,19 +46,42 @@ def read_nifti(path: Path) -> Image:
             image = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
             _check_length(path, image, shape, packed)
             array = _voxels(path, image)
-            affine = np.asarray(image.affine, dtype=np.float64)
+            if packed:
+                _check_trailer(path, stream)
             header = image.header.copy()
+            affine, notes = _affine(header)
     except (MediaError, MemoryError):
         raise
     except Exception as error:
         # nibabel passes on what gzip, zlib, struct and numpy raise for damaged files, beside its own errors.
         raise refusal(path, f"its NIfTI data is truncated or damaged ({brief(error)})", _DAMAGED) from error
     array = array.reshape(shape, order="F").transpose()
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    if not is_map(affine):
         raise refusal(path, "its affine is not a valid map to millimetres", "repair its sform or qform")
     spacing = spacing_of(affine)[-array.ndim :]
-    meta = {"orientation": orientation_code(affine), "dtype": str(header.get_data_dtype())}
-    return Image(array, str(path), "nifti", spacing, affine, meta, ndim_spatial=array.ndim, header=header)
+    meta = {"orientation": orientation_code(affine), "dtype": str(header.get_data_dtype()), **notes}
+    found = Image(array, str(path), "nifti", spacing, affine, meta, ndim_spatial=array.ndim, header=header)
+    return found.upright() if array.ndim == 2 else found
+
+
+def _affine(header: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """The file's map to millimetres; where its sform is none, the qform, which then stands in the header alone."""
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    if is_map(affine) or not (header["sform_code"] > 0 and header["qform_code"] > 0):
+        return affine, {}
+    header.set_sform(None, 0)
+    return np.asarray(header.get_best_affine(), dtype=np.float64), {
+        "notes": ["its sform is not a valid map to millimetres; the qform was used"]
+    }
+
+
+def _check_trailer(path: Path, stream: Any) -> None:
+    """Reads to the end, where gzip compares checksum and length with what it unpacked."""
+    room = limits.MAX_INFLATED_BYTES
+    while block := stream.read(2**20):
+        room -= len(block)
+        if room < 0:
+            raise refusal(path, "it holds far more bytes than its header says", _DAMAGED)
 
 
 def _checked_shape(path: Path) -> tuple[int, ...]:

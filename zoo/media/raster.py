@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and BMP: Pillow, and tifffile for the 16-bit colour TIFFs that Pillow can't keep.
+"""PNG, JPEG, TIFF, BMP, GIF, WebP and PPM: Pillow, and tifffile for the 16-bit colour TIFFs that Pillow can't keep.
 
 The result is what a viewer shows: EXIF orientation applied, palettes looked up, CMYK and YCbCr as RGB, 1-bit as 0 and
 255. Transparent parts are laid on black and the alpha channel is gone, so that colours hidden under it never reach a
@@ -7,12 +7,22 @@ model. 16-bit grey stays uint16; 16-bit colour stays uint16 in TIFF and is read 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 from PIL import Image as PILImage
 
 from zoo.errors import MediaError, MissingExtraError
@@ -26,9 +36,14 @@ _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "jpeg": JpegImagePlugin.JpegImageFile,
     "tiff": TiffImagePlugin.TiffImageFile,
     "bmp": BmpImagePlugin.BmpImageFile,
+    "gif": GifImagePlugin.GifImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
+    "ppm": PpmImagePlugin.PpmImageFile,
 }
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha, laid on black already or not (tag ExtraSamples)
+_SEPARATED = 5  # CMYK
 _MAX_RATIO = 4096  # more than any TIFF compression of 16-bit colour reaches
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _PLANAR, _SOFTWARE = 258, 262, 274, 284, 305
 
 
 def read_raster(path: Path, kind: str) -> Image:
@@ -73,10 +88,15 @@ def _read_with_pillow(path: Path, kind: str) -> Image:
             bits = picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
             bits = tuple(bits) if isinstance(bits, tuple) else (bits,)
             meta["bit_depth"] = int(max(bits))
-            if len(bits) > 1 and max(bits) > 8:
+            planar = picture.tag_v2.get(_PLANAR) == 2  # type: ignore[attr-defined]
+            if (len(bits) > 1 and max(bits) > 8) or (planar and picture.mode == "LA"):  # neither by Pillow
                 return _read_with_tifffile(path)
             return _read_pages(path, picture, meta)
+        if kind in ("gif", "webp") and (count := getattr(picture, "n_frames", 1)) > 1:
+            raise refusal(path, f"it is an animation of {count} pictures", "save the one you mean")
         array = _pixels(picture)
+        if kind == "ppm" and array.dtype == np.int32:  # Pillow stretches more than 8 bits to 16
+            array = array.astype(np.uint16)
         return Image(_upright(array, picture), str(path), kind, meta=meta, ndim_spatial=2)
 
 
@@ -116,8 +136,12 @@ def _stored_size(picture: PILImage.Image) -> tuple[int, int]:
 def _page(picture: ImageFile.ImageFile) -> np.ndarray:
     """One TIFF page; loading it applies the orientation."""
     array = _pixels(picture)
+    tags = picture.tag_v2  # type: ignore[attr-defined]
+    # tifffile marks booleans WhiteIsZero but stores them as they are: its ones are True.
+    if picture.mode == "1" and tags.get(_PHOTOMETRIC) == 0 and str(tags.get(_SOFTWARE)).startswith("tifffile"):
+        return np.uint8(255) - array
     # Pillow inverts WhiteIsZero for up to 8 bits only.
-    white_is_zero = picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    white_is_zero = tags.get(_PHOTOMETRIC) == 0
     return np.uint16(65535) - array if white_is_zero and array.dtype == np.uint16 else array
 
 
@@ -168,23 +192,30 @@ def _read_with_tifffile(path: Path) -> Image:
             raise refusal(path, "its TIFF header is damaged", "copy or export it again")
         if not set(page.axes) <= set("YXS"):
             raise refusal(path, f"its pages have the axes {page.axes}", "save it as a 2-D or multi-page TIFF")
+        extra = [int(one) for one in page.extrasamples]
+        if page.samplesperpixel == 4 and (int(page.photometric) == _SEPARATED or len(extra) > 1):
+            raise refusal(path, "its 4 channels are not red, green, blue and alpha", "save the one you mean, or RGB")
         stack = []
         for item in pages if whole else pages[:1]:
             array = item.asarray()
             if page.axes == "SYX":
                 array = np.moveaxis(array, 0, -1)
             tag = item.aspage().tags.get(_ORIENTATION)
-            stack.append(turn_upright(_without_alpha(array), int(tag.value) if tag else 1))
+            stack.append(turn_upright(_without_alpha(array, extra), int(tag.value) if tag else 1))
         meta = {"mode": str(page.axes), "bit_depth": int(page.bitspersample)}
         if not whole:
             return Image(stack[0], str(path), "tiff", meta=meta, ndim_spatial=2)
         return Image(np.stack(stack), str(path), "tiff", meta={**meta, "pages": len(pages)}, ndim_spatial=3)
 
 
-def _without_alpha(array: np.ndarray) -> np.ndarray:
-    """Lays 16-bit RGBA or grey+alpha on black."""
+def _without_alpha(array: np.ndarray, extra: Sequence[int]) -> np.ndarray:
+    """Lays 16-bit RGBA or grey+alpha on black. A further channel that isn't marked alpha stays beside grey."""
     if array.ndim == 2 or array.shape[-1] not in (2, 4) or array.dtype.kind != "u":
         return array
+    if list(extra) != [_UNASSOCIATED]:
+        is_extra = list(extra) == [_ASSOCIATED] or (list(extra) == [0] and array.shape[-1] == 4)
+        colours = array[..., :-1] if is_extra else array
+        return colours[..., 0] if colours.shape[-1] == 1 else colours
     alpha = array[..., -1:].astype(np.float64) / np.iinfo(array.dtype).max
     colours = np.round(array[..., :-1] * alpha).astype(array.dtype)
     return colours[..., 0] if colours.shape[-1] == 1 else colours

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from zoo import samples
 from zoo.errors import MediaError, OptionError
 from zoo.media import arrays, raster
-from zoo.media.files import refusal
+from zoo.media.files import refusal, user_path
 from zoo.media.image import Image
 from zoo.media.sniff import identify
 from zoo.spec import Spec, is_kind
@@ -48,9 +48,27 @@ def read(x: Any, *, mode: Mode = "auto") -> Image:
         raise refusal(
             image.source, f"{count:,} of its values are NaN or infinite", "replace them, e.g. with numpy.nan_to_num"
         )
+    image = _with_range(image)
     if mode == "image":
         return image.require_2d()
     return image.require_3d("mode='volume'") if mode == "volume" else image
+
+
+def _with_range(image: Image) -> Image:
+    """Says what white is where 8-bit values came in wider integers, and that finer ones use little of their range."""
+    array = image.array
+    if array.dtype.kind not in "iu" or array.dtype == np.uint8 or image.format in ("dicom", "nifti"):
+        return image
+    low, high = int(array.min()), int(array.max())
+    if "notes" in image.meta or low < 0 or not 0 < high < 4096 or (high > 255 and array.dtype != np.uint16):
+        return image
+    if high > 255:
+        text = (
+            f"its 16-bit values reach only to {high:,} of 65,535, so that it looks dark; scale them if they shouldn't"
+        )
+        return replace(image, meta={**image.meta, "notes": [text]})
+    text = f"its {array.dtype} values reach only to {high}: 255 was taken for white"
+    return replace(image, meta={**image.meta, "white": 255, "notes": [text]})
 
 
 def _read(x: Any, mode: Mode) -> Image:
@@ -70,12 +88,14 @@ def _read(x: Any, mode: Mode) -> Image:
 
 
 def _read_named(name: str) -> Image:
+    if not name.strip():
+        raise MediaError("can't read a file without a name: the path is empty; name a file")
     if is_kind(name, "sample"):
         return replace(_read_path(samples.path(name)), source=name)
     if is_kind(name, *SOURCES):
         module, _, function = SOURCES[Spec.parse(name).kind].partition(":")
         return getattr(import_module(module), function)(name)
-    return _read_path(Path(name).expanduser())
+    return _read_path(user_path(name))
 
 
 def _read_path(path: Path) -> Image:

@@ -15,7 +15,7 @@ from zoo.media.dicom import check_pixels, decode, facts, finish, load, parsing, 
 from zoo.media.files import one_line, refusal
 from zoo.media.header import note, notes
 from zoo.media.image import Image
-from zoo.media.sniff import identify
+from zoo.media.sniff import identify, is_litter
 
 
 def read_series(folder: Path) -> Image:
@@ -81,7 +81,7 @@ def dicom_files(folder: Path) -> list[Path]:
     found = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
-        if entry.name.startswith(".") or entry.name.upper().startswith("DICOMDIR") or not entry.is_file():
+        if is_litter(entry.name) or entry.name.upper().startswith("DICOMDIR") or not entry.is_file():
             continue
         try:
             if identify(path) == "dicom":

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import stat
 import zlib
 from pathlib import Path
 
 from zoo.media.files import refusal
 
-FORMATS = "PNG, JPEG, TIFF, BMP, DICOM or NIfTI"
+FORMATS = "PNG, JPEG, TIFF, BMP, GIF, WebP, PPM, DICOM or NIfTI"
 
 SUFFIXES = {
     **dict.fromkeys((".png",), "png"),
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "jpeg"),
     **dict.fromkeys((".tif", ".tiff"), "tiff"),
     **dict.fromkeys((".bmp", ".dib"), "bmp"),
+    **dict.fromkeys((".gif",), "gif"),
+    **dict.fromkeys((".webp",), "webp"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "ppm"),
     **dict.fromkeys((".dcm", ".dicom", ".ima"), "dicom"),
     **dict.fromkeys((".nii", ".nii.gz"), "nifti"),
 }
@@ -29,10 +33,10 @@ _MAGIC = (
     (b"II+\0", "tiff"),
     (b"MM\0+", "tiff"),
     (b"BM", "bmp"),
+    (b"GIF8", "gif"),
 )
 _FOREIGN = (
-    (b"GIF8", "a GIF image"),
-    (b"RIFF", "a RIFF file (WebP or video)"),
+    (b"RIFF", "a RIFF file (sound or video)"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive"),
@@ -42,6 +46,14 @@ _FOREIGN = (
     (b"<svg", "an SVG drawing"),
 )
 HEAD = 544  # bytes that hold the magic of every format and a whole NIfTI-2 header
+
+
+_NEVER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin")
+
+
+def is_litter(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is what systems leave in folders, and never data: hidden, ``Thumbs.db``, ``__MACOSX``, ..."""
+    return any(part.startswith(".") or part.lower() in _NEVER for part in Path(path).parts)
 
 
 def suffix(path: str | os.PathLike[str]) -> str:
@@ -80,7 +92,7 @@ def head(path: Path) -> tuple[bytes, bool]:
 
 
 def identify(path: Path) -> str:
-    """``png``, ``jpeg``, ``tiff``, ``bmp``, ``dicom`` or ``nifti``.
+    """``png``, ``jpeg``, ``tiff``, ``bmp``, ``gif``, ``webp``, ``ppm``, ``dicom`` or ``nifti``.
 
     Raises ``MediaError`` for any other content, naming what it looks like and what the suffix promised.
     """
@@ -99,6 +111,8 @@ def identify(path: Path) -> str:
 
 def is_image(path: Path) -> bool:
     """Whether a file of a folder is meant as an image: by a known suffix, or by its content."""
+    if is_litter(path.name):
+        return False
     if suffix(path) in SUFFIXES:
         return True
     try:
@@ -115,6 +129,10 @@ def _format(first: bytes, path: Path) -> str | None:
     for magic, name in _MAGIC:
         if first.startswith(magic):
             return name
+    if first[:4] == b"RIFF" and first[8:12] == b"WEBP":
+        return "webp"
+    if re.match(rb"P[1-6]\s+(#|\d)", first):
+        return "ppm"
     # Files older than DICOM part 10 start with their first element, of group 0002 or 0008.
     if SUFFIXES.get(suffix(path)) == "dicom" and first[:2] in (b"\x02\0", b"\x08\0", b"\0\x08", b"\0\x02"):
         return "dicom"

@@ -26,7 +26,7 @@ def inverse_norm(x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
     return torch.where(there, 1 / torch.where(there, norm, 1), 0)
 
 
-def refuse_not_finite(**rows: Float[Tensor, "*n d"]) -> None:
+def refuse_not_finite(**rows: Float[Tensor, "... _"]) -> None:
     """``RuntimeError`` that names a tensor on CPU with a row whose square is not finite."""
     for name, x in rows.items():
         # Not while tracing (a data-dependent branch), and not on devices that a look at the data would stall.

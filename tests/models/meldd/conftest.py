@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from zoo.data.case import Case
 from zoo.data.phantoms.patients import patients
 from zoo.models.meldd.model import MelDD, MelddConfig
 from zoo.models.meldd.network import ContextConfig
-from zoo.models.meldd.patient import Patient, patients_of
 from zoo.models.meldd.training import MelddRecipe, fit
 from zoo.training import Run
 
@@ -30,12 +30,12 @@ def tiny() -> MelddRecipe:
 
 
 @pytest.fixture(scope="package")
-def people() -> list[Patient]:
+def people() -> list[Case]:
     """Twelve patients of 2 to 30 lesions, some with melanomas."""
-    return patients_of([patients(seed, size=32, risk=0.3, artifacts="none") for seed in range(12)])
+    return [patients(seed, size=32, risk=0.3, artifacts="none") for seed in range(12)]
 
 
 @pytest.fixture(scope="package")
-def trained(people: list[Patient]) -> MelDD:
+def trained(people: list[Case]) -> MelDD:
     with Run(None, seed=0, device="cpu", progress=False) as run:
         return fit(TINY, people[:8], people[8:], run)

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo import media
+from zoo.data.case import Case
 from zoo.data.phantoms.patients import patients
 from zoo.errors import DataError, MediaError, OptionError
-from zoo.models.meldd import model as module
 from zoo.models.meldd.model import MelDD, MelddConfig, udtr_adapted
 from zoo.models.meldd.network import Attention
-from zoo.models.meldd.patient import Patient
 
 
 @pytest.fixture(scope="module")
@@ -176,16 +176,6 @@ def test_a_patient_of_a_table_without_a_readable_image_fails_alone(zoo_cli, file
     assert {one.name for one in (tmp_path / "out").iterdir()} == {"A.json"}
 
 
-def test_a_folder_per_patient(zoo_cli, stack: np.ndarray, tmp_path: Path):
-    for name, part in (("anna", stack[:2]), ("bert", stack[2:])):
-        (tmp_path / name).mkdir()
-        for i, picture in enumerate(part):
-            Image.fromarray(picture).save(tmp_path / name / f"{i}.png")
-    ran = zoo_cli("predict", "meldd", tmp_path / "anna", tmp_path / "bert", "--weights", "none", "--device", "cpu",
-                  "--with", "site=torso", "--json", "--no-figure", "--out", tmp_path / "out")  # fmt: skip
-    assert [len(json.loads(line)["lesions"]) for line in ran.out.splitlines()] == [2, 3]
-
-
 def test_options_of_the_command_line(zoo_cli, files: list[str], tmp_path: Path):
     common = ("predict", "meldd", *files[:3], "--weights", "none", "--device", "cpu", "--out", tmp_path / "out")
     ran = zoo_cli(*common, "--with", "site=torso,torso,lower-extremity", "--with", "age=55", "--with", "sex=female",
@@ -205,8 +195,8 @@ def test_five_thousand_images_of_one_patient_fit_into_bounded_memory(monkeypatch
     context = replace(MelddConfig().context, width=8, layers=1, ffn=8)
     config = MelddConfig(backbone="small", image_size=16, small_channels=(4,), variants=("V1",), context=context)
     model = MelDD(config).eval()
-    read, batches, stripes = module.media.read, [], []
-    monkeypatch.setattr(module.media, "read", lambda i: read(np.full((20, 20, 3), i % 251, np.uint8)))
+    read, batches, stripes = media.read, [], []
+    monkeypatch.setattr(media, "read", lambda i: read(np.full((20, 20, 3), i % 251, np.uint8)))
     model.backbone.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
     weights = Attention.weights
 
@@ -216,7 +206,7 @@ def test_five_thousand_images_of_one_patient_fit_into_bounded_memory(monkeypatch
 
     monkeypatch.setattr(Attention, "weights", striped)
     tracemalloc.start()
-    found = model.predict(Patient("crowd", tuple(range(5000)), (None,) * 5000))
+    found = model.predict(Case(None, "crowd", images=tuple(Case(i, str(i)) for i in range(5000))))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.probability.shape == (5000,)

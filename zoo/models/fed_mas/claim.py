@@ -52,7 +52,7 @@ class Digits:
     rare: frozenset[int]  # those of the partitions that hold the rare attribute
     test_x: Float[np.ndarray, "m 8 8"]
     test_y: Int[np.ndarray, " m"]
-    public: Images
+    public: Float[np.ndarray, "k 8 8"]
     tail: Int[np.ndarray, " t"]  # the four rarest classes
 
 

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from zoo.claims import Claim, Comparison
+from zoo.data.case import Case
 from zoo.data.phantoms.patients import patients
-from zoo.metrics import auroc, youden
+from zoo.metrics import auroc, balanced_accuracy, youden
+from zoo.models.meldd.data import Lesions
 from zoo.models.meldd.model import MelDD, MelddConfig, udtr_adapted
 from zoo.models.meldd.network import ContextConfig, Sets, VariantName
-from zoo.models.meldd.patient import Patient, patients_of
-from zoo.models.meldd.training import Lesions, MelddRecipe, as_sets, extract, fit, fit_variant, scores_of
+from zoo.models.meldd.training import MelddRecipe, extract, fit, fit_variant, scores_of
 from zoo.training import Run
 
 SIZE = 32  # px
@@ -66,8 +65,7 @@ def world(
     with Run(seed=seed, device="cpu", progress=False) as arms:
         model = fit(recipe, train, validation, arms)
         lesions = [Lesions(members, SIZE) for members in (train, validation, test)]
-        features = extract(model, lesions, arms)
-        sets = [as_sets(members, f) for members, f in zip((train, validation, test), features, strict=True)]
+        sets = extract(model, lesions, arms)
         found: dict[str, dict[str, float]] = {
             name: measure(model, name, sets[2], lesions[2], arms) for name in variants
         }
@@ -80,9 +78,7 @@ def world(
     return found
 
 
-def draw(
-    seed: int, counts: tuple[int, int, int], signature: bool
-) -> tuple[list[Patient], list[Patient], list[Patient]]:
+def draw(seed: int, counts: tuple[int, int, int], signature: bool) -> tuple[list[Case], list[Case], list[Case]]:
     """Patients to train on, to validate with and to test on; no two seeds share any."""
     first = 10_000 * (seed + 1)
     cases = [
@@ -92,15 +88,14 @@ def draw(
         for i in range(sum(counts))
     ]
     a, b = counts[0], counts[0] + counts[1]
-    return patients_of(cases[:a]), patients_of(cases[a:b]), patients_of(cases[b:])
+    return cases[:a], cases[a:b], cases[b:]
 
 
 def measure(model: MelDD, name: str, sets: Sets, lesions: Lesions, run: Run) -> dict[str, float]:
     """BACC: at the operating point of the validation patients; "test-optimal": at the test patients' own."""
     logits, y = scores_of(model, name, sets, run), lesions.y.long().numpy()
     called = logits >= float(model.threshold[model.config.variants.index(name)])  # type: ignore[arg-type]
-    bacc = float(np.mean([called[y == 1].mean(), 1 - called[y == 0].mean()]))
-    return {"BACC": bacc, "BACC, test-optimal": youden(logits, y)[1], "AUC": auroc(logits, y)}
+    return {"BACC": balanced_accuracy(called, y), "BACC, test-optimal": youden(logits, y)[1], "AUC": auroc(logits, y)}
 
 
 claim = Claim(

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image as PILImage
 from torch import Tensor, nn
 
-from zoo import media
+from zoo.data.case import Case
 from zoo.data.features import FeatureCache, content_key
-from zoo.data.images import normalise, resize, rgb_bytes, square, to_tensor
-from zoo.data.patients import SEXES
-from zoo.errors import MediaError, OptionError, ZooError
+from zoo.data.images import normalise, resize, to_tensor
+from zoo.data.patients import case_of
+from zoo.errors import MediaError, OptionError
 from zoo.model import Model
 from zoo.models.meldd import plugin
+from zoo.models.meldd.data import Evidence, as_sets, centre_of, told, view_of
 from zoo.models.meldd.network import (
     VARIANTS,
     WITH_PERSON,
@@ -30,9 +31,8 @@ from zoo.models.meldd.network import (
     VariantName,
     repeated,
 )
-from zoo.models.meldd.patient import Patient, patient_from, site_number
 from zoo.models.meldd.result import MAPPED, SHOWN, PatientLesions
-from zoo.nn.backbones import Small, timm_network
+from zoo.nn.backbones import build, timm_network
 
 RESNET = "resnet101.tv_in1k"
 BATCH = 32  # images in memory at a time
@@ -70,7 +70,7 @@ class MelDD(Model[PatientLesions]):
 
     def __init__(self, config: MelddConfig | None = None) -> None:
         super().__init__(config)
-        self.backbone = build_backbone(self.config)
+        self.backbone = backbone(self.config)
         self.variants = nn.ModuleDict(
             {name: Variant(name, self.config.features, self.config.context) for name in self.config.variants}
         )
@@ -104,12 +104,12 @@ class MelDD(Model[PatientLesions]):
 
     # ---- prediction ---------------------------------------------------------------------------------------------
 
-    def _read(self, given: Any) -> Patient:
-        return patient_from(given)
+    def _read(self, given: Any) -> Case:
+        return case_of(given, "lesion")
 
     def _predict(
         self,
-        patients: Sequence[Patient],
+        patients: Sequence[Case],
         *,
         site: Sequence[str] | None,
         age: float | None,
@@ -124,16 +124,13 @@ class MelDD(Model[PatientLesions]):
         """
         if variant != "auto" and variant not in self.config.variants:
             raise OptionError(f"these weights have no {variant}; choose auto or {', '.join(self.config.variants)}")
-        return [self._judged(patient.told(site, age, sex), variant) for patient in patients]
+        return [self._judged(patient, told(patient, site, age, sex), variant) for patient in patients]
 
-    def _judged(self, patient: Patient, variant: str) -> PatientLesions:
+    def _judged(self, patient: Case, known: Evidence, variant: str) -> PatientLesions:
         features, kept, refusals = self._seen(patient)
-        notes = _notes_on_files(refusals, len(patient.images))
-        sites = tuple(patient.sites[i] for i in kept)
-        views = [self._sets(one, sites, patient) for one in features]
-        known = {"site": any(sites), "person": patient.age is not None or patient.sex is not None}
+        known = replace(known, sites=tuple(known.sites[i] for i in kept))
+        views = [as_sets([known], one).to(self.device) for one in features]
         name = self._choose(variant, known)
-        notes += _notes_on_evidence(name, sites, patient, known)
         logits = {
             one: torch.stack([self.logits(view, one).double() for view in views]).sigmoid().mean(0)
             for one in self.config.variants
@@ -141,54 +138,41 @@ class MelDD(Model[PatientLesions]):
         }
         evidence = {one: p.float().cpu().numpy() for one, p in logits.items()}
         probability, point = evidence[name], self.operating_point(name)
-        rank = np.argsort(-probability, kind="stable")
         network = self.variant(name)
-        received = network.received(views[0]).numpy()
-        attention = network.attention_maps(views[0]).cpu().numpy() if len(kept) <= MAPPED else None
-        shown = sorted(rank[:SHOWN].tolist())
-        pictures = {i: PILImage.fromarray(square(rgb_bytes(media.read(patient.images[kept[i]])))) for i in shown}
+        shown = sorted(np.argsort(-probability, kind="stable")[:SHOWN].tolist())
         return PatientLesions(
-            source=patient.name,
+            source=patient.id,
             options={
-                "site": [one or "unknown" for one in sites], "age": patient.age, "sex": patient.sex, "variant": name,
+                "site": [one or "unknown" for one in known.sites], "age": known.age, "sex": known.sex, "variant": name,
             },
-            notes=tuple(notes),
-            names=tuple(patient.names[i] if patient.names else f"lesion {i + 1}" for i in kept),
+            notes=(*_notes_on_files(refusals, len(patient.images)), *_notes_on_evidence(name, known)),
+            names=tuple(Path(patient.images[i].id).name for i in kept),
             numbers=tuple(i + 1 for i in kept),
-            sites=sites,
-            age=patient.age,
-            sex=patient.sex,
+            sites=known.sites,
+            age=known.age,
+            sex=known.sex,
             variant=name,
             operating_point=point,
             probability=probability,
             malignant=probability >= point,
-            received=received,
-            attention=attention,
+            received=network.received(views[0]).numpy(),
+            attention=network.attention_maps(views[0]).cpu().numpy() if len(kept) <= MAPPED else None,
             evidence=evidence,
             operating_points={one: self.operating_point(one) for one in evidence},
-            pictures={i: picture.resize((160, 160), PILImage.Resampling.LANCZOS) for i, picture in pictures.items()},
+            pictures={i: resize(centre_of(patient.images[kept[i]].image), 160, "lanczos") for i in shown},
         )  # fmt: skip
 
-    def _choose(self, wanted: str, known: Mapping[str, bool]) -> str:
+    def _choose(self, wanted: str, known: Evidence) -> str:
         if wanted != "auto":
             return wanted
         best = {(True, True): "V4", (True, False): "V2", (False, True): "V3", (False, False): "V1"}
-        chosen = best[known["site"], known["person"]]
+        chosen = best[known.site, known.person]
         if chosen in self.config.variants:
             return chosen
         fitting = [name for name in self.config.variants if _has_evidence(name, known)]
         return (fitting or list(self.config.variants))[-1]
 
-    def _sets(self, features: Float[Tensor, "n f"], sites: Sequence[str | None], patient: Patient) -> Sets:
-        return Sets(
-            features,
-            torch.tensor([site_number(site) for site in sites]),
-            torch.tensor([len(sites)]),
-            torch.tensor([float("nan") if patient.age is None else patient.age]),
-            torch.tensor([-1 if patient.sex is None else SEXES.index(patient.sex)]),
-        ).to(self.device)
-
-    def _seen(self, patient: Patient) -> tuple[list[Float[Tensor, "n f"]], list[int], list[str]]:
+    def _seen(self, patient: Case) -> tuple[list[Float[Tensor, "n f"]], list[int], list[str]]:
         """Features of the images that can be read (one entry, or one per mirror image), which these are, and why not.
 
         A batch of images is in memory at a time.
@@ -199,7 +183,7 @@ class MelDD(Model[PatientLesions]):
         def views() -> Iterator[UInt8[np.ndarray, "s s 3"]]:
             for i, one in enumerate(patient.images):
                 try:
-                    view = view_of(one, self.config.image_size)
+                    view = view_of(one.image, self.config.image_size)
                 except MediaError as error:
                     refusals.append(str(error))
                     continue
@@ -209,7 +193,7 @@ class MelDD(Model[PatientLesions]):
         features = self.features(views())
         if not kept:
             what = f": {refusals[0]}" if refusals else "; give at least one"
-            raise MediaError(f"no image of {patient.name} can be read{what}")
+            raise MediaError(f"no image of {patient.id} can be read{what}")
         return list(features.unbind(1)), kept, refusals
 
     @torch.inference_mode(False)  # what is remembered may enter a training later
@@ -217,19 +201,21 @@ class MelDD(Model[PatientLesions]):
     def features(self, views: Iterable[UInt8[np.ndarray, "s s 3"]]) -> Float[Tensor, "n m f"]:
         """Of every image, m = 1, or 4 with its mirror images. An image that was seen before isn't computed again."""
         flips: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3)) if self.config.tta else ((),)
-        found, stream = [], iter(views)
+        found = []
+        stream = iter(views)
         while batch := list(islice(stream, BATCH)):
 
-            def make(places: list[int], batch: list[np.ndarray] = batch) -> Float[Tensor, "k m f"]:
-                x = normalise(to_tensor([batch[place] for place in places], self.device))
+            def made(places: list[int], batch: list[UInt8[np.ndarray, "s s 3"]] = batch) -> Float[Tensor, "b m f"]:
+                x = to_network([batch[i] for i in places], self.device)
                 return torch.stack([self.backbone(x.flip(axes) if axes else x) for axes in flips], 1).cpu()
 
-            found.append(self._features.get_all([content_key(view) for view in batch], make))
-        width = self.config.features
-        return torch.cat(found).to(self.device) if found else torch.zeros(0, len(flips), width, device=self.device)
+            found.append(self._features.get_all([content_key(view) for view in batch], made))
+        empty = torch.zeros(0, len(flips), self.config.features)
+        return torch.cat(found or [empty]).to(self.device)
+
+    # Features of a network that is going to change are forgotten.
 
     def train(self, mode: bool = True) -> MelDD:
-        """Features of a network that is going to change are forgotten."""
         self._features.clear()
         return super().train(mode)
 
@@ -242,9 +228,9 @@ class MelDD(Model[PatientLesions]):
         return super().load_state_dict(*args, **options)
 
 
-def _has_evidence(name: str, known: Mapping[str, bool]) -> bool:
+def _has_evidence(name: str, known: Evidence) -> bool:
     """Whether what a variant asks for beside the images is there."""
-    return (known["site"] or name not in WITH_SITE) and (known["person"] or name not in WITH_PERSON)
+    return (known.site or name not in WITH_SITE) and (known.person or name not in WITH_PERSON)
 
 
 def _notes_on_files(refusals: Sequence[str], total: int) -> list[str]:
@@ -254,45 +240,39 @@ def _notes_on_files(refusals: Sequence[str], total: int) -> list[str]:
     return [f"{len(refusals)} of {total} images {are} left out, the first because: {refusals[0]}"]
 
 
-def _notes_on_evidence(
-    name: str, sites: Sequence[str | None], patient: Patient, known: Mapping[str, bool]
-) -> list[str]:
+def _notes_on_evidence(name: str, known: Evidence) -> list[str]:
     notes = []
-    missing = [what for what, there in (("site", known["site"]), ("age", patient.age is not None),
-                                        ("sex", patient.sex is not None)) if not there]  # fmt: skip
+    missing = [what for what, there in (("site", known.site), ("age", known.age is not None),
+                                        ("sex", known.sex is not None)) if not there]  # fmt: skip
     if missing:
         notes.append(f"not given: {', '.join(missing)}; predicted without")
-    if known["site"] and None in sites:
-        count = sum(site is None for site in sites)
-        notes.append(f"the site of {count} of {len(sites)} lesions is unknown")
-    ignored = [what for what, there, users in (("site", known["site"], WITH_SITE),
-                                               ("age and sex", known["person"], WITH_PERSON))
+    if known.site and None in known.sites:
+        notes.append(f"the site of {known.sites.count(None)} of {len(known.sites)} lesions is unknown")
+    ignored = [what for what, there, users in (("site", known.site, WITH_SITE),
+                                               ("age and sex", known.person, WITH_PERSON))
                if there and name not in users]  # fmt: skip
     if ignored:
         notes.append(f"{name} makes no use of {' and '.join(ignored)}")
-    if len(sites) == 1 and name != "V0":
+    if len(known.sites) == 1 and name != "V0":
         notes.append("one lesion alone: there are no others to compare it with")
     return notes
 
 
-# ---- from a picture to the network ---------------------------------------------------------------------------------
+def backbone(config: MelddConfig, pretrained: bool = False) -> nn.Module:
+    """Image to feature vector; ``pretrained`` with ImageNet's weights from the Hub.
 
-
-def build_backbone(config: MelddConfig, pretrained: bool = False) -> nn.Module:
-    """Image to feature vector, randomly initialised or with ImageNet weights. Raises as ``zoo.nn.backbones.build``."""
+    Raises ``MissingExtraError`` when timm is needed and missing, ``WeightsError`` when weights can't be had.
+    """
     if config.backbone == "small":
-        return Small(config.small_channels)
+        return build("small", needed_by=plugin.name, channels=config.small_channels)
     return timm_network(RESNET, needed_by=plugin.name, pretrained=pretrained, num_classes=0)
 
 
-def view_of(image: Any, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """What the network sees of an image: its largest centred square, scaled. Raises ``MediaError``."""
-    try:
-        return resize(square(rgb_bytes(media.read(image).require_2d(plugin.name))), size)
-    except MediaError:
-        raise
-    except ZooError as error:
-        raise MediaError(str(error)) from error
+def to_network(
+    views: UInt8[np.ndarray, "b s s 3"] | Sequence[UInt8[np.ndarray, "s s 3"]], device: torch.device | str
+) -> Float[Tensor, "b 3 s s"]:
+    """Views as a batch, normalised by ImageNet's mean and standard deviation."""
+    return normalise(to_tensor(views, device))
 
 
 def udtr_adapted(config: MelddConfig, count: int = 16) -> MelddConfig:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image as PILImage
 
 from zoo import figure as fig
@@ -49,7 +49,7 @@ class PatientLesions(Prediction):
     attention: Float[np.ndarray, "l h m m"] | None
     evidence: dict[str, Float[np.ndarray, " n"]]
     operating_points: dict[str, float]
-    pictures: dict[int, PILImage.Image] = field(default_factory=dict, repr=False, compare=False)
+    pictures: dict[int, UInt8[np.ndarray, "s s 3"]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def rank(self) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,16 +19,14 @@ from torch import Tensor, nn
 
 from zoo.data.augment import flipped
 from zoo.data.case import Case
-from zoo.data.images import IN_MEMORY, Views, normalise, to_tensor
-from zoo.data.patients import SEXES, case_of
+from zoo.data.patients import case_of, patients_of
 from zoo.data.splits import Split, TrainData
-from zoo.errors import DataError
 from zoo.metrics import youden
-from zoo.models.meldd.model import MelDD, MelddConfig, build_backbone, udtr_adapted, view_of
+from zoo.models.meldd.data import Lesions, as_sets, label_of
+from zoo.models.meldd.model import MelDD, MelddConfig, backbone, to_network, udtr_adapted
 from zoo.models.meldd.network import ContextConfig, Sets
-from zoo.models.meldd.patient import Patient, label_of, patients_of, site_number
 from zoo.nn.losses import balanced_weights, class_counts, supervised_contrastive_loss
-from zoo.storage import write_file
+from zoo.storage import replacing
 from zoo.training import Run, Training
 from zoo.training.stopping import EarlyStopping
 
@@ -55,46 +52,25 @@ class MelddRecipe:
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 
 
-class Lesions:
-    """Images of lesions with their labels, read at once where they fit into memory."""
-
-    def __init__(self, patients: Sequence[Patient], size: int, memory: int = IN_MEMORY) -> None:
-        self.images = [image for patient in patients for image in patient.images]
-        labels = [label for patient in patients for label in patient.labels or ()]
-        if len(labels) != len(self.images):
-            raise DataError("every lesion needs a label, benign or melanoma, to train on")
-        self.y = torch.tensor(labels, dtype=torch.float32)
-        self.views = Views(self.images, partial(view_of, size=size), 3 * size**2, memory)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, index: Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "b s s 3"]:
-        return self.views.batch(index)
-
-
 def train(recipe: MelddRecipe, data: TrainData, run: Run) -> MelDD:
     """Backbone, features, and all variants of the recipe."""
     return fit(recipe, patients_of(data.train), patients_of(data.validation), run)
 
 
-def fit(recipe: MelddRecipe, patients: Sequence[Patient], validation: Sequence[Patient], run: Run) -> MelDD:
-    """As ``train``, on patients. Without melanomas in ``validation`` nothing stops early."""
+def fit(recipe: MelddRecipe, patients: Sequence[Case], validation: Sequence[Case], run: Run) -> MelDD:
+    """As ``train``, on cases with ``images``. Without melanomas in ``validation`` nothing stops early."""
     config = recipe.network
     lesions, unseen = Lesions(patients, config.image_size), Lesions(validation, config.image_size)
     run.stage("backbone")
     model = MelDD(config).to(run.device)
     if recipe.pretrained and config.backbone != "small":
-        model.backbone = build_backbone(config, pretrained=True).to(run.device)
+        model.backbone = backbone(config, pretrained=True).to(run.device)
     if recipe.backbone_epochs:
         train_backbone(model, recipe, lesions, unseen, run)
     model.eval()
-    train_sets, validation_sets = (
-        as_sets(members, features)
-        for members, features in zip((patients, validation), extract(model, (lesions, unseen), run), strict=True)
-    )
+    known, new = extract(model, (lesions, unseen), run)
     for name in config.variants:
-        fit_variant(model, name, recipe, train_sets, lesions.y, validation_sets, unseen.y, run)
+        fit_variant(model, name, recipe, known, lesions.y, new, unseen.y, run)
     return model.eval()
 
 
@@ -114,7 +90,7 @@ def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: 
         net.train()
         index = run.indices(len(lesions), recipe.backbone_batch, step)
         rng = run.generator("augment", step, run.accelerator.process_index)
-        x = normalise(to_tensor(augmented(lesions.batch(index), rng), run.device))
+        x = to_network(augmented(lesions.views.batch(index), rng), run.device)
         loss = weighted_bce(net(x)[:, 0], lesions.y[torch.from_numpy(index)].to(run.device), weights)
         adam.zero_grad()
         run.backward(loss)
@@ -123,8 +99,9 @@ def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: 
         if (step + 1) % steps_per_epoch == 0 and _both(unseen.y):
             net.eval()
             with torch.no_grad():
-                batches = (normalise(to_tensor(unseen.batch(part), run.device)) for part in _parts(len(unseen)))
-                parts = [net(x)[:, 0].cpu() for x in batches]
+                parts = [
+                    net(to_network(unseen.views.batch(part), run.device))[:, 0].cpu() for part in _parts(len(unseen))
+                ]
             score = youden(torch.cat(parts).double().numpy(), unseen.y.long().numpy())[1]
             run.log(validation_bacc=score)
             if stopping.update(score):
@@ -132,21 +109,23 @@ def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: 
     stopping.restore()
 
 
-def extract(model: MelDD, sets: Sequence[Lesions], run: Run) -> list[Float[Tensor, "n f"]]:
-    """Features of every image, computed once: a run that is resumed finds them beside its checkpoints."""
-    from safetensors.torch import load_file, save
+def extract(model: MelDD, parts: Sequence[Lesions], run: Run) -> list[Sets]:
+    """Patients with the features of their images, computed once: a resumed run finds them beside its checkpoints."""
+    from safetensors.torch import load_file, save_file
 
     stored = None if run.out is None else run.checkpoints / "features.safetensors"
     if stored is not None and stored.is_file():
         kept = load_file(stored)
-        return [kept[str(i)] for i in range(len(sets))]
-    found = []
-    for lesions in sets:
-        parts = [model.features(lesions.batch(part))[:, 0].cpu() for part in _parts(len(lesions))]
-        found.append(torch.cat(parts) if parts else torch.zeros(0, model.config.features))
-    if stored is not None and run.is_main:
-        write_file(stored, save({str(i): features.contiguous() for i, features in enumerate(found)}))
-    return found
+        found = [kept[str(i)] for i in range(len(parts))]
+    else:
+        found = []
+        for lesions in parts:
+            some = [model.features(lesions.views.batch(part))[:, 0].cpu() for part in _parts(len(lesions))]
+            found.append(torch.cat(some) if some else torch.zeros(0, model.config.features))
+        if stored is not None and run.is_main:
+            with replacing(stored) as draft:
+                save_file({str(i): features.contiguous() for i, features in enumerate(found)}, draft)
+    return [as_sets(lesions.evidence, features) for lesions, features in zip(parts, found, strict=True)]
 
 
 def augmented(views: UInt8[np.ndarray, "b s s 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "b s s 3"]:
@@ -161,18 +140,6 @@ def _parts(n: int, size: int = 64) -> list[range]:
 
 
 # ---- the variants --------------------------------------------------------------------------------------------------
-
-
-def as_sets(patients: Sequence[Patient], features: Float[Tensor, "n f"]) -> Sets:
-    """Patients as tensors."""
-    sites = [site_number(site) for patient in patients for site in patient.sites]
-    return Sets(
-        features,
-        torch.tensor(sites, dtype=torch.int64),
-        torch.tensor([len(patient.images) for patient in patients], dtype=torch.int64),
-        torch.tensor([float("nan") if patient.age is None else patient.age for patient in patients]),
-        torch.tensor([-1 if patient.sex is None else SEXES.index(patient.sex) for patient in patients]).long(),
-    )
 
 
 def fit_variant(
@@ -268,7 +235,7 @@ def _both(y: Tensor) -> bool:
 def score(model: MelDD, case: Case, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each lesion."""
     prediction = model.predict(case, **options)
-    truth = [label_of(one.label, one.id) for one in case_of(case).images]
+    truth = [label_of(one) for one in case_of(case).images]
     return [
         {
             "lesion": prediction.names[i],

@@ -56,7 +56,7 @@ class PointCloud(Prediction):
     spacing: tuple[float, float, float]  # pixel width and height, and distance of layers, in ``unit``
     meshes: dict[str, drawing.Mesh] = field(default_factory=dict)
     tumour_masks: tuple[UInt8[np.ndarray, "_ _"], ...] = field(default=(), repr=False)
-    picture: UInt8[np.ndarray, "h w *c"] = field(repr=False)  # one section, small
+    picture: UInt8[np.ndarray, "_ _ ..."] = field(repr=False)  # one section, small
     pictured: str = ""  # which
     neighbours: Neighbours | None = None
     orbit: int = 0  # views to save
