@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoo.data.rigid import IDENTITY, Motion, about
 from zoo.models.pointcloud_recon3d.data import Cloud, Layer, cloud_of, grid_of, planes_between
-from zoo.models.pointcloud_recon3d.registration import IDENTITY, Band, Motion, Rule, about, densest_band, register_stack
+from zoo.models.pointcloud_recon3d.registration import Band, Rule, densest_band, register_stack
 
 CENTRE = (100.0, 80.0)
 
@@ -97,7 +98,7 @@ def test_a_known_motion_is_found(select, angle, dx, dy):
 
 def test_the_transform_of_the_band_moves_the_whole_layer(shape):
     moved = layer(motion(3, 4, -2).apply(shape))
-    motions, reports = register_stack([layer(shape), moved], Rule())
+    motions, reports = register_stack([layer(shape), moved], Rule(select="auto"))
     assert 0 < reports[1].selected < len(shape) / 2
     assert reports[1].points == len(shape)
     assert len(motions[1].apply(moved.tumour.points)) == len(shape)
@@ -122,12 +123,34 @@ def test_a_layer_turned_over_is_found_only_when_flips_are_allowed(shape):
     assert np.linalg.det(motions[1].R) == pytest.approx(-1)
 
 
-def test_a_layer_far_turned_is_looked_for_again(shape):
-    layers = [layer(shape), layer(motion(27, 0, 0).apply(shape))]
-    _, (_, report) = register_stack(layers, Rule(select="auto", d_max=1.5, least_inliers=0.6))
-    assert report.flags[0] == "few pairs in the selected points"
-    assert report.selected == len(shape)
-    assert report.angle == pytest.approx(-27, abs=0.5)
+@pytest.mark.parametrize("angle", [27, 45, 90, 180])
+@pytest.mark.parametrize("select", ["all", "auto"])
+def test_a_layer_far_turned_is_found(shape, select, angle):
+    moved = motion(angle, 4, -3).apply(shape)
+    motions, (_, report) = register_stack([layer(shape), layer(moved)], Rule(select=select))
+    assert np.abs(motions[1].apply(moved) - shape).max() < 0.2
+    assert report.flags == ()
+
+
+def test_a_layer_that_lies_right_is_not_moved(shape):
+    noise = np.random.default_rng(1).normal(0, 0.5, shape.shape)
+    motions, (_, report) = register_stack([layer(shape), layer(shape + noise)], Rule())
+    assert motions[1] is IDENTITY
+    assert report.flags == ()
+
+
+def test_an_angle_that_cannot_be_told_is_flagged():
+    x, y = np.random.default_rng(2).uniform(-1, 1, (2, 2000))
+    disc = np.column_stack([x, y])[x**2 + y**2 < 1] * 40 + CENTRE
+    motions, (_, report) = register_stack([layer(disc), layer(motion(70, 0, 0).apply(disc))], Rule())
+    assert any("doubtful" in flag for flag in report.flags)
+
+
+def test_the_fit_is_measured_on_all_points(shape):
+    stray = np.concatenate([shape, shape[:3000] + (0, 400)])
+    _, (_, report) = register_stack([layer(shape), layer(stray)], Rule(search=False, d_max=8))
+    assert report.rmse_all > 100 > report.rmse_selected
+    assert any("not found" in flag for flag in report.flags)
 
 
 def test_too_few_tumour_points_are_replaced_by_tissue(shape):

@@ -24,8 +24,8 @@ plugin = Plugin(
               "distance; one: all", minimum=1e-6, many=True),
         Input("threshold", "number", "probability from which a pixel is tumour", default=0.5, minimum=0.0, maximum=1.0),
         Input("register", "flag", "move the layers onto each other; by default for all but DICOM and NIfTI volumes"),
-        Input("band", "text", "points that registration uses: auto (densest cross of two bands), all, random "
-              "(a third), or UMIN,UMAX,VMIN,VMAX in pixels", default="auto"),
+        Input("band", "text", "points that registration uses: all, auto (the paper: densest cross of two bands), "
+              "random (a third), or UMIN,UMAX,VMIN,VMAX in pixels", default="all"),
         Input("band_mode", "choice", "points in either band, or only where they cross", default="or",
               choices=("or", "and")),
         Input("d_max", "number", "greatest distance of paired points, px; else 5 % of the layer's diagonal",

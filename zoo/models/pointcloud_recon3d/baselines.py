@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from zoo.data.phantoms.serial_sections import move
-from zoo.models.pointcloud_recon3d.registration import IDENTITY, Motion, turn
+from zoo.data.rigid import IDENTITY, Motion, turn
 
 
 def register_images(pictures: Sequence[Float[np.ndarray, "h w"]]) -> list[Motion]:

@@ -21,9 +21,10 @@ from jaxtyping import Bool, Float
 from zoo.claims import Claim, Comparison
 from zoo.claims.types import Verdict
 from zoo.data.phantoms.serial_sections import move, specimen
+from zoo.data.rigid import IDENTITY, Motion, turn
 from zoo.models.pointcloud_recon3d.baselines import register_images
 from zoo.models.pointcloud_recon3d.data import Cloud, Layer
-from zoo.models.pointcloud_recon3d.registration import IDENTITY, Motion, Rule, register_stack, turn
+from zoo.models.pointcloud_recon3d.registration import Rule, register_stack
 
 SIZE, LAYERS, EVERY = 400, 8, 3  # px, sections, px between points
 MAX_ANGLE, MAX_SHIFT = 4.0, 10.0  # degrees, px; either way
@@ -36,8 +37,8 @@ ARMS = {
     "random third": "as many points, drawn at random: the control",
     "image": "no points: the masks as images, turned by log-polar and shifted by phase correlation",
 }
-# One stopping rule for all, at most 60 iterations, without the refinement that predictions end with.
-RULE = Rule(d_max=20.0, max_iterations=60, tolerance=1e-6, refine=False)
+# One stopping rule for all, at most 60 iterations, without the search and refinement of predictions.
+RULE = Rule(d_max=20.0, max_iterations=60, tolerance=1e-6, refine=False, search=False)
 RULES: dict[str, dict[str, Any]] = {
     "full": {"select": "all"},
     "band": {"select": "auto"},
@@ -186,6 +187,7 @@ claim = Claim(
             "Points and images are not told apart in time."),
     ),
     paper={"band": {"time / full": 0.1094}},  # Sec. 5
+    seeds=(40, 41, 42, 43, 44),  # named before any of them was run
     falsified_if="the cross needs more than half the time of all points, or layers registered by it lie no better "
         "than unmoved",
 )  # fmt: skip

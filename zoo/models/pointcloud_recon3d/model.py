@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from zoo import figure
+from zoo.data.rigid import IDENTITY, Motion, about
 from zoo.data.stacks import Section, Stack, is_mask, open_masks, open_stack, positive
 from zoo.data.tissue import dense_mask, tissue_mask
 from zoo.errors import MediaError, OptionError
@@ -20,12 +21,9 @@ from zoo.models.pointcloud_recon3d import plugin
 from zoo.models.pointcloud_recon3d.data import Layer, cloud_of, grid_of, planes_between
 from zoo.models.pointcloud_recon3d.network import SegmenterConfig, segmenter
 from zoo.models.pointcloud_recon3d.registration import (
-    IDENTITY,
     BandMode,
     LayerReport,
-    Motion,
     Rule,
-    about,
     register_stack,
     select,
     selection,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from zoo.data.rigid import IDENTITY, Fit, Motion, Pair, about, mirrored, misfit, turn
 from zoo.errors import OptionError
 from zoo.models.pointcloud_recon3d.data import Layer
-from zoo.ops import icp, nearest_neighbors
 
 BAND_SHARE = 1 / 3  # of the points of a layer, Sec. 5
 BandMode = Literal["or", "and"]
@@ -58,7 +57,8 @@ def _peak(values: Float[np.ndarray, " n"]) -> float:
 
 
 Selection = Band | Literal["auto", "all", "random"]
-RESTARTS = tuple(range(-30, 31, 10))  # degrees; where a layer that was not found is looked for
+ANGLES, FEW = range(0, 360, 15), 400  # degrees that a layer is looked for at, and the points that this takes
+ALIKE, SAME = 1.25, 1.02  # ratios of misfits that are not told apart, and that are no gain
 
 
 def selection(band: str) -> Selection:
@@ -79,7 +79,7 @@ def selection(band: str) -> Selection:
 class Rule:
     """How layers are registered. Lengths are in pixels. What the paper leaves open is this implementation's choice."""
 
-    select: Selection = "auto"
+    select: Selection = "all"
     """Points that the motion is estimated from: the densest cross, a given one, all of them, or a random share."""
     mode: BandMode = "or"
     share: float = BAND_SHARE
@@ -89,7 +89,8 @@ class Rule:
     refine: bool = True  # once more with half of d_max
     reference: Literal["chain", "rolling"] = "chain"  # the layer below, or the last three together
     allow_flip: bool = False  # try each layer turned over, too
-    least_inliers: float = 0.3  # below it a layer counts as not found, and is looked for again
+    search: bool = True  # from every angle, and stay where nothing fits better; False: from where the layer lies
+    least_inliers: float = 0.5  # below it a layer counts as not found
     least_points: int = 50
 
 
@@ -107,7 +108,7 @@ class LayerReport:
     selected: int  # of them, those that the motion was estimated from
     rmse_selected: float | None  # of the pairs within d_max, of selected points: optimistic
     rmse_all: float | None  # of all points of the cloud to their nearest neighbours, at any distance
-    inliers: float | None  # share of the selected points with a neighbour within d_max
+    inliers: float | None  # share of the points, of this layer or the other, with a neighbour within d_max
     iterations: int
     flags: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
@@ -115,30 +116,6 @@ class LayerReport:
     @classmethod
     def unmoved(cls, number: int, name: str, layer: Layer, registered_on: str) -> LayerReport:
         return cls(number, name, 0.0, (0.0, 0.0), False, registered_on, len(layer.tumour), 0, None, None, None, 0)
-
-
-class Motion(NamedTuple):
-    """``y = R x + t`` in the plane; ``R`` mirrors if the layer is turned over."""
-
-    R: Float[np.ndarray, "2 2"]
-    t: Float[np.ndarray, " 2"]
-
-    def apply(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        return (points @ self.R.T + self.t).astype(np.float32)
-
-    def after(self, first: Motion) -> Motion:
-        """This motion, made after ``first``."""
-        return Motion(self.R @ first.R, self.R @ first.t + self.t)
-
-
-IDENTITY = Motion(np.eye(2), np.zeros(2))
-
-
-class Fit(NamedTuple):
-    motion: Motion
-    rmse: float
-    inliers: float
-    iterations: int
 
 
 def register_stack(
@@ -167,11 +144,11 @@ def register_stack(
         reports.append(
             LayerReport(
                 i, names[i], angle, shift, flipped, found.kind, len(found.moving), found.selected,
-                rmse_selected=found.fit.rmse if found.fit and math.isfinite(found.fit.rmse) else None,
-                rmse_all=_rmse(found.motion.apply(found.moving), found.target),
-                inliers=found.fit.inliers if found.fit else None,
+                rmse_selected=found.fit.quality.selected if found.fit else None,
+                rmse_all=found.fit.quality.all if found.fit else None,
+                inliers=found.fit.quality.inliers if found.fit else None,
                 iterations=found.fit.iterations if found.fit else 0,
-                flags=found.flags,
+                flags=found.flags + (found.fit.pair.doubts(found.fit) if found.fit else ()),
                 seconds=took,
             )
         )  # fmt: skip
@@ -179,20 +156,10 @@ def register_stack(
     return motions, reports
 
 
-def about(motion: Motion, centre: tuple[float, float]) -> tuple[float, tuple[float, float], bool]:
-    """Angle in degrees, shift in x and y, and whether it mirrors: the motion as made about ``centre``."""
-    flipped = bool(np.linalg.det(motion.R) < 0)
-    R = motion.R @ np.diag([-1.0, 1.0]) if flipped else motion.R
-    angle = math.degrees(math.atan2(R[1, 0], R[0, 0]))
-    moved = motion.R @ np.array(centre) + motion.t - np.array(centre)
-    return angle, (float(moved[0]), float(moved[1])), flipped
-
-
 class Found(NamedTuple):
     motion: Motion
     kind: str
     moving: Float[np.ndarray, "n 2"]
-    target: torch.Tensor | None
     selected: int
     fit: Fit | None
     flags: tuple[str, ...]
@@ -210,33 +177,45 @@ def _register(
             break
         flags.append(f"fewer than {rule.least_points} {kind} points")
     else:
-        return Found(previous, "nothing", moving, None, 0, None, (*flags, "moved as the layer below"))
+        return Found(previous, "nothing", moving, 0, None, (*flags, "moved as the layer below"))
 
     if len(below) > 1 and len(fixed) > (most := max(len(getattr(lower, kind)) for lower, _ in below)):
         rng = np.random.default_rng([number, 8])
         fixed = fixed[np.sort(rng.choice(len(fixed), most, replace=False))]  # three layers, as dense as one
-    target = torch.from_numpy(fixed).to(device)
     d_max = rule.d_max or 0.05 * float(np.linalg.norm(np.ptp(moving, axis=0)))
-
-    def fit(selected: np.ndarray, start: Motion = IDENTITY) -> Fit:
-        return _fit(moving, selected, target, fixed, d_max, rule, start)
-
     chosen = select(moving, rule, number)
-    starts = [IDENTITY, _mirror(layer.centre)] if rule.allow_flip else [IDENTITY]
-    best = max((fit(chosen, start) for start in starts), key=_rank)
-    if best.inliers < rule.least_inliers:
-        flags.append("few pairs in the selected points")
-        everything = np.ones(len(moving), bool)
-        tries = [fit(everything, start) for start in starts]
-        if max(tries, key=_rank).inliers < rule.least_inliers:
-            middle = moving.mean(0, dtype=np.float64)
-            tries += [fit(everything, turn(angle, middle).after(start)) for angle in RESTARTS for start in starts]
-        again = max(tries, key=_rank)
-        if _rank(again) > _rank(best):
-            best, chosen = again, everything
-        if best.inliers < rule.least_inliers:
-            flags.append("not found: its place is doubtful")
-    return Found(best.motion, kind, moving, target, int(chosen.sum()), best, tuple(flags))
+    starts = [IDENTITY, mirrored(layer.centre)] if rule.allow_flip else [IDENTITY]
+    full = Pair(moving, fixed, chosen, d_max, rule, device)
+    if not rule.search:
+        fits = [full.fit(start) for start in starts]
+        best = min(fits, key=misfit) if len(fits) > 1 else fits[0]
+    else:
+        fits = [full.fit(start) for start in starts + _search(moving, fixed, starts, d_max, rule, number, device)]
+        best = min(fits, key=misfit)
+        if rivals := [fit for fit in fits if fit.apart(best) and fit.misfit < ALIKE * best.misfit]:
+            best = min([best, *rivals], key=lambda fit: abs(fit.angle))
+            flags.append("other angles fit as well: its place is doubtful")
+        stay = Fit(full, IDENTITY)
+        if stay.misfit <= SAME * best.misfit:
+            best = stay
+    return Found(best.motion, kind, moving, int(chosen.sum()), best, tuple(flags))
+
+
+def _search(
+    moving: np.ndarray, fixed: np.ndarray, starts: Sequence[Motion], d_max: float, rule: Rule, number: int,
+    device: torch.device | str,
+) -> list[Motion]:  # fmt: skip
+    """The three best answers, ``rigid.APART`` from each other, of a few points fitted from every angle."""
+    rng = np.random.default_rng([number, 9])
+    few, lower = (points[rng.permutation(len(points))[:FEW]] for points in (moving, fixed))
+    quick = replace(rule, max_iterations=30, tolerance=1e-3, refine=False)
+    pair = Pair(few, lower, np.ones(len(few), bool), d_max, quick, device)
+    middle = few.mean(0, dtype=np.float64)
+    best: list[Fit] = []
+    for fit in sorted((pair.fit(start.after(turn(angle, middle))) for angle in ANGLES for start in starts), key=misfit):
+        if len(best) < 3 and all(fit.apart(other) for other in best):
+            best.append(fit)
+    return [fit.motion for fit in best]
 
 
 def select(points: Float[np.ndarray, "n 2"], rule: Rule, number: int) -> Bool[np.ndarray, " n"]:
@@ -251,51 +230,3 @@ def select(points: Float[np.ndarray, "n 2"], rule: Rule, number: int) -> Bool[np
     band = densest_band(points, rule.mode, rule.share) if rule.select == "auto" else rule.select
     chosen = band.select(points, rule.mode)
     return chosen if chosen.sum() >= min(len(points), rule.least_points) else np.ones(len(points), bool)
-
-
-def _fit(
-    moving: np.ndarray, selected: np.ndarray, target: torch.Tensor, fixed: np.ndarray, d_max: float, rule: Rule,
-    start: Motion,
-) -> Fit:  # fmt: skip
-    """ICP of the selected points from ``start``; centroids farther apart than ``d_max`` are brought together first."""
-    gap = fixed.mean(0, dtype=np.float64) - start.apply(moving).mean(0, dtype=np.float64)
-    if float(np.linalg.norm(gap)) > d_max:
-        start = Motion(start.R, start.t + gap)
-    # ICP turns but doesn't mirror, so it gets points that the start has moved already.
-    source = torch.from_numpy(start.apply(moving[selected])).to(target.device)
-    found = icp(source, target, max_distance=d_max, max_iterations=rule.max_iterations, tolerance=rule.tolerance)
-    inliers, iterations = float(found.fitness), int(found.iterations)
-    if rule.refine and inliers > 0:
-        found = icp(
-            source, target, max_distance=d_max / 2, max_iterations=rule.max_iterations, tolerance=rule.tolerance,
-            init=found,
-        )  # fmt: skip
-        iterations += int(found.iterations)
-    R, t = found.R.double().cpu().numpy(), found.t.double().cpu().numpy()
-    return Fit(Motion(R, t).after(start), float(found.rmse), inliers, iterations)
-
-
-def _rank(fit: Fit) -> tuple[float, float]:
-    """Greater is better."""
-    return fit.inliers, -fit.rmse if math.isfinite(fit.rmse) else -math.inf
-
-
-def _rmse(points: np.ndarray, target: torch.Tensor | None) -> float | None:
-    if target is None:
-        return None
-    distance, _ = nearest_neighbors(torch.from_numpy(points).to(target.device), target)
-    return float(distance.double().square().mean().sqrt())
-
-
-def turn(
-    degrees: float, middle: Float[np.ndarray, " 2"], shift: Sequence[float] | Float[np.ndarray, " 2"] = (0.0, 0.0)
-) -> Motion:
-    """A turn about ``middle``, x towards y, and then a shift."""
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    R = np.array([[c, -s], [s, c]])
-    return Motion(R, middle - R @ middle + np.asarray(shift))
-
-
-def _mirror(centre: tuple[float, float]) -> Motion:
-    """A section turned over about the vertical through its middle."""
-    return Motion(np.diag([-1.0, 1.0]), np.array([2 * centre[0], 0.0]))

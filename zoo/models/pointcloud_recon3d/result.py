@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from zoo import figure as fig
+from zoo.data.rigid import Motion
 from zoo.figure import points as drawing
-from zoo.models.pointcloud_recon3d.registration import LayerReport, Motion
+from zoo.models.pointcloud_recon3d.registration import LayerReport
 from zoo.prediction import Prediction
 
 FIXED, MOVING, SELECTED = (240, 130, 180), (60, 160, 80), (30, 60, 190)  # Fig. 3: pink, green, blue
