@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class Motion(NamedTuple):
 IDENTITY = Motion(np.eye(2), np.zeros(2))
 
 
+@runtime_checkable
 class Limits(Protocol):
     """What is asked of a fit."""
 
@@ -74,7 +75,7 @@ class Fit:
         return about(self.motion, (0.0, 0.0))[0]
 
     def apart(self, other: Fit) -> bool:
-        flipped = np.linalg.det(self.motion.R) * np.linalg.det(other.motion.R) < 0
+        flipped = bool(np.linalg.det(self.motion.R) * np.linalg.det(other.motion.R) < 0)
         return flipped or abs((self.angle - other.angle + 180) % 360 - 180) > APART
 
 

@@ -64,7 +64,7 @@ plugin = Plugin(
             "sensitivity, 4 held-out stacks": 0.871,
             "specificity, 4 held-out stacks": 0.988,
             "true error of layers, px, before registration": 6.21,
-            "true error of layers, px, after registration": 3.97,
+            "true error of layers, px, after registration": 1.46,
         },
     ),
     sample="sample:anatomical",
