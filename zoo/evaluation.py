@@ -15,6 +15,7 @@ import numpy as np
 
 from zoo import registry
 from zoo.data.case import Case
+from zoo.data.images import place_of
 from zoo.data.sets import Dataset
 from zoo.errors import DataError, OptionError, ZooError
 from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
@@ -223,25 +224,23 @@ def _score_of(plugin: Plugin) -> Any:
 def _segmentation(model: Model, case: Case, options: Mapping[str, Any]) -> dict[str, float]:
     from zoo.data.sets import read_mask
 
-    prediction = model.predict(case.image, **options)
+    prediction = model.predict(case if case.images else case.image, **options)
     inside = read_mask(case, "fov") > 0 if "fov" in case.masks else None
     mask, labels, probability = prediction.mask, prediction.labels, prediction.probability  # type: ignore[attr-defined]
     return segmentation_scores(mask, read_mask(case), labels, probability=probability, inside=inside)
 
 
 def _classification(model: Model, case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
-    probabilities: dict[str, float] = model.predict(case.image, **options).probabilities  # type: ignore[attr-defined]
+
+    prediction = model.predict(case if case.images else case.image, **options)
+    probabilities: dict[str, float] = prediction.probabilities  # type: ignore[attr-defined]
     names = list(probabilities)
-    if isinstance(case.label, int) and 0 <= case.label < len(names):
-        truth = names[case.label]
-    elif str(case.label) in names:
-        truth = str(case.label)
-    elif str(case.label).isdigit() and int(case.label) < len(names):  # type: ignore[arg-type]  # 0, 1, ... in a table
-        truth = names[int(case.label)]  # type: ignore[arg-type]
-    else:
+    place = place_of(case.label, names)
+    if place is None:
         raise DataError(f"the label {case.label!r} isn't one of {', '.join(names)}")
     predicted = max(names, key=lambda name: probabilities[name])
-    return {"truth": truth, "predicted": predicted, **{f"p_{name}": float(probabilities[name]) for name in names}}
+    row = {"truth": names[place], "predicted": predicted}
+    return {**row, **{f"p_{name}": float(probabilities[name]) for name in names}}
 
 
 def over_rows(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Metric]:

@@ -72,6 +72,12 @@ def data() -> TrainData:
 class TestPointCloudRecon3D(PluginTests):
     name = "pointcloud-recon3d"
     recipe = RECIPE
+    facts = {
+        "Dice, 4 held-out stacks": "dice",
+        "sensitivity, 4 held-out stacks": "sensitivity",
+        "specificity, 4 held-out stacks": "specificity",
+    }
+    facts_on = ("phantom:serial-sections?n=20", "test")
 
     @pytest.fixture(scope="class")
     @classmethod
