@@ -494,13 +494,14 @@ def _debug(*command: str | Path, capsys: pytest.CaptureFixture[str]) -> str:
     from zoo.cli.output import state
 
     try:
-        with pytest.raises(SystemExit):
-            main(["--debug", *map(str, command)])
+        main(["--debug", *map(str, command)])
+    except SystemExit:
+        told = "".join(capsys.readouterr())
+        assert "Traceback" in told
+        return told
     finally:
         state["debug"] = False
-    said = "".join(capsys.readouterr())
-    assert "Traceback" in said
-    return said
+    raise AssertionError("it was not refused")
 
 
 def test_weights_of_another_model_are_refused_with_both_names(hub, client, make_toy, contents) -> None:
