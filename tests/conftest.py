@@ -25,7 +25,7 @@ from hypothesis import settings
 # its name; this one takes a whole number where a float is asked for, as type checkers do.
 sys.modules["zoo_typechecker"] = ModuleType("zoo_typechecker")
 sys.modules["zoo_typechecker"].check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
-# jaxtyping.install_import_hook("zoo", "zoo_typechecker.check")
+jaxtyping.install_import_hook("zoo", "zoo_typechecker.check")
 
 from zoo import registry  # noqa: E402
 

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 import zoo
+from zoo.media import Image
 
-LIGHT = ("zoo.weights", "zoo.hub.backbones")  # the Hub's commands read them without importing torch
+LIGHT = ("zoo.weights", "zoo.hub.backbones", "zoo.data.phantoms")  # commands read them without torch and Pillow
 MODULES = sorted(
     found.name
     for found in pkgutil.walk_packages(zoo.__path__, "zoo.")
@@ -52,7 +53,7 @@ def test_all_modules_are_looked_at():
 @pytest.mark.parametrize("name", MODULES)
 def test_every_hint_can_be_read(name: str):
     module = import_module(name)
-    here = {"torch": torch, "nn": nn} if name in LIGHT else {}
+    here = {"torch": torch, "nn": nn, "Image": Image} if name in LIGHT else {}
     unreadable = []
     for what, value in annotated(module):
         try:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
@@ -16,6 +16,8 @@ from zoo.errors import DataError, MissingExtraError
 
 LEVEL = 0.95
 RESAMPLES = 1000
+
+Classes: TypeAlias = Integer[np.ndarray, " n"] | Bool[np.ndarray, " n"]  # yes and no are two classes
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,7 @@ def label_auroc(scores: Float[np.ndarray, "n c"], truth: Integer[np.ndarray, "n 
     return float(np.mean([auroc(scores[:, c], truth[:, c]) for c in known]))
 
 
-def recalls(
-    predicted: Integer[np.ndarray, " n"], truth: Integer[np.ndarray, " n"], classes: int
-) -> Float[np.ndarray, " k"]:
+def recalls(predicted: Classes, truth: Classes, classes: int) -> Float[np.ndarray, " k"]:
     """Share of each class's cases that are found, in [0, 1]; NaN for a class without a case."""
     functional, torch = _torchmetrics()
     found, wanted = (torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64)) for y in (predicted, truth))
@@ -176,7 +176,7 @@ def recalls(
     return (counts.diagonal() / counts.sum(1)).numpy()
 
 
-def balanced_accuracy(predicted: Integer[np.ndarray, " n"], truth: Integer[np.ndarray, " n"]) -> float:
+def balanced_accuracy(predicted: Classes, truth: Classes) -> float:
     """Mean recall over the classes that ``truth`` has, in [0, 1]; NaN without a case."""
     if not len(truth):
         return math.nan

@@ -68,9 +68,10 @@ def test_unknown_names_commands_and_options_are_refused_in_one_sentence(zoo_cli)
 
 def test_debug_shows_the_traceback() -> None:
     done = subprocess.run([sys.executable, "-m", "zoo", "--debug", "info", "nope"], capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "PluginError" in done.stderr
+    assert done.stderr.splitlines()[-1] == "zoo: there is no model 'nope'; zoo list shows all models"
 
 
 def test_version_and_module_call() -> None:

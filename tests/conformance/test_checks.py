@@ -152,6 +152,7 @@ def test_a_plugin_that_keeps_every_promise_passes_all_of_them(toy):
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_promise_is_noticed(toy, name):
     rule, old, new, message = BROKEN[name]

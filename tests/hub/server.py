@@ -64,7 +64,8 @@ class Fault:
     """What goes wrong with the next ``times`` requests that match; ``after`` lets some pass first.
 
     ``status``: refuse with it. ``cut``: send or read this many bytes of the body, then drop the connection.
-    ``hold``: wait for this event before going on. ``change``: alter the body that is sent.
+    ``hold``: wait for this event before going on. ``change``: alter the body that is sent. ``headers`` replace those of
+    the answer.
     """
 
     method: str
@@ -84,6 +85,7 @@ class Request:
     path: str
     token: str | None
     range: str | None
+    host: str = ""
 
 
 class Hub:
@@ -162,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = unquote(url.path)
         bearer = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-        request = Request(self.command, url.path, bearer, self.headers.get("Range"))
+        request = Request(self.command, url.path, bearer, self.headers.get("Range"), self.headers.get("Host", ""))
         with self.hub.lock:
             self.hub.requests.append(request)
         self.fault = self.hub.fault(request)
@@ -174,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Refusal(self.fault.status, message=self.fault.headers.get("X-Error-Message", "fault"))
             with self.hub.lock:
                 answer = self._route(path, url.path, parse_qs(url.query), body)
+            if self.fault:
+                answer = (answer[0], {**answer[1], **self.fault.headers}, answer[2])
             self._send(*answer)
         except _Refusal as refusal:
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}

@@ -490,16 +490,17 @@ def test_the_token_never_shows(hub, client, server, make_toy, zoo_cli, capsys) -
 
 
 def _debug(*command: str | Path, capsys: pytest.CaptureFixture[str]) -> str:
-    import traceback
-
-    from zoo.cli import _state, main
+    from zoo.cli import main
+    from zoo.cli.output import state
 
     try:
         main(["--debug", *map(str, command)])
-    except WeightsError as error:
-        return "".join(traceback.format_exception(error)) + "".join(capsys.readouterr())
+    except SystemExit:
+        told = "".join(capsys.readouterr())
+        assert "Traceback" in told
+        return told
     finally:
-        _state["debug"] = False
+        state["debug"] = False
     raise AssertionError("it was not refused")
 
 

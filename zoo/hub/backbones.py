@@ -13,7 +13,7 @@ from huggingface_hub.hf_api import RepoSibling
 
 from zoo.errors import MissingExtraError, WeightsError
 from zoo.hub.client import Address, NotCached, Unreachable, download, explained, in_cache, listing_of, size_text
-from zoo.hub.snapshots import SAFE_NAME, has_hash, stated_hash
+from zoo.hub.snapshots import SAFE_NAME, has_hash, require_portable, stated_hash
 from zoo.weights import TENSORS
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def fetch_backbone(
     names = [name for name in safe if any(fnmatchcase(name, pattern) for pattern in files)]
     if not any(name.endswith(".safetensors") for name in names):
         raise WeightsError(f"{needed_by} starts from {repo}, which holds no safetensors; choose another backbone")
+    require_portable(where, names)
     try:
         folder = in_cache(where, [glob.escape(name) for name in names])
         complete = all((folder / name).is_file() for name in names)

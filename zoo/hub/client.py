@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from huggingface_hub.hf_api import RepoSibling
 
 from zoo.errors import WeightsError, ZooError
+from zoo.hub import guard
 from zoo.weights import shown
 
 RETRIES, FIRST_WAIT, LONGEST_WAIT = 4, 1.0, 60.0  # seconds
@@ -59,6 +60,7 @@ def listing_of(where: Address) -> dict[str, RepoSibling]:
     """The files of a repository with sizes and hashes. Raises ``Unreachable``."""
     from huggingface_hub import HfApi
 
+    guard.install()
     try:
         info = patiently(
             lambda: HfApi().model_info(where.repo, revision=where.revision, files_metadata=True, timeout=TIMEOUT)
@@ -73,6 +75,7 @@ def listing_of(where: Address) -> dict[str, RepoSibling]:
 def download(where: Address, names: Iterable[str]) -> Path:
     from huggingface_hub import snapshot_download
 
+    guard.install()
     patterns = [glob.escape(name) for name in names]
     with explained(where):
         return Path(patiently(lambda: snapshot_download(where.repo, revision=where.revision, allow_patterns=patterns)))

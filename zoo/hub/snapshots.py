@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -15,13 +15,13 @@ from huggingface_hub.hf_api import RepoSibling
 from zoo import weights as weight_files
 from zoo.errors import WeightsError
 from zoo.hub.client import Address, NotCached, Unreachable, address, download, explained, in_cache, listing_of, reason
+from zoo.hub.guard import COMMIT, unportable
 from zoo.storage import replacing
 from zoo.weights import CONFIG, INDEX, SHARD, TENSORS, Located, shown
 
 README = "README.md"
 PICTURES = ("gallery", "figures")
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 SAFE_NAME = re.compile(r"[\w.\- +()]+(/[\w.\- +()]+)*")
 PICTURE = re.compile(r".+\.(png|jpe?g|svg|gif|webp|json)", re.IGNORECASE)
 
@@ -127,7 +127,15 @@ def _chosen(where: Address, listing: Mapping[str, RepoSibling], everything: bool
         pictures = [name for name in listing if name.split("/")[0] in PICTURES and "/" in name]
         names += [README] if README in listing else []
         names += sorted(name for name in pictures if SAFE_NAME.fullmatch(name) and PICTURE.fullmatch(name))
+    require_portable(where, [CONFIG, *names])
     return [CONFIG, *names]
+
+
+def require_portable(where: Address, names: Iterable[str]) -> None:
+    """Refuse files that one system can hold and another can't. Raises ``WeightsError``."""
+    if found := unportable(names):
+        name, why = found
+        raise WeightsError(f"{where} holds a file called {shown(name)}, which {why}; nothing of it was fetched")
 
 
 def _verified(where: Address, folder: Path, listing: Mapping[str, RepoSibling]) -> Fetched:

@@ -65,12 +65,12 @@ def turn_of(affine: np.ndarray) -> Turn:
 def turned(array: np.ndarray, turn: Turn) -> np.ndarray:
     """``[h w ...]`` as :func:`turn_of` says."""
     array = array.swapaxes(0, 1) if turn[0] else array
-    return np.flip(array, [axis for axis in (0, 1) if turn[axis + 1]])
+    return np.flip(array, tuple(axis for axis in (0, 1) if turn[axis + 1]))
 
 
 def turned_back(array: np.ndarray, turn: Turn) -> np.ndarray:
     """The slice that :func:`turned` was given."""
-    array = np.flip(array, [axis for axis in (0, 1) if turn[axis + 1]])
+    array = np.flip(array, tuple(axis for axis in (0, 1) if turn[axis + 1]))
     return array.swapaxes(0, 1) if turn[0] else array
 
 

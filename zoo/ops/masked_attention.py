@@ -24,7 +24,7 @@ def masked_attention(
     key_padding_mask: Bool[Tensor, "b m"] | None = None,
     query_padding_mask: Bool[Tensor, "b n"] | None = None,
     lengths: Int[Tensor, " b"] | None = None,
-    bias: Float[Tensor, "#b #h #n #m"] | tuple[Float[Tensor, "#b #h #n y"], Float[Tensor, "#b #h #n x"]] | None = None,
+    bias: Float[Tensor, "*bias"] | tuple[Float[Tensor, "#b #h #n y"], Float[Tensor, "#b #h #n x"]] | None = None,
     causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, "b h n e"]:
@@ -101,7 +101,7 @@ def reference(
     key_padding_mask: Bool[Tensor, "b m"] | None = None,
     query_padding_mask: Bool[Tensor, "b n"] | None = None,
     lengths: Int[Tensor, " b"] | None = None,
-    bias: Float[Tensor, "#b #h #n #m"] | None = None,
+    bias: Float[Tensor, "*bias"] | None = None,
     rel_h: Float[Tensor, "b h n y"] | None = None,
     rel_w: Float[Tensor, "b h n x"] | None = None,
     causal: bool = False,

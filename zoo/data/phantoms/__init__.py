@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from zoo.config import parse
 from zoo.data.case import Case
 from zoo.data.finding import Found, found
 from zoo.errors import DataError, MissingExtraError, OptionError, ZooError
-from zoo.media import Image
 from zoo.spec import Spec
 from zoo.text import nearest
+
+if TYPE_CHECKING:
+    from zoo.media import Image  # imports Pillow, and `zoo samples` only lists
 
 ENTRY_POINT_GROUP = "zoo.phantoms"
 

@@ -39,8 +39,7 @@ def load_images(dataset: Dataset, config: DisbelieveConfig) -> ImageSet:
     """Read and scale all cases. Raises ``DataError`` for a label that the configuration doesn't name."""
     key = (dataset.spec, tuple(dataset.ids), config.labels, config.image_size, config.channels, config.multi_label)
     if key not in _loaded:
-        views: list[Any] = []
-        targets: list[Any] = []
+        views, targets = list[Any](), list[Any]()
         read = partial(label_vector, nothing=NOTHING) if config.multi_label else label_index
         for case in dataset:
             views.append(view(media.read(case.image).require_2d(plugin.name), config))

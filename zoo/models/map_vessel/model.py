@@ -146,8 +146,8 @@ def prepare(
     if modality == "auto":
         colourful = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) > 0.01
         chosen = "fundus" if colourful else "octa"
-        grey = "" if colourful else " BECAUSE IT IS GREY (a grey fundus photograph needs modality=fundus)"
-        notes = (f"modality guessed: {chosen}{grey}; say otherwise with modality=fundus|octa|fa",)
+        why = "" if colourful else " BECAUSE IT IS GREY (a grey fundus photograph needs modality=fundus)"
+        notes = (f"modality guessed: {chosen}{why}; say otherwise with modality=fundus|octa|fa",)
     inside = None if fov_mask is None else _read_field(fov_mask, picture)
     if chosen != "fundus":
         size = picture.size if native else _fit(picture.size, min(1.0, config.longest_side / max(picture.size)))
