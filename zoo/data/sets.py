@@ -34,7 +34,7 @@ from zoo.data.finding import Found, found
 from zoo.data.tables import SPLITS, by_stem, images_in, inside, split_folders, stem_of, table_rows
 from zoo.errors import DataError, MediaError, OptionError
 from zoo.spec import Spec
-from zoo.text import nearest
+from zoo.text import nearest, strict_json
 
 ENTRY_POINT_GROUP = "zoo.layouts"
 PHANTOM_CASES = 40
@@ -249,7 +249,7 @@ def _msd(spec: str, root: Path) -> Dataset:
         raise DataError(f"data {spec!r}: there is no {table}")
     root = table.parent
     try:
-        document = json.loads(table.read_text(encoding="utf-8"))
+        document = strict_json(table.read_text(encoding="utf-8"))
         labels = _msd_labels(document["labels"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{table} is no Decathlon or nnU-Net description: {error!r}") from error

@@ -50,11 +50,12 @@ class LocalGlobalConfig:
     width: int | None = field(default=None, metadata={"min": 1, "max": 4096})
     """D^G = D^L. The paper searched 128 and 256 for each backbone and prints no choice; none: 128 for backbones of 512
     channels, else 256."""
-    tau: float = field(default=1.0, metadata={"min": 1e-3})  # temperature of stage 1; the paper has none, so 1
+    # temperature of stage 1; the paper has none, so 1
+    tau: float = field(default=1.0, metadata={"min": 1e-3, "max": 1e6})
     image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
     colour_constancy: bool = True  # Shades-of-Gray on the whole image
-    small_channels: tuple[int, ...] = (24, 32, 48, 64)
-    small_strides: tuple[int, ...] = (1, 2, 2, 1)
+    small_channels: tuple[int, ...] = field(default=(24, 32, 48, 64), metadata={"min": 1, "max": 4096})
+    small_strides: tuple[int, ...] = field(default=(1, 2, 2, 1), metadata={"min": 1, "max": 16})
     gallery: GalleryConfig = field(default_factory=GalleryConfig)
 
     def __post_init__(self) -> None:

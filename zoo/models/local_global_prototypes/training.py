@@ -39,17 +39,19 @@ class LocalGlobalRecipe:
 
     network: LocalGlobalConfig = field(default_factory=LocalGlobalConfig)
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random
-    epochs: int = field(default=100, metadata={"min": 1})  # Sec. 3, at most
-    patience: int = field(default=15, metadata={"min": 1})  # epochs without a better validation BAcc; open
-    batch_size: int = field(default=50, metadata={"min": 1})  # Sec. 3
-    lr_backbone: float = field(default=1e-5, metadata={"min": 0.0})  # Sec. 3
-    lr_branch: float = field(default=1e-3, metadata={"min": 0.0})  # Sec. 3
-    lr_prototypes: float = field(default=1e-2, metadata={"min": 0.0})  # Sec. 3
-    lambda_cluster: float = field(default=1e-2, metadata={"min": 0.0})  # one of the three that Sec. 3 searched
+    epochs: int = field(default=100, metadata={"min": 1, "max": 1_000_000})  # Sec. 3, at most
+    # epochs without a better validation BAcc; open
+    patience: int = field(default=15, metadata={"min": 1, "max": 1_000_000})
+    batch_size: int = field(default=50, metadata={"min": 1, "max": 65_536})  # Sec. 3
+    lr_backbone: float = field(default=1e-5, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
+    lr_branch: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
+    lr_prototypes: float = field(default=1e-2, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
+    # one of the three that Sec. 3 searched
+    lambda_cluster: float = field(default=1e-2, metadata={"min": 0.0, "max": 1e6})
     weighting: Literal["sqrt", "low", "none"] = "sqrt"
     """Of the classes in every cross-entropy: ``sqrt`` by 1 / sqrt(frequency), ``low`` by the learned sample weights
     that the paper cites without describing them."""
-    low_rho: float = field(default=0.1, metadata={"min": 1e-6})  # of ``low``
+    low_rho: float = field(default=0.1, metadata={"min": 1e-6, "max": 1e6})  # of ``low``
     init: Literal["k-means", "random"] = "k-means"
     """Of the prototypes: centres of each class's first features, or random directions. The paper says nothing. Features
     of an untrained backbone all point almost the same way, and so would their centres; start those at random."""
@@ -58,8 +60,8 @@ class LocalGlobalRecipe:
     centroid_count: Literal["epoch", "cap", "cumulative"] = "epoch"
     """What becomes of n in Eq. 2: back to 1 with every epoch, at most 100, or as printed (then the centroids soon stand
     still while the features move on)."""
-    stage2_epochs: int = field(default=20, metadata={"min": 0})  # Sec. 3
-    lr_head: float = field(default=1e-2, metadata={"min": 0.0})  # Sec. 3
+    stage2_epochs: int = field(default=20, metadata={"min": 0, "max": 1_000_000})  # Sec. 3
+    lr_head: float = field(default=1e-2, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
     prune: Literal["before", "after"] = "before"
     """Whether the pruned heads are tuned without the pruned prototypes, or lose them once they're tuned."""
     augment: Literal["full", "flips", "none"] = "full"

@@ -27,13 +27,14 @@ Modality = Literal["auto", "fundus", "octa", "fa"]
 class MapVesselConfig:
     """The network g and the scale it works at."""
 
-    channels: tuple[int, ...] = (8, 32, 32, 64, 64, 16)  # Sec. 2.5
+    channels: tuple[int, ...] = field(default=(8, 32, 32, 64, 64, 16), metadata={"min": 1, "max": 4096})  # Sec. 2.5
     working_size: int = field(default=576, metadata={"min": 64, "max": 4096})
     """Width of a fundus camera's field of view in the network, px: DRIVE's scale. The paper leaves it open."""
     longest_side: int = field(default=1024, metadata={"min": 64, "max": 8192})
     """Images of other modalities that are larger are reduced to this. The paper leaves it open."""
-    clip_limit: float = field(default=2.0, metadata={"min": 0.0})  # of CLAHE, OpenCV's scale; not in the paper
-    clahe_tiles: int = field(default=8, metadata={"min": 1})  # per axis; not in the paper
+    # of CLAHE, OpenCV's scale; not in the paper
+    clip_limit: float = field(default=2.0, metadata={"min": 0.0, "max": 1000.0})
+    clahe_tiles: int = field(default=8, metadata={"min": 1, "max": 64})  # per axis; not in the paper
 
     def __post_init__(self) -> None:
         if len(self.channels) < 2 or min(self.channels) < 1:

@@ -37,12 +37,12 @@ Method = Literal["map", "pooled", "baseline", "bigaug"]
 class SynthesisRecipe:
     """Training of the networks f^1, f^2, f^3. The paper takes ready-made ones and states none of these."""
 
-    channels: tuple[int, ...] = (8, 32, 32, 64, 64, 16)
-    epochs: int = field(default=50, metadata={"min": 1})
-    lr: float = field(default=1e-3, metadata={"min": 0.0})
+    channels: tuple[int, ...] = field(default=(8, 32, 32, 64, 64, 16), metadata={"min": 1, "max": 4096})
+    epochs: int = field(default=50, metadata={"min": 1, "max": 1_000_000})
+    lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})
     max_correlation: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
     """Two latent images that correlate more than this, in absolute value, count as one style."""
-    attempts: int = field(default=3, metadata={"min": 1})
+    attempts: int = field(default=3, metadata={"min": 1, "max": 1000})
     """Networks trained for one pseudo-modality before the least similar of them is taken."""
 
 
@@ -55,21 +55,21 @@ class MapVesselRecipe:
     pseudo-modalities and mixtures, no episodes, no feature losses."""
     network: MapVesselConfig = field(default_factory=MapVesselConfig)
     synthesis: SynthesisRecipe = field(default_factory=SynthesisRecipe)
-    epochs: int = field(default=30, metadata={"min": 1})  # Sec. 2.5
-    batch_size: int = field(default=10, metadata={"min": 1})  # Sec. 2.5
-    lr_train: float = field(default=1e-3, metadata={"min": 0.0})  # Sec. 2.5
-    lr_test: float = field(default=5e-3, metadata={"min": 0.0})  # Sec. 2.5
+    epochs: int = field(default=30, metadata={"min": 1, "max": 1_000_000})  # Sec. 2.5
+    batch_size: int = field(default=10, metadata={"min": 1, "max": 65_536})  # Sec. 2.5
+    lr_train: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # Sec. 2.5
+    lr_test: float = field(default=5e-3, metadata={"min": 0.0, "max": 100.0})  # Sec. 2.5
     decay: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})  # Sec. 2.5, of both rates
-    decay_every: int = field(default=3, metadata={"min": 1})  # epochs, Sec. 2.5
-    alpha: tuple[float, float, float] = (1.0, 1.0, 1.0)  # Sec. 2.3
-    mixtures: int = field(default=3, metadata={"min": 1})  # M; the indices of Eq. 2 fit three
-    w_seg: float = field(default=100.0, metadata={"min": 0.0})  # Sec. 2.4
-    w_sim: float = field(default=100.0, metadata={"min": 0.0})  # Sec. 2.4
-    w_ncc: float = field(default=1.0, metadata={"min": 0.0})  # Sec. 2.4
+    decay_every: int = field(default=3, metadata={"min": 1, "max": 1_000_000})  # epochs, Sec. 2.5
+    alpha: tuple[float, float, float] = field(default=(1.0, 1.0, 1.0), metadata={"min": 1e-6, "max": 1e6})  # Sec. 2.3
+    mixtures: int = field(default=3, metadata={"min": 1, "max": 100})  # M; the indices of Eq. 2 fit three
+    w_seg: float = field(default=100.0, metadata={"min": 0.0, "max": 1e6})  # Sec. 2.4
+    w_sim: float = field(default=100.0, metadata={"min": 0.0, "max": 1e6})  # Sec. 2.4
+    w_ncc: float = field(default=1.0, metadata={"min": 0.0, "max": 1e6})  # Sec. 2.4
     episodic: bool = True  # False: one update on pseudo-modalities and mixtures together, without L_sim (Table 2)
     second_order: bool = False  # differentiate through the meta-train step; the paper gives two rates, so no
-    crop: int = field(default=256, metadata={"min": 32})  # px; not in the paper
-    crops_per_image: int = field(default=20, metadata={"min": 1})  # per epoch; not in the paper
+    crop: int = field(default=256, metadata={"min": 32, "max": 4096})  # px; not in the paper
+    crops_per_image: int = field(default=20, metadata={"min": 1, "max": 10_000})  # per epoch; not in the paper
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 
 
