@@ -201,9 +201,13 @@ class CEmbSam(Model[PromptedSegmentation]):
         network expects to be best. Raises ``OptionError`` for a prompt beside the image and an unknown condition.
         """
         given = self._condition(condition)
-        inside = None if mask is None else media.read(mask).grey() > 0
+        hint = None if mask is None else media.read_labels(mask).require_2d(self.plugin.name)
+        inside = None if hint is None else hint.array > 0
         prompts = prompts_from(box, point, background, inside)
-        return [self._segmented(image, prompts, given, threshold) for image in images]
+        found = [self._segmented(image, prompts, given, threshold) for image in images]
+        for one in found:
+            one.notes = (*one.notes, *(hint.notes if hint else ()))
+        return found
 
     def _segmented(
         self, picture: media.Image, prompts: tuple[Prompt, ...], given: int | None, threshold: float

@@ -149,7 +149,10 @@ def prepare(
         chosen = "fundus" if colourful else "octa"
         why = "" if colourful else " BECAUSE IT IS GREY (a grey fundus photograph needs modality=fundus)"
         notes = (f"modality guessed: {chosen}{why}; say otherwise with modality=fundus|octa|fa",)
-    inside = None if fov_mask is None else _read_field(fov_mask, picture)
+    inside = None
+    if fov_mask is not None:
+        field = media.read_labels(fov_mask).require_2d("fov_mask")
+        inside, notes = _inside(field, picture), (*notes, *field.notes)
     if chosen != "fundus":
         size = picture.size if native else _fit(picture.size, min(1.0, config.longest_side / max(picture.size)))
         small = resize(rgb, size)
@@ -165,8 +168,8 @@ def prepare(
     return Prepared(picture, chosen, grey, small, inside, notes)
 
 
-def _read_field(fov_mask: Any, picture: media.Image) -> Bool[np.ndarray, "h w"]:
-    inside = media.read(fov_mask).grey() > 0
+def _inside(field: media.Image, picture: media.Image) -> Bool[np.ndarray, "h w"]:
+    inside = field.array > 0
     if inside.shape != picture.size:
         raise OptionError(
             f"fov_mask is {inside.shape[0]} x {inside.shape[1]} px but {picture.source} is "
