@@ -39,8 +39,7 @@ class FedMASConfig:
     image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
     # training images of each class, all clients together; () is unknown
     class_counts: tuple[int, ...] = field(default=(), metadata={"min": 0, "max": 100_000_000})
-    # Sec. 3: head has more training images than this
-    head_above: int = field(default=700, metadata={"min": 0, "max": 100_000_000})
+    head_above: int = field(default=700, metadata={"min": 0, "max": 100_000_000})  # Sec. 3: head has more of them
     tail_below: int = field(default=70, metadata={"min": 0, "max": 100_000_000})  # Sec. 3: tail has fewer
 
     def __post_init__(self) -> None:

@@ -67,12 +67,10 @@ class FedMASRecipe:
     lambda_f: float = field(default=3.0, metadata={"min": 0.0, "max": 1e6})  # Table 4
     absent: float = field(default=1e-9, metadata={"min": 1e-30, "max": 1.0})  # what a class of no images counts; open
     rf_norm: Literal["sum", "mean"] = "sum"  # of Eq. 3 over classes; the mean is an experiment of ours
-    # of FedProx and MOON; Table 8 searches .001 to 1
-    mu: float = field(default=0.01, metadata={"min": 0.0, "max": 1e6})
+    mu: float = field(default=0.01, metadata={"min": 0.0, "max": 1e6})  # of FedProx, MOON; .001 to 1 in Table 8
     moon_tau: float = field(default=0.5, metadata={"min": 1e-3, "max": 1e3})
     fedlc_tau: float = field(default=1.0, metadata={"min": 0.0, "max": 1e3})
-    # afterwards, for the classifier alone (Table 7)
-    crt_rounds: int = field(default=0, metadata={"min": 0, "max": 1_000_000})
+    crt_rounds: int = field(default=0, metadata={"min": 0, "max": 1_000_000})  # then, for the classifier (Table 7)
     classifier_only: bool = False  # what these rounds set: encoder frozen, classes drawn equally often
     augment: bool = True  # crops of .6 to 1, flips, mild colour; open
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random

@@ -50,8 +50,7 @@ class LocalGlobalConfig:
     width: int | None = field(default=None, metadata={"min": 1, "max": 4096})
     """D^G = D^L. The paper searched 128 and 256 (Sec. 3) and prints no choice; none: 128 for backbones of 512
     channels, else 256."""
-    # temperature of stage 1; the paper has none, so 1
-    tau: float = field(default=1.0, metadata={"min": 1e-3, "max": 1e6})
+    tau: float = field(default=1.0, metadata={"min": 1e-3, "max": 1e6})  # of stage 1; the paper has none, so 1
     image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
     colour_constancy: bool = True  # Shades-of-Gray on the whole image, for "normalized as in [1]" of Sec. 3
     small_channels: tuple[int, ...] = field(default=(24, 32, 48, 64), metadata={"min": 1, "max": 4096})

@@ -41,14 +41,12 @@ class LocalGlobalRecipe:
     network: LocalGlobalConfig = field(default_factory=LocalGlobalConfig)
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random
     epochs: int = field(default=100, metadata={"min": 1, "max": 1_000_000})  # Sec. 3, at most
-    # epochs without a better validation BAcc; open
-    patience: int = field(default=15, metadata={"min": 1, "max": 1_000_000})
+    patience: int = field(default=15, metadata={"min": 1, "max": 1_000_000})  # epochs without a better BAcc; open
     batch_size: int = field(default=50, metadata={"min": 1, "max": 65_536})  # Sec. 3
     lr_backbone: float = field(default=1e-5, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
     lr_branch: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
     lr_prototypes: float = field(default=1e-2, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
-    # one of the three that Sec. 3 searched
-    lambda_cluster: float = field(default=1e-2, metadata={"min": 0.0, "max": 1e6})
+    lambda_cluster: float = field(default=1e-2, metadata={"min": 0.0, "max": 1e6})  # one of three in Sec. 3
     weighting: Literal["sqrt", "low", "none"] = "sqrt"
     """Of the classes in every cross-entropy: ``sqrt`` by 1 / sqrt(frequency), ``low`` by the learned sample weights
     that the paper cites without describing them."""
