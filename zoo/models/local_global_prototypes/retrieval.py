@@ -48,7 +48,7 @@ class Seen:
 def look_alikes(
     seen: Seen, predicted: int, digest: int, gallery: Gallery | StoredGallery, labels: Sequence[str], top_k: int
 ) -> tuple[str | None, tuple[LookAlike, ...], Pictures]:
-    """Sec. 2.5, global: the nearest gallery images attached to the predicted class's closest prototype; never the input."""
+    """Sec. 2.5, global: the nearest images attached to the predicted class's closest prototype; never the input."""
     c, k = seen.alive.shape
     if not bool(seen.alive[predicted].any()):
         return None, (), {}
