@@ -57,13 +57,16 @@ def predict(
 
     loaded = inference.load(model, weights=weights, device=device)
     rows: list[list[str]] = []
+    here = (Path(name).resolve() for name in names if Path(name).exists())
+    taken = {path.name.casefold() for path in here if path.parent == out.resolve()}  # inputs, and what is written
     with _progress(len(stems), visible=len(stems) > 1 and not json) as advance:
         outcomes = inference.predict_each(loaded, found, batch_size=batch_size, **chosen)
         for (one, outcome), stem in zip(outcomes, stems, strict=True):
             source = f"{one[0]} and {len(one) - 1} more" if isinstance(one, list) else str(one)
             if not isinstance(outcome, ZooError):
                 try:
-                    written = outcome.save(out, stem, figure=figure)
+                    written = outcome.save(out, stem, figure=figure, taken=taken)
+                    taken.update(path.name.casefold() for path in written)
                     record, summary = outcome.to_dict(), outcome.summary()
                 except ZooError as error:
                     outcome = error
@@ -100,18 +103,19 @@ def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], int]:
 
     if together:
         return media.group(inputs), 0
-    found: list[str] = []
+    found: dict[str, str] = {}  # what is named twice comes once
     errors: list[ZooError] = []
     for argument in inputs:
         try:
-            found += media.expand([argument])
+            for one in media.expand([argument]):
+                found.setdefault(os.path.abspath(one) if os.path.exists(one) else one, one)
         except ZooError as error:
             errors.append(error)
     if not found:
         raise errors[0]
     for failure in errors:
         refuse(failure)
-    return found, len(errors)
+    return list(found.values()), len(errors)
 
 
 def _is_table(one: Any) -> bool:
@@ -135,15 +139,20 @@ def _stems(found: Sequence[str]) -> list[str]:
     stems: list[str] = []
     taken: set[str] = set()
     for source in found:
-        stem = base = stem_of(source)
-        if stem in taken and (parent := Path(source).parent.name):
-            stem = base = f"{parent}_{stem}"
+        stem = base = _short(stem_of(source))
+        if stem.casefold() in taken and (parent := Path(source).parent.name):
+            stem = base = _short(f"{parent}_{stem}")
         count = 2
-        while stem in taken:
+        while stem.casefold() in taken:
             stem, count = f"{base}_{count}", count + 1
-        taken.add(stem)
+        taken.add(stem.casefold())
         stems.append(stem)
     return stems
+
+
+def _short(stem: str) -> str:
+    """A stem that leaves room for endings within the 255 bytes of a file's name."""
+    return stem.encode()[:160].decode(errors="ignore")
 
 
 def _check_out(out: Path, stems: Sequence[str], found: Sequence[str]) -> None:

@@ -4,14 +4,15 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.config import from_dict, nearest, override, to_dict, validate
+from zoo import registry
+from zoo.config import LARGEST, from_dict, nearest, override, to_dict, validate
 from zoo.errors import OptionError
 
 
@@ -29,7 +30,7 @@ class Recipe:
     channels: tuple[int, ...] = field(default=(8, 16), metadata={"min": 1})
     size: tuple[int, float] = (4, 0.5)
     arm: Literal["map", "pooled", 3] = "map"
-    limit: float | None = None
+    limit: float | None = field(default=None, metadata={"infinite": True})
     inner: Inner = Inner()
     weights: dict[str, float] = field(default_factory=dict)
 
@@ -43,18 +44,19 @@ class Needy:
             raise ValueError("thirteen classes bring bad luck")
 
 
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
 recipes = st.builds(
     Recipe,
-    lr=st.floats(min_value=0, allow_nan=False),
-    epochs=st.integers(),
+    lr=st.floats(min_value=0, allow_nan=False, allow_infinity=False),
+    epochs=st.integers(-LARGEST, LARGEST),
     episodic=st.booleans(),
     norm=st.sampled_from(["batch", "group"]),
-    channels=st.lists(st.integers(min_value=1), max_size=4).map(tuple),
-    size=st.tuples(st.integers(), st.floats(allow_nan=False)),
+    channels=st.lists(st.integers(1, LARGEST), max_size=4).map(tuple),
+    size=st.tuples(st.integers(-LARGEST, LARGEST), FINITE),
     arm=st.sampled_from(["map", "pooled", 3]),
     limit=st.none() | st.floats(allow_nan=False),
     inner=st.builds(Inner, width=st.integers(1, 64)),
-    weights=st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False), max_size=3),
+    weights=st.dictionaries(st.text(max_size=3), FINITE, max_size=3),
 )
 
 
@@ -167,3 +169,66 @@ def test_nearest_names_all_when_nothing_is_near():
 def test_light_modules_import_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, "inf", math.nan, 10**400])
+def test_numbers_are_finite_unless_a_field_says_otherwise(value):
+    with pytest.raises(OptionError, match="lr must be a"):
+        from_dict(Recipe, {"lr": value})
+    with pytest.raises(OptionError, match=r"weights\.a must be a"):
+        from_dict(Recipe, {"weights": {"a": value}})
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**5000], ids=["above", "below", "unprintable"])
+def test_whole_numbers_fit_64_bits(value):
+    with pytest.raises(OptionError, match="epochs must be a whole number"):
+        from_dict(Recipe, {"epochs": value})
+
+
+@pytest.mark.parametrize("text", ["1e999", "inf", "nan", "9" * 5000])
+def test_text_that_is_no_finite_number_is_refused(text):
+    with pytest.raises(OptionError, match="lr must be"):
+        override(Recipe(), {"lr": text})
+
+
+def numbers(cls, prefix=""):
+    """Every number that a config may hold: its name, its kind and what its field declares."""
+    for item in fields(cls):
+        yield from _numbers(get_type_hints(cls)[item.name], item, prefix + item.name)
+
+
+def _numbers(kind, item, name):
+    if kind in (int, float):
+        yield name, item.metadata
+    elif is_dataclass(kind):
+        yield from numbers(kind, name + ".")
+    elif get_origin(kind) is not Literal:
+        for inner in get_args(kind):
+            yield from _numbers(inner, item, name)
+
+
+@pytest.mark.parametrize("entry", registry.entries(), ids=lambda entry: entry.name)
+def test_every_number_of_every_plugin_has_a_finite_range(entry):
+    classes = [registry.resolve(entry, "model").config_class]
+    if entry.plugin.training:
+        training = registry.resolve(entry, "training")
+        classes.append(training.recipe)
+        for preset in training.presets:  # the ranges hold what the papers say
+            validate(replace(training.recipe(), **training.presets[preset]))
+    for cls in classes:
+        validate(cls())
+        for name, declared in numbers(cls):
+            if "choices" not in declared:
+                ends = declared.get("min"), declared.get("max")
+                assert all(end is not None and math.isfinite(end) for end in ends), f"{cls.__name__}.{name}: {ends}"
+
+
+@pytest.mark.parametrize("value", [math.inf, 1e308, 2**63, 10**9, -(10**9), "inf", math.nan])
+@pytest.mark.parametrize("entry", registry.entries(), ids=lambda entry: entry.name)
+def test_a_hostile_number_is_refused_before_memory_is_taken(entry, value):
+    cls = registry.resolve(entry, "model").config_class
+    plain = to_dict(cls())
+    for item in fields(cls):
+        if get_type_hints(cls)[item.name] in (int, float, int | None, float | None):
+            with pytest.raises(OptionError, match=item.name):
+                from_dict(cls, {**plain, item.name: value})

@@ -44,6 +44,26 @@ def test_save_writes_every_file_and_names_them_in_the_json(tmp_path) -> None:
     assert restored.shape == (40, 60)
 
 
+def test_the_json_says_what_the_values_of_the_mask_are(tmp_path) -> None:
+    result = segmentation()
+    result.save(tmp_path)
+    assert result.to_dict()["mask_values"] == {"background": 0, "disc": 1, "cup": 2}
+    np.testing.assert_array_equal(media.read_labels(tmp_path / "eye_mask.png").array, result.mask)
+    assert Image.open(tmp_path / "eye_mask.png").convert("L").getextrema()[1] > 60  # a person sees it
+    result.mask[result.mask == 2] = 0
+    result.save(tmp_path)
+    assert result.to_dict()["mask_values"] == {"background": 0, "disc": 255}  # no cup
+    assert sorted(np.unique(np.asarray(Image.open(tmp_path / "eye_mask.png")))) == [0, 255]
+    np.testing.assert_array_equal(media.read_labels(tmp_path / "eye_mask.png").array, result.mask)
+
+
+def test_a_name_that_is_taken_moves_the_whole_prediction(tmp_path) -> None:
+    result = segmentation()
+    names = [path.name for path in result.save(tmp_path, taken={"eye_mask.png"})]
+    assert sorted(names) == ["eye_result.json", "eye_result.png", "eye_result_mask.png"]
+    assert json.loads((tmp_path / "eye_result.json").read_text())["mask"] == "eye_result_mask.png"
+
+
 def test_a_volume_shows_its_fullest_slice(tmp_path) -> None:
     result = segmentation((5, 40, 60))
     result.mask[:] = 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.text import close_to, finite, kebab, listed, nearest, normalised
+from zoo.text import close_to, finite, kebab, listed, nearest, normalised, strict_json
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,21 @@ def test_finite_data_is_json_and_changes_nothing_else(value) -> None:
 
 def test_nan_and_infinity_become_none() -> None:
     assert finite({"a": (1.5, math.nan), "b": [{"c": math.inf}]}) == {"a": [1.5, None], "b": [{"c": None}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"a": NaN}', "NaN"),
+        ("[Infinity]", "Infinity"),
+        ("[-Infinity]", "-Infinity"),
+        ("[1e999]", "too large"),
+        ('{"a": {"b": 1, "b": 2}}', "'b' twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{", "property name"),
+    ],
+)
+def test_json_is_strict(text, why):
+    assert strict_json('{"a": [1, 2.5e300, null]}') == {"a": [1, 2.5e300, None]}
+    with pytest.raises(ValueError, match=why):
+        strict_json(text)

@@ -2,17 +2,17 @@
 
 A plugin has two such classes, one for its network and one for its training recipe. A field may be ``bool``, ``int``,
 ``float``, ``str``, ``Literal[...]``, ``T | None``, ``tuple[T, ...]``, ``tuple[T1, T2]``, ``dict[str, T]`` or another
-dataclass, and may state its range where it is declared::
+dataclass, and states its range where it is declared: numbers are finite, and a config is refused before anything is
+built from it. ``"infinite": True`` beside a range allows infinity as a word::
 
     @dataclass(frozen=True)
     class Recipe:
-        lr: float = field(default=1e-3, metadata={"min": 0.0})  # Sec. 3.1
+        lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # Sec. 3.1
         norm: str = field(default="batch", metadata={"choices": ("batch", "group")})
 """
 
 from __future__ import annotations
 
-import json
 import math
 import types
 from collections.abc import Mapping
@@ -20,13 +20,14 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import OptionError
-from zoo.text import nearest
+from zoo.text import nearest, strict_json
 
 T = TypeVar("T")
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 _NONE = {"none", "null"}
+LARGEST = 2**63 - 1  # whole number, whatever a field declares
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
@@ -131,14 +132,20 @@ def _convert(value: Any, kind: Any, limits: Mapping[str, Any], name: str) -> Any
             raise refuse()
         return value
     if kind is int:
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
             raise refuse()
         return _within(value, limits, name)
     if kind is float:
         if isinstance(value, str) and value in ("inf", "-inf"):  # strict JSON has no infinity
             value = float(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise refuse()
+        if value != value or (isinstance(value, int) and abs(value) > LARGEST):
+            raise refuse()
+        if math.isinf(value):
+            if limits.get("infinite"):
+                return value
+            raise OptionError(f"{name} must be a finite number, not {_shown(value)}")
         return _within(float(value), limits, name)
     if kind is str:
         if not isinstance(value, str):
@@ -205,8 +212,8 @@ def _parse(text: str, kind: Any, name: str) -> Any:
         return [_parse(part, k, name) for part, k in zip(parts, kinds, strict=True)]
     if origin is dict or is_dataclass(kind):
         try:
-            return json.loads(text)
-        except json.JSONDecodeError:
+            return strict_json(text)
+        except ValueError:
             raise OptionError(f"{name} must be a JSON object, not {_shown(text)}") from None
     if kind is bool:
         if text.lower() not in _TRUE | _FALSE:
@@ -252,7 +259,10 @@ def _name(kind: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print the largest whole numbers
+        text = f"a {type(value).__name__} of too many digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -231,7 +231,6 @@ def _segmentation(model: Model, case: Case, options: Mapping[str, Any]) -> dict[
 
 
 def _classification(model: Model, case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
-
     prediction = model.predict(case if case.images else case.image, **options)
     probabilities: dict[str, float] = prediction.probabilities  # type: ignore[attr-defined]
     names = list(probabilities)

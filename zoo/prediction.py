@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +34,10 @@ class Provenance:
     revision: str | None = None  # commit hash, for weights from the Hub
     trained_on: str = "nothing: random initialisation"
     disclaimer: str = "untrained weights; the output means nothing"
+
+
+class _TakenError(Exception):
+    """A file of this name belongs to another prediction."""
 
 
 @dataclass(kw_only=True)
@@ -90,10 +94,13 @@ class Prediction:
         """What stands below the figure: the weights and what may be believed of them."""
         return f"weights: {self.provenance.weights} ({self.provenance.disclaimer})"
 
-    def save(self, folder: str | os.PathLike[str], stem: str | None = None, figure: bool = True) -> list[Path]:
+    def save(
+        self, folder: str | os.PathLike[str], stem: str | None = None, figure: bool = True, taken: Container[str] = ()
+    ) -> list[Path]:
         """Write ``<stem>.json``, ``<stem>.png`` (the figure) and the files of this kind of prediction.
 
-        All files are written to a temporary folder first and then renamed, so that none is ever half-written.
+        All files are written to a temporary folder first and then renamed, so that none is ever half-written. Where
+        one of them would have a name that is ``taken`` (in small letters), all get another stem.
         Raises ``OptionError`` when the folder can't be written to.
         """
         out, stem = Path(folder), stem or media.stem_of(self.source)
@@ -110,8 +117,12 @@ class Prediction:
                     written.append(path)
                     record[key] = path.name
                 path = draft / f"{stem}.json"
+                if any(one.name.casefold() in taken for one in (path, *written)):
+                    raise _TakenError
                 path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
                 written.append(path)
+        except _TakenError:
+            return self.save(folder, f"{stem}_result", figure, taken)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise OptionError(f"can't write to {out}: {reason}; choose another folder with --out") from error
@@ -171,10 +182,13 @@ class Segmentation(Prediction):
         return ", ".join(f"{name} {share:.1%} of the image" for name, share in self.areas().items())
 
     def to_dict(self) -> dict[str, Any]:
+        # what stands for each label in the file of the mask; see zoo.media.write_mask
+        value = 255 if media.is_picture(self.image) and self.mask.max(initial=0) <= 1 else 1
         return {
             **super().to_dict(),
             "labels": list(self.labels),
             "shape": list(self.mask.shape),
+            "mask_values": {name: value * i for i, name in enumerate(self.labels) if value == 1 or i < 2},
             "area_fraction": {name: round(share, 6) for name, share in self.areas().items()},
             "spacing_mm": list(self.image.spacing) if self.image.spacing else None,
         }

@@ -19,6 +19,7 @@ from zoo.errors import WeightsError
 from zoo.extras import DISTRIBUTION
 from zoo.plugin import CONTRACT_VERSION, Plugin
 from zoo.storage import filling
+from zoo.text import strict_json
 
 if TYPE_CHECKING:
     import torch
@@ -87,8 +88,8 @@ def _read_json(path: Path, located: Located, limit: int) -> Any:
     try:
         if path.stat().st_size > limit:
             raise ValueError(f"it is larger than {limit >> 20} MiB")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return strict_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path.name} of weights {located.spec} can't be read: {first_line(error)}; get the file again"
         ) from error

@@ -114,6 +114,25 @@ def test_a_result_that_cannot_be_written_spares_the_others(zoo_cli, photo, tmp_p
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.json", "a.png", "a_mask.png"}
 
 
+def test_no_result_overwrites_another(zoo_cli, photo, tmp_path) -> None:
+    inside = tmp_path / "in"
+    inside.mkdir()
+    for name in ("eye.png", "eye_mask.png", "EYE.png", "eye.jpg", "x" * 240 + ".png"):
+        Image.open(photo).convert("RGB").resize((64, 64)).save(inside / name)
+    names = [inside / "eye.png", inside / "eye_mask.png", inside / "EYE.png", inside / "eye.jpg", inside / "eye.png"]
+    ran = predict(zoo_cli, *names, inside / ("x" * 240 + ".png"), "--json", out=tmp_path / "out")
+    assert ran.code == 0, ran.err
+    records = [json.loads(line) for line in ran.out.splitlines()]
+    files = [name.casefold() for record in records for name in record["files"]]
+    assert len(records) == 5  # eye.png came once
+    assert len(files) == len(set(files)) == 15
+    assert len(list((tmp_path / "out").iterdir())) == 15
+    for record in records:
+        stored = json.loads(next(Path(name) for name in record["files"] if name.endswith(".json")).read_text())
+        assert stored["source"] == record["source"]
+        assert np.isin(np.asarray(Image.open(tmp_path / "out" / stored["mask"])), (0, 255)).all()
+
+
 def test_equal_names_in_different_folders_keep_apart(zoo_cli, photo, tmp_path) -> None:
     paths = []
     for side in ("left", "right"):

@@ -9,17 +9,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image as PILImage
 
-from zoo.media import Image, MediaError, masks, read, replacing, write_mask
+from zoo.media import Image, MediaError, masks, read, read_labels, replacing, write_mask
 
 
-@given(mask=st.sampled_from([np.uint8, np.uint16]).flatmap(lambda dtype: arrays(dtype, (5, 6))))
+@given(
+    mask=st.sampled_from([(np.uint8, 255), (np.uint16, 65534)]).flatmap(
+        lambda kind: arrays(kind[0], (5, 6), elements=st.integers(0, kind[1]))
+    )
+)
 def test_png_mask_comes_back(mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("mask")
     path = write_mask(folder / "a.b", mask.astype(np.int64), Image(np.zeros((5, 6, 3), np.uint8)))
     assert path == folder / "a.b.png"
-    back = read(path).array
-    np.testing.assert_array_equal(back, mask)
-    assert back.dtype == (np.uint16 if mask.max() > 255 else np.uint8)
+    back = read_labels(path)
+    np.testing.assert_array_equal(back.array, mask)
+    assert back.array.dtype == (np.uint16 if mask.max() > 255 else np.uint8)
+    assert back.notes == ()
+    assert read(path).grey().max() > 0.2 or mask.max() in (0, *range(256, 16384))
     assert [p.name for p in folder.iterdir()] == ["a.b.png"]
 
 
@@ -67,3 +73,67 @@ def test_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(MediaError, match=r"can't write .*m\.png: .*; choose another folder"):
         write_mask(tmp_path / "out" / "m", np.zeros((5, 6), int), Image(np.zeros((5, 6), np.uint8)))
+
+
+@pytest.fixture(scope="module")
+def blobs() -> np.ndarray:
+    """A mask with round edges."""
+    y, x = np.mgrid[:96, :96]
+    return ((y - 30) ** 2 + (x - 40) ** 2 < 400) | ((y - 70) ** 2 + (x - 70) ** 2 < 150)
+
+
+@pytest.mark.parametrize("quality", [40, 75, 95])
+def test_a_jpeg_mask_is_cut_at_half_and_said(quality: int, blobs: np.ndarray, tmp_path: Path) -> None:
+    PILImage.fromarray(blobs).convert("L").save(path := tmp_path / "m.jpg", quality=quality)
+    assert (read(path).array > 0).mean() > 1.05 * blobs.mean()
+    labels = read_labels(path)
+    np.testing.assert_array_equal(labels.array, blobs)
+    assert labels.notes == (f"mask {path} has grey edges; it was cut at half",)
+
+
+def test_a_resized_mask_is_cut_at_half(blobs: np.ndarray, tmp_path: Path) -> None:
+    small = PILImage.fromarray(blobs).convert("L").resize((70, 70), PILImage.Resampling.BICUBIC)
+    small.save(tmp_path / "m.png")
+    labels = read_labels(tmp_path / "m.png")
+    assert labels.array.mean() == pytest.approx(blobs.mean(), rel=0.03)
+    assert "cut at half" in labels.notes[0]
+    np.testing.assert_array_equal(read_labels(np.asarray(small)).array, labels.array)
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [0, 85, 170, 255], [0, 7, 20, 255], list(range(256)), [3, 255]])
+def test_label_numbers_stay_what_they_are(values: list[int], tmp_path: Path) -> None:
+    labels = np.resize(np.array(values, np.uint8), (17, 19))
+    PILImage.fromarray(labels).save(tmp_path / "m.png")
+    found = read_labels(tmp_path / "m.png")
+    np.testing.assert_array_equal(found.array, labels)
+    assert found.notes == ()
+
+
+def test_label_numbers_in_a_jpeg_are_refused(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(4, dtype=np.uint8) * 40, 32)[None].repeat(64, 0)
+    PILImage.fromarray(labels).save(tmp_path / "m.jpg")
+    with pytest.raises(MediaError, match=r"m\.jpg is a JPEG, which doesn't keep label numbers; store it as PNG"):
+        read_labels(tmp_path / "m.jpg")
+
+
+@pytest.mark.parametrize("ending", ["png", "gif", "bmp"])
+def test_a_palette_in_colour_gives_its_numbers(ending: str, tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 4, (9, 8), dtype=np.uint8)
+    picture = PILImage.fromarray(labels)
+    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 0, 128])
+    picture.save(tmp_path / f"m.{ending}")
+    if ending == "bmp":
+        np.testing.assert_array_equal(read_labels(tmp_path / f"m.{ending}").array, labels)
+    else:
+        np.testing.assert_array_equal(read_labels(picture).array, labels)
+        np.testing.assert_array_equal(read_labels(tmp_path / f"m.{ending}").array, labels)
+    white = PILImage.fromarray(labels > 1).convert("P")
+    white.save(tmp_path / f"w.{ending}")
+    np.testing.assert_array_equal(read_labels(tmp_path / f"w.{ending}").array, labels > 1)
+
+
+def test_colours_and_fractions_are_no_labels(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="is in colour; store label numbers"):
+        read_labels(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8))
+    with pytest.raises(MediaError, match="holds fractions; store label numbers"):
+        read_labels(np.full((4, 4), 0.5, np.float32))

@@ -229,7 +229,9 @@ class PluginTests:
         found = evaluate(demo(self.name), data, split=part, device="cpu", progress=False)
         assert plugin.weights is not None
         for stated, name in self.facts.items():
-            assert plugin.weights.metrics[stated] == pytest.approx(found[name].mean, abs=6e-4), stated
+            value = plugin.weights.metrics[stated]
+            digits = len(str(value).partition(".")[2])  # the card rounds
+            assert value == pytest.approx(found[name].mean, abs=0.6 * 10.0**-digits), stated
 
 
 def _parts(dataset: Any, training: Training, recipe: Any) -> TrainData:

@@ -32,9 +32,9 @@ from zoo.data import phantoms
 from zoo.data.case import Case
 from zoo.data.finding import Found, found
 from zoo.data.tables import SPLITS, by_stem, images_in, inside, split_folders, stem_of, table_rows
-from zoo.errors import DataError, OptionError
+from zoo.errors import DataError, MediaError, OptionError
 from zoo.spec import Spec
-from zoo.text import nearest
+from zoo.text import nearest, strict_json
 
 ENTRY_POINT_GROUP = "zoo.layouts"
 PHANTOM_CASES = 40
@@ -172,49 +172,20 @@ def load_dataset(spec: str, *, plugin: Any = None) -> Dataset:
 def read_mask(case: Case, name: str = "mask") -> Integer[np.ndarray, "*grid"]:
     """A mask of ``case`` as integer labels ``[h w]`` or ``[z h w]``.
 
-    A mask stored in black and white (0 and the largest value of its type) counts as 0 and 1. Raises ``DataError``
-    when there is none, or when it holds fractions or colours.
+    What counts as a label is :func:`zoo.media.read_labels`' affair: black and white are 0 and 1, soft edges are cut at
+    half. Raises ``DataError`` when there is no such mask, or when it holds fractions or colours.
     """
-    import numpy as np
+    from zoo import media
 
     if name not in case.masks:
         raise DataError(f"case {case.id} has no mask {name!r}")
     mask = case.masks[name]
-    if isinstance(mask, str) and mask.lower().endswith(".gif"):
-        mask = _gif(mask)
-    if isinstance(mask, str):
-        from zoo import media
-
-        image = media.read(mask)
-        mask = image.array
-        if mask.ndim == image.ndim_spatial + 1:
-            colours = mask[..., :3]
-            if not np.array_equal(colours.min(-1), colours.max(-1)):
-                raise DataError(f"mask {image.source} is in colour; store label numbers")
-            mask = mask[..., 0]
-    if mask.dtype == bool:
-        return mask.astype(np.uint8)
-    if not np.issubdtype(mask.dtype, np.integer):
-        whole = np.round(mask)
-        if not np.array_equal(whole, mask):
-            raise DataError(f"mask {name!r} of case {case.id} holds fractions; store label numbers")
-        mask = whole.astype(np.int64)
-    for white in (255, 65535):
-        if mask.size and mask.max() == white and np.isin(mask, (0, white)).all():
-            return (mask > 0).astype(np.uint8)
-    return mask
-
-
-def _gif(path: str) -> np.ndarray:
-    """DRIVE's masks are GIF, which is no format for images of a patient and so nothing ``zoo.media`` reads."""
-    import numpy as np
-    from PIL import Image
-
+    if not isinstance(mask, str):
+        mask = media.Image(mask, f"{name!r} of case {case.id}", ndim_spatial=mask.ndim)
     try:
-        with Image.open(path, formats=["GIF"]) as picture:
-            return np.array(picture.convert("L"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"can't read the mask {path}: {error}") from error
+        return media.read_labels(mask).array
+    except MediaError as error:
+        raise DataError(str(error).replace("can't read", "can't read the mask", 1)) from error
 
 
 # ---- readers -----------------------------------------------------------------------------------------------------
@@ -278,7 +249,7 @@ def _msd(spec: str, root: Path) -> Dataset:
         raise DataError(f"data {spec!r}: there is no {table}")
     root = table.parent
     try:
-        document = json.loads(table.read_text(encoding="utf-8"))
+        document = strict_json(table.read_text(encoding="utf-8"))
         labels = _msd_labels(document["labels"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{table} is no Decathlon or nnU-Net description: {error!r}") from error

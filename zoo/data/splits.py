@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo.data.sets import Dataset
 from zoo.errors import DataError, MissingExtraError, OptionError
+from zoo.text import strict_json
 
 FRACTIONS = (0.7, 0.1, 0.2)
 PARTS = ("train", "validation", "test")
@@ -133,7 +134,7 @@ def save_split(data: TrainData, path: str | Path, seed: int) -> Path:
 def load_split(dataset: Dataset, path: str | Path) -> TrainData:
     """The division of ``dataset`` that ``save_split`` wrote. Raises ``DataError`` if it's of other cases."""
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = strict_json(Path(path).read_text(encoding="utf-8"))
         ids = {part: list(record[part]) for part in PARTS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no record of a split: {error}") from error

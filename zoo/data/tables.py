@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import DataError
 from zoo.media.sniff import SUFFIXES, is_litter
+from zoo.text import strict_json
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -27,7 +27,7 @@ def table_rows(table: Path) -> list[dict[str, Any]]:
     try:
         if table.suffix == ".jsonl":
             lines = table.read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
+            rows = [strict_json(line) for line in lines if line.strip()]
         else:
             with open(table, newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",", strict=True))

@@ -10,7 +10,19 @@ from zoo.errors import MediaError
 from zoo.media.files import replacing
 from zoo.media.image import Image, stem_of
 from zoo.media.inputs import expand, group, members
-from zoo.media.masks import write_mask
+from zoo.media.masks import is_picture, read_labels, write_mask
 from zoo.media.reading import read
 
-__all__ = ["Image", "MediaError", "expand", "group", "members", "read", "replacing", "stem_of", "write_mask"]
+__all__ = [
+    "Image",
+    "MediaError",
+    "expand",
+    "group",
+    "is_picture",
+    "members",
+    "read",
+    "read_labels",
+    "replacing",
+    "stem_of",
+    "write_mask",
+]

@@ -1,17 +1,22 @@
-"""Label masks in the format of the image they belong to."""
+"""Label masks: read as numbers, and written in the format of the image they belong to."""
 
 from __future__ import annotations
 
+import colorsys
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
 
-from zoo.errors import MissingExtraError
+from zoo.errors import MediaError, MissingExtraError
 from zoo.media.files import quiet, replacing
 from zoo.media.geometry import turned_back
 from zoo.media.image import Image
+from zoo.media.raster import palette_indices
+from zoo.media.reading import read
 
 
 def write_mask(path_without_suffix: str | os.PathLike[str], mask: np.ndarray, like: Image) -> Path:
@@ -19,7 +24,8 @@ def write_mask(path_without_suffix: str | os.PathLike[str], mask: np.ndarray, li
 
     NIfTI (``.nii.gz``) for NIfTI images, for every volume, and for DICOM slices with a patient position: the affine,
     voxel order and (NIfTI) space codes are those of the image. PNG (``.png``) for every other 2-D image, in the
-    upright orientation in which it was read. Labels are stored in 8 bits, or 16 when one passes 255.
+    upright orientation in which it was read: black and white where the only labels are 0 and 1, the labels as indices
+    of a palette up to 255, else 16 bits. :func:`read_labels` gives the labels back.
 
     Args:
         path_without_suffix: the suffix is appended; dots in the name stay.
@@ -34,14 +40,70 @@ def write_mask(path_without_suffix: str | os.PathLike[str], mask: np.ndarray, li
     if mask.shape != like.size:
         raise ValueError(f"a mask of shape {mask.shape} does not fit an image of size {like.size}")
     base = Path(path_without_suffix)
-    if like.ndim_spatial == 2 and like.affine is None:
+    if is_picture(like):
         path = base.with_name(base.name + ".png")
         with replacing(path) as temporary:
-            PILImage.fromarray(mask).save(temporary)
+            _picture(mask).save(temporary)
         return path
     path = base.with_name(base.name + ".nii.gz")
     _write_nifti(path, mask, like)
     return path
+
+
+def is_picture(like: Image) -> bool:
+    """Whether masks of an image are written as PNG."""
+    return like.ndim_spatial == 2 and like.affine is None
+
+
+def read_labels(x: Any) -> Image:
+    """A mask, of anything that :func:`zoo.media.read` takes, as an image of label numbers.
+
+    A palette in colour gives its indices. Black and white (0 and the largest value of the type) count as 0 and 1; grey
+    edges between them, as JPEG and resizing leave them, are cut at half, which ``notes`` says. Raises ``MediaError``
+    for colours, fractions, and label numbers in a JPEG, which doesn't keep them.
+    """
+    image = read(x)
+    meta = {key: value for key, value in image.meta.items() if key not in ("white", "window", "notes")}
+    array = palette_indices(x) if image.meta.get("mode") == "P" else None
+    array, notes = _numbers(image) if array is None else (array, [])
+    return replace(image, array=array, meta={**meta, "notes": notes} if notes else meta)
+
+
+def _numbers(image: Image) -> tuple[np.ndarray, list[str]]:
+    array, lossy = image.array, image.format == "jpeg"
+    if array.ndim == image.ndim_spatial + 1:
+        colours = array[..., :3]
+        if np.ptp(colours, axis=-1).max() > (24 if lossy else 0):
+            raise MediaError(f"mask {image.source} is in colour; store label numbers")
+        array = array[..., 0]
+    if array.dtype.kind == "f":
+        if not np.array_equal(array, whole := np.round(array)):
+            raise MediaError(f"mask {image.source} holds fractions; store label numbers")
+        array = whole.astype(np.int64)
+    if array.dtype.kind == "b" or not array.size:
+        return array.astype(np.uint8), []
+    top = 255 if array.max() <= 255 else 65535
+    if array.max() == top and np.isin(array, (0, top)).all():
+        return (array > 0).astype(np.uint8), []
+    greys = array[(array > top // 8) & (array < top - top // 8)]
+    white = int((array >= top - top // 8).sum())
+    # Label numbers are few or spread evenly; edges are many shades, fewer than the white that they surround.
+    if white and array.min() >= 0 and (lossy or (len(np.unique(greys)) >= 8 and white >= len(greys))):
+        return (array > top // 2).astype(np.uint8), [f"mask {image.source} has grey edges; it was cut at half"]
+    if lossy and array.any():
+        raise MediaError(f"mask {image.source} is a JPEG, which doesn't keep label numbers; store it as PNG")
+    return array, []
+
+
+def _picture(mask: np.ndarray) -> PILImage.Image:
+    """Labels as a PNG that shows them to a person."""
+    if mask.max(initial=0) <= 1:
+        return PILImage.fromarray(mask * np.uint8(255))
+    picture = PILImage.fromarray(mask)
+    if mask.dtype == np.uint8:
+        hues = [colorsys.hsv_to_rgb(0.618034 * label % 1, 0.8, 1) for label in range(1, 256)]
+        picture.putpalette([0, 0, 0, *(round(255 * value) for hue in hues for value in hue)])
+    return picture
 
 
 def _labels(mask: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ model. 16-bit grey stays uint16; 16-bit colour stays uint16 in TIFF and is read 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -68,6 +69,15 @@ def from_pillow(picture: PILImage.Image) -> Image:
     check_size("the Pillow image", (picture.height, picture.width))
     array = _upright(_pixels(picture), picture)
     return Image(array, "array", (picture.format or "array").lower(), meta={"mode": picture.mode}, ndim_spatial=2)
+
+
+def palette_indices(x: Any) -> np.ndarray | None:
+    """The indices of a picture with a palette in colour, by path or of Pillow; None for a palette of greys."""
+    with nullcontext(x) if isinstance(x, PILImage.Image) else PILImage.open(Path(os.fspath(x)).expanduser()) as picture:
+        colours = np.reshape(picture.getpalette("RGB") or [], (-1, 3))
+        if picture.mode != "P" or not np.ptp(colours, axis=-1).any():
+            return None
+        return _upright(np.array(picture), picture)
 
 
 def _read_with_pillow(path: Path, kind: str) -> Image:

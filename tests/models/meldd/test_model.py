@@ -171,7 +171,7 @@ def test_a_patient_of_a_table_without_a_readable_image_fails_alone(zoo_cli, file
     path = table(tmp_path, [f"{Path(files[0]).name},torso,50,male,A", "absent.png,torso,50,male,B"])
     options = ("--weights", "none", "--device", "cpu", "--no-figure", "--out", tmp_path / "out")
     ran = zoo_cli("predict", "meldd", path, *options)
-    assert ran.code == 1
+    assert ran.code == 2
     assert "no image of B can be read" in ran.err
     assert {one.name for one in (tmp_path / "out").iterdir()} == {"A.json"}
 

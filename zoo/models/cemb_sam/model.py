@@ -43,10 +43,10 @@ Method = Literal["cemb-sam", "decoder-only", "zero-shot", "u-net"]
 class DecoderConfig:
     """Sizes of SAM's mask decoder; the published ones all have these."""
 
-    channels: int = field(default=256, metadata={"min": 8})  # C
-    mlp: int = field(default=2048, metadata={"min": 1})
-    heads: int = field(default=8, metadata={"min": 1})
-    quality_hidden: int = field(default=256, metadata={"min": 1})
+    channels: int = field(default=256, metadata={"min": 8, "max": 4096})  # C
+    mlp: int = field(default=2048, metadata={"min": 1, "max": 65_536})
+    heads: int = field(default=8, metadata={"min": 1, "max": 256})
+    quality_hidden: int = field(default=256, metadata={"min": 1, "max": 65_536})
 
     @classmethod
     def of(cls, sam: SamModel) -> DecoderConfig:
@@ -62,14 +62,17 @@ class CEmbSamConfig:
     """``decoder-only``: fine-tuned decoder without the block (the paper's MedSAM); ``zero-shot``: SAM as it is;
     ``u-net``: no SAM and no prompt."""
     sam: str = "demo"  # a Hub id, a folder, or the SAM that comes with the zoo
-    image_size: int | None = None  # of SAM's input, px; None for its own
+    # of SAM's input, px; None for its own
+    image_size: int | None = field(default=None, metadata={"min": 16, "max": 4096})
     conditions: tuple[str, ...] = BUSI
     decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(64, 256, 4, 64))
-    working_size: int = field(default=256, metadata={"min": 32})  # every image is brought to this square first
-    gamma_offset: float = 1.0
+    # every image is brought to this square first
+    working_size: int = field(default=256, metadata={"min": 32, "max": 8192})
+    gamma_offset: float = field(default=1.0, metadata={"min": -100.0, "max": 100.0})
     """Added to gamma, so that the block starts as instance normalisation; 0 is the formula as printed."""
     residual: bool = False  # add the block's input to its output; not in the paper
-    unet_features: tuple[int, ...] = (32, 32, 64, 128, 256, 32)  # of monai's BasicUNet
+    # of monai's BasicUNet
+    unet_features: tuple[int, ...] = field(default=(32, 32, 64, 128, 256, 32), metadata={"min": 1, "max": 4096})
 
     def __post_init__(self) -> None:
         if not self.conditions or len(set(self.conditions)) != len(self.conditions):
@@ -198,9 +201,13 @@ class CEmbSam(Model[PromptedSegmentation]):
         network expects to be best. Raises ``OptionError`` for a prompt beside the image and an unknown condition.
         """
         given = self._condition(condition)
-        inside = None if mask is None else media.read(mask).grey() > 0
+        hint = None if mask is None else media.read_labels(mask).require_2d(self.plugin.name)
+        inside = None if hint is None else hint.array > 0
         prompts = prompts_from(box, point, background, inside)
-        return [self._segmented(image, prompts, given, threshold) for image in images]
+        found = [self._segmented(image, prompts, given, threshold) for image in images]
+        for one in found:
+            one.notes = (*one.notes, *(hint.notes if hint else ()))
+        return found
 
     def _segmented(
         self, picture: media.Image, prompts: tuple[Prompt, ...], given: int | None, threshold: float

@@ -33,19 +33,21 @@ class CEmbSamRecipe:
 
     method: Method = "cemb-sam"
     sam: str = "facebook/sam-vit-base"  # Sec. 3.1
-    image_size: int | None = None
-    working_size: int = field(default=256, metadata={"min": 32})  # px; every image is brought to this square, Sec. 3.1
+    image_size: int | None = field(default=None, metadata={"min": 16, "max": 4096})
+    # px; every image is brought to this square, Sec. 3.1
+    working_size: int = field(default=256, metadata={"min": 32, "max": 8192})
     conditions: tuple[str, ...] = ()
     """Names of the sub-groups in the order of their numbers; none: those that the training cases state."""
     shuffle_conditions: bool = False  # every case gets another's condition: a control that isn't in the paper
-    gamma_offset: float = 1.0
+    gamma_offset: float = field(default=1.0, metadata={"min": -100.0, "max": 100.0})
     residual: bool = False
-    lr: float = field(default=3e-4, metadata={"min": 0.0})  # Sec. 3.1, Adam
-    epochs: int = field(default=100, metadata={"min": 1})  # not stated
-    batch_size: int = field(default=16, metadata={"min": 1})  # not stated
+    lr: float = field(default=3e-4, metadata={"min": 0.0, "max": 100.0})  # Sec. 3.1, Adam
+    epochs: int = field(default=100, metadata={"min": 1, "max": 1_000_000})  # not stated
+    batch_size: int = field(default=16, metadata={"min": 1, "max": 65_536})  # not stated
     jitter: int = field(default=10, metadata={"min": 0, "max": 64})  # px of the working square; Sec. 3.1
-    patience: int = field(default=20, metadata={"min": 1})  # epochs without a better validation Dice; not stated
-    unet_features: tuple[int, ...] = (32, 32, 64, 128, 256, 32)
+    # epochs without a better validation Dice; not stated
+    patience: int = field(default=20, metadata={"min": 1, "max": 1_000_000})
+    unet_features: tuple[int, ...] = field(default=(32, 32, 64, 128, 256, 32), metadata={"min": 1, "max": 4096})
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 
 

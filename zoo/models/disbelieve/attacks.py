@@ -43,14 +43,14 @@ class AttackSettings:
     attack: AttackName = "none"
     """Its poisoned global models are kept beside the clean one; ``none`` trains the clean one alone."""
     search: Search = "corrected"  # Algorithm 2; as_printed moves the wrong way
-    inner_steps: int = field(default=0, metadata={"min": 0})  # Algorithm 2; 0: the gradient at the global model
+    inner_steps: int = field(default=0, metadata={"min": 0, "max": 1_000_000})  # Algorithm 2; 0: at the global model
     project: bool = True  # Algorithm 1: land on the sphere, or stop one step before it
-    clip: float = field(default=10.0, metadata={"min": 1e-6})  # of the ascent's gradient: the loss has no upper bound
-    ascent_epochs: int = field(default=50, metadata={"min": 1})  # Algorithm 1, at most; open
+    clip: float = field(default=10.0, metadata={"min": 1e-6, "max": 1e6})  # the ascent's loss has no upper bound
+    ascent_epochs: int = field(default=50, metadata={"min": 1, "max": 1_000_000})  # Algorithm 1, at most; open
     threshold: Literal["paper", "max", "min", "mean"] = "paper"  # distance that bounds the attack
     direction: Direction = "std"  # Min-Max
-    batch_size: int = field(default=32, metadata={"min": 1})
-    lr: float = field(default=0.01, metadata={"min": 0.0})
+    batch_size: int = field(default=32, metadata={"min": 1, "max": 65_536})
+    lr: float = field(default=0.01, metadata={"min": 0.0, "max": 100.0})
 
 
 @dataclass(frozen=True)

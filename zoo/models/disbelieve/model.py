@@ -39,8 +39,8 @@ class DisbelieveConfig:
     image_size: int = field(default=128, metadata={"min": 4, "max": 1024})  # px; Sec. 3.1 for HAM10k
     channels: int = field(default=3, metadata={"choices": (1, 3)})
     hidden: int = field(default=32, metadata={"min": 1, "max": 65536})  # of the MLP
-    mean: tuple[float, ...] = ()  # of the training images, in [0, 1]; measured by training where left empty
-    std: tuple[float, ...] = ()
+    mean: tuple[float, ...] = field(default=(), metadata={"min": 0.0, "max": 1.0})  # of the training images, if known
+    std: tuple[float, ...] = field(default=(), metadata={"min": 0.0, "max": 1.0})
     curves: tuple[Curve, ...] = ()  # what the audit found, the clean model's own curve first
 
     def __post_init__(self) -> None:

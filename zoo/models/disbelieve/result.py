@@ -35,7 +35,7 @@ class Curve:
 
     aggregator: str
     attack: str
-    auc: tuple[float, ...]
+    auc: tuple[float, ...] = field(metadata={"min": 0.0, "max": 1.0})
     stored: bool = False  # whether the weights hold the poisoned model that it ends in
     diverged: bool = False  # whether some round's global model gave numbers that aren't finite
 

@@ -55,8 +55,8 @@ class DisbelieveRecipe(AttackSettings):
     """The paper's federation on HAM10k; comments name the section, or say that the paper leaves a value open."""
 
     attack: AttackName = "disbelieve"
-    batch_size: int = field(default=890, metadata={"min": 1})  # Sec. 3.2; of clients and attackers
-    lr: float = field(default=0.01, metadata={"min": 0.0})  # Sec. 3.2; of plain SGD, the optimiser is open
+    batch_size: int = field(default=890, metadata={"min": 1, "max": 65_536})  # Sec. 3.2; of clients and attackers
+    lr: float = field(default=0.01, metadata={"min": 0.0, "max": 100.0})  # Sec. 3.2; of plain SGD, which is open
     network: DisbelieveConfig = field(default_factory=DisbelieveConfig)
     baselines: tuple[AttackName, ...] = ()
     """Further attacks that are run for their AUC curves; their models aren't kept."""
@@ -66,12 +66,12 @@ class DisbelieveRecipe(AttackSettings):
     clients: int = field(default=10, metadata={"min": 1, "max": 1000})  # n; Sec. 3.2
     attackers: int = field(default=4, metadata={"min": 0, "max": 499})
     """f; Sec. 3.2. Krum and the trimmed mean are told the true number, also where nobody attacks."""
-    rounds: int = field(default=120, metadata={"min": 1})  # Sec. 3.2
-    local_epochs: int = field(default=3, metadata={"min": 1})  # Sec. 3.2
-    server_lr: float = field(default=1e-3, metadata={"min": 0.0})  # of Adam on the server, with share=grads
-    alpha: float | None = field(default=0.5, metadata={"min": 1e-3})
+    rounds: int = field(default=120, metadata={"min": 1, "max": 1_000_000})  # Sec. 3.2
+    local_epochs: int = field(default=3, metadata={"min": 1, "max": 1_000_000})  # Sec. 3.2
+    server_lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # of the server's Adam, share=grads
+    alpha: float | None = field(default=0.5, metadata={"min": 1e-3, "max": 1e6})
     """Of the Dirichlet distribution of classes over clients, which the paper calls non-iid; none: clients are alike."""
-    samples: int | None = field(default=None, metadata={"min": 1})
+    samples: int | None = field(default=None, metadata={"min": 1, "max": 10_000_000})
     """Cases that each client draws, with replacement; none: the training cases are divided among the clients."""
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 

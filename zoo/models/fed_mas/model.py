@@ -31,15 +31,16 @@ class FedMASConfig:
     labels: tuple[str, ...] = plugin.labels
     encoder: Literal["resnet18", "small"] = "resnet18"
     """``resnet18`` from timm (Sec. 3), or ``small``, a few convolutions for the demo weights."""
-    small_channels: tuple[int, ...] = (24, 32, 48, 64)
+    small_channels: tuple[int, ...] = field(default=(24, 32, 48, 64), metadata={"min": 1, "max": 4096})
     cosine_classifier: bool = False  # scale times cosine, which the margins of LDAM are made for
-    cosine_scale: float = field(default=30.0, metadata={"min": 1e-3})
+    cosine_scale: float = field(default=30.0, metadata={"min": 1e-3, "max": 1e4})
     projector_width: int = field(default=2048, metadata={"min": 1, "max": 8192})  # the paper says "MLP"
     prior: PriorConfig = field(default_factory=PriorConfig)
     image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
-    class_counts: tuple[int, ...] = ()  # training images of each class, all clients together; () is unknown
-    head_above: int = field(default=700, metadata={"min": 0})  # Sec. 3: head has more training images than this
-    tail_below: int = field(default=70, metadata={"min": 0})  # Sec. 3: tail has fewer
+    # training images of each class, all clients together; () is unknown
+    class_counts: tuple[int, ...] = field(default=(), metadata={"min": 0, "max": 100_000_000})
+    head_above: int = field(default=700, metadata={"min": 0, "max": 100_000_000})  # Sec. 3: head has more of them
+    tail_below: int = field(default=70, metadata={"min": 0, "max": 100_000_000})  # Sec. 3: tail has fewer
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,7 @@ class PriorConfig:
     """``moco``: a ResNet-50 by MoCo v2 (Sec. 3), features before its contrastive head. ``clip``: CLIP's image encoder
     (Table 5). ``small``: a few convolutions that are trained here without labels. ``none``: no distillation."""
     path: str = ""  # moco: a .safetensors file; clip: a folder (default: from the Hub); small: a folder of ``save``
-    channels: tuple[int, ...] = (24, 32, 48, 64)  # of ``small``
+    channels: tuple[int, ...] = field(default=(24, 32, 48, 64), metadata={"min": 1, "max": 4096})  # of ``small``
 
     @property
     def width(self) -> int:

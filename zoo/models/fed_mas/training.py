@@ -55,22 +55,22 @@ class FedMASRecipe:
     partition: str = "dirichlet"
     """``iid``, ``dirichlet`` (by label), ``column:NAME`` (a client for each value, such as a hospital) or
     ``file:PATH`` (a table of cases and clients)."""
-    alpha: float = field(default=0.5, metadata={"min": 1e-3})  # of ``dirichlet``; Sec. 3
-    rounds: int = field(default=200, metadata={"min": 1})  # Sec. 3
-    local_epochs: int = field(default=10, metadata={"min": 1})  # E, Sec. 3
-    batch_size: int = field(default=32, metadata={"min": 2})  # open
+    alpha: float = field(default=0.5, metadata={"min": 1e-3, "max": 1e6})  # of ``dirichlet``; Sec. 3
+    rounds: int = field(default=200, metadata={"min": 1, "max": 1_000_000})  # Sec. 3
+    local_epochs: int = field(default=10, metadata={"min": 1, "max": 1_000_000})  # E, Sec. 3
+    batch_size: int = field(default=32, metadata={"min": 2, "max": 65_536})  # open
     optimizer: Literal["sgd", "adam"] = "sgd"  # Sec. 3; its state begins anew in each round
-    lr: float = field(default=0.1, metadata={"min": 0.0})  # Sec. 3
+    lr: float = field(default=0.1, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
     schedule: Literal["cosine", "constant"] = "cosine"  # over the rounds; Sec. 3
     momentum: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})  # open
-    weight_decay: float = field(default=5e-4, metadata={"min": 0.0})  # open
-    lambda_f: float = field(default=3.0, metadata={"min": 0.0})  # Table 4
+    weight_decay: float = field(default=5e-4, metadata={"min": 0.0, "max": 100.0})  # open
+    lambda_f: float = field(default=3.0, metadata={"min": 0.0, "max": 1e6})  # Table 4
     absent: float = field(default=1e-9, metadata={"min": 1e-30, "max": 1.0})  # what a class of no images counts; open
     rf_norm: Literal["sum", "mean"] = "sum"  # of Eq. 3 over classes; the mean is an experiment of ours
-    mu: float = field(default=0.01, metadata={"min": 0.0})  # of FedProx and MOON; Table 8 searches .001 to 1
-    moon_tau: float = field(default=0.5, metadata={"min": 1e-3})
-    fedlc_tau: float = field(default=1.0, metadata={"min": 0.0})
-    crt_rounds: int = field(default=0, metadata={"min": 0})  # afterwards, for the classifier alone (Table 7)
+    mu: float = field(default=0.01, metadata={"min": 0.0, "max": 1e6})  # of FedProx, MOON; .001 to 1 in Table 8
+    moon_tau: float = field(default=0.5, metadata={"min": 1e-3, "max": 1e3})
+    fedlc_tau: float = field(default=1.0, metadata={"min": 0.0, "max": 1e3})
+    crt_rounds: int = field(default=0, metadata={"min": 0, "max": 1_000_000})  # then, for the classifier (Table 7)
     classifier_only: bool = False  # what these rounds set: encoder frozen, classes drawn equally often
     augment: bool = True  # crops of .6 to 1, flips, mild colour; open
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random
@@ -79,7 +79,7 @@ class FedMASRecipe:
     report_distances: bool = False
     """Clients also send w_k, for a figure. The method doesn't: it tells the server which classes a client lacks."""
     prior_data: str = "phantom:skin-lesion?n=400&seed=500000&size=96"  # public images for a ``small`` prior, no labels
-    prior_steps: int = field(default=300, metadata={"min": 1})  # of its training
+    prior_steps: int = field(default=300, metadata={"min": 1, "max": 1_000_000})  # of its training
     feature_cache: str = ""  # folder for the prior's features, to share between runs; by default the run's own
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 

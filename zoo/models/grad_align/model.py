@@ -24,8 +24,8 @@ from zoo.models.grad_align.result import Privacy, PrivateClassification
 class GradAlignConfig:
     """The network, and the ledger of its training."""
 
-    channels: tuple[int, int, int] = (64, 128, 256)  # Sec. 4.1
-    groups: int = field(default=32, metadata={"min": 1})  # at most, of the group norms; not in the paper
+    channels: tuple[int, int, int] = field(default=(64, 128, 256), metadata={"min": 1, "max": 4096})  # Sec. 4.1
+    groups: int = field(default=32, metadata={"min": 1, "max": 4096})  # at most, of the group norms; not in the paper
     side: int = field(default=224, metadata={"min": 16, "max": 1024})
     """Images are scaled to squares of this side, px. The paper leaves it open for radiographs."""
     privacy: Privacy = field(default_factory=Privacy)

@@ -24,16 +24,18 @@ class Privacy:
     """What the training of these weights guarantees for each image it used."""
 
     accounting: Literal["untrained", "nonprivate", "paper", "strict"] = "untrained"
-    epsilon: float = field(default=math.inf, metadata={"min": 0.0})  # at the end of the training
+    # at the end of the training
+    epsilon: float = field(default=math.inf, metadata={"min": 0.0, "max": 1e9, "infinite": True})
     delta: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     filter: Filter = "none"
-    sigma: float = 0.0  # noise multiplier of the gradients
-    tau: float | None = None  # noise multiplier of the similarities; none: they were not private, or not used
-    cs_clip: float | None = None  # lambda
-    threshold: float | None = None  # psi
-    sample_rate: float = 0.0  # of the Poisson sampling
-    steps: int = 0
-    batch_cap: int | None = None
+    sigma: float = field(default=0.0, metadata={"min": 0.0, "max": 1e6})  # noise multiplier of the gradients
+    # noise multiplier of the similarities; none: they were not private, or not used
+    tau: float | None = field(default=None, metadata={"min": 0.0, "max": 1e6})
+    cs_clip: float | None = field(default=None, metadata={"min": 0.0, "max": 1e3})  # lambda
+    threshold: float | None = field(default=None, metadata={"min": -1.0, "max": 1.0})  # psi
+    sample_rate: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})  # of the Poisson sampling
+    steps: int = field(default=0, metadata={"min": 0, "max": 1_000_000_000})
+    batch_cap: int | None = field(default=None, metadata={"min": 1, "max": 65_536})
 
     @property
     def guaranteed(self) -> bool:

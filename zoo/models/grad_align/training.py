@@ -52,9 +52,10 @@ class GradAlignRecipe:
     epsilon: float | None = field(default=None, metadata={"min": 1e-6, "max": 50.0})
     """Training stops before it would spend more."""
     delta: float = field(default=1e-5, metadata={"min": 1e-15, "max": 0.1})  # not stated for radiographs
-    sigma: float | None = field(default=None, metadata={"min": 0.0})
+    sigma: float | None = field(default=None, metadata={"min": 0.0, "max": 1e6})
     """Noise multiplier of the gradients; not stated. None: such that all steps fit into ``epsilon``, else 0.8."""
-    tau: float = field(default=0.8, metadata={"min": 1e-6})  # of the similarities; not stated, fits epsilon 7.46
+    # of the similarities; not stated, fits epsilon 7.46
+    tau: float = field(default=0.8, metadata={"min": 1e-6, "max": 1e6})
     cs_clip: float = field(default=0.05, metadata={"min": 1e-6, "max": 2.0})  # lambda; not stated
     threshold: float = field(default=0.0, metadata={"min": -1.0, "max": 1.0})  # psi, Table 1; -1 filters nothing
     quantile: float | None = field(default=None, metadata={"min": 0.0, "max": 1.0})
@@ -68,12 +69,12 @@ class GradAlignRecipe:
     """One draw for the batch, or one per sample as the formula can be read. The latter gives no guarantee."""
     denominator: Literal["printed", "kept", "expected"] | None = None
     """Of the step; see ``zoo.ops.cosine_filter``. None: ``expected`` for ``strict``, else ``printed``."""
-    clip_norm: float = field(default=1.0, metadata={"min": 1e-6})  # C, Sec. 4.1
-    batch_size: int = field(default=64, metadata={"min": 1})  # L, expected, Sec. 4.1
-    epochs: int = field(default=20, metadata={"min": 1})  # Sec. 4.1
-    lr: float = field(default=1e-3, metadata={"min": 0.0})  # Sec. 4.1
+    clip_norm: float = field(default=1.0, metadata={"min": 1e-6, "max": 1e6})  # C, Sec. 4.1
+    batch_size: int = field(default=64, metadata={"min": 1, "max": 65_536})  # L, expected, Sec. 4.1
+    epochs: int = field(default=20, metadata={"min": 1, "max": 1_000_000})  # Sec. 4.1
+    lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # Sec. 4.1
     momentum: float = field(default=0.1, metadata={"min": 0.0, "max": 0.999})  # Sec. 4.1
-    physical_batch: int = field(default=64, metadata={"min": 1})
+    physical_batch: int = field(default=64, metadata={"min": 1, "max": 65_536})
     """Samples that go through the network at once; changes memory, not the result."""
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 

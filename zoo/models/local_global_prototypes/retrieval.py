@@ -41,14 +41,14 @@ class Seen:
     cells: Float[Tensor, "j d"]
     winner: Int[Tensor, "c k"]  # best cell
     prototypes: Float[Tensor, "c k d"]
-    alive: Bool[Tensor, "c k"]
+    alive: Bool[Tensor, "c k"]  # neither pruned nor of a branch that doesn't decide
     contribution: Float[Tensor, "c k"]  # to the predicted class: weight times similarity
 
 
 def look_alikes(
     seen: Seen, predicted: int, digest: int, gallery: Gallery | StoredGallery, labels: Sequence[str], top_k: int
 ) -> tuple[str | None, tuple[LookAlike, ...], Pictures]:
-    """The nearest gallery images that are attached to the predicted class's closest prototype; never the input."""
+    """Sec. 2.5, global: the nearest images attached to the predicted class's closest prototype; never the input."""
     c, k = seen.alive.shape
     if not bool(seen.alive[predicted].any()):
         return None, (), {}
@@ -79,7 +79,7 @@ def look_alikes(
 def regions(
     seen: Seen, gallery: Sources, labels: Sequence[str], window: Window, top_k: int
 ) -> tuple[tuple[Region, ...], Pictures]:
-    """The local prototypes that speak most for the predicted class; only likeness counts, not being unlike."""
+    """Sec. 2.5, local: the prototypes that speak most for the predicted class; only likeness counts."""
     flat = seen.similarity.flatten()
     score = seen.contribution.flatten().masked_fill(~seen.alive.flatten() | (flat <= 0), -torch.inf)
     order = torch.argsort(score, descending=True, stable=True)[:top_k]

@@ -1,7 +1,8 @@
 """How the prototypes are trained: cross-entropy and running centroids, then pruning, then the head on all similarities.
 
 Stage 1 trains backbone, branches and prototypes with ``L = L_global + L_local + lambda L_cluster`` (Eq. 1). Stage 2
-freezes them and tunes one linear head for each way to decide (joint, global, local; all prototypes or pruned ones).
+(Sec. 2.4) freezes them and tunes one linear head for each way to decide (joint, global, local; all prototypes or the
+pruned ones).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.data.augment import flipped, turned_views
@@ -39,17 +40,17 @@ class LocalGlobalRecipe:
 
     network: LocalGlobalConfig = field(default_factory=LocalGlobalConfig)
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random
-    epochs: int = field(default=100, metadata={"min": 1})  # Sec. 3, at most
-    patience: int = field(default=15, metadata={"min": 1})  # epochs without a better validation BAcc; open
-    batch_size: int = field(default=50, metadata={"min": 1})  # Sec. 3
-    lr_backbone: float = field(default=1e-5, metadata={"min": 0.0})  # Sec. 3
-    lr_branch: float = field(default=1e-3, metadata={"min": 0.0})  # Sec. 3
-    lr_prototypes: float = field(default=1e-2, metadata={"min": 0.0})  # Sec. 3
-    lambda_cluster: float = field(default=1e-2, metadata={"min": 0.0})  # one of the three that Sec. 3 searched
+    epochs: int = field(default=100, metadata={"min": 1, "max": 1_000_000})  # Sec. 3, at most
+    patience: int = field(default=15, metadata={"min": 1, "max": 1_000_000})  # epochs without a better BAcc; open
+    batch_size: int = field(default=50, metadata={"min": 1, "max": 65_536})  # Sec. 3
+    lr_backbone: float = field(default=1e-5, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
+    lr_branch: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
+    lr_prototypes: float = field(default=1e-2, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
+    lambda_cluster: float = field(default=1e-2, metadata={"min": 0.0, "max": 1e6})  # one of three in Sec. 3
     weighting: Literal["sqrt", "low", "none"] = "sqrt"
     """Of the classes in every cross-entropy: ``sqrt`` by 1 / sqrt(frequency), ``low`` by the learned sample weights
     that the paper cites without describing them."""
-    low_rho: float = field(default=0.1, metadata={"min": 1e-6})  # of ``low``
+    low_rho: float = field(default=0.1, metadata={"min": 1e-6, "max": 1e6})  # of ``low``
     init: Literal["k-means", "random"] = "k-means"
     """Of the prototypes: centres of each class's first features, or random directions. The paper says nothing. Features
     of an untrained backbone all point almost the same way, and so would their centres; start those at random."""
@@ -58,8 +59,8 @@ class LocalGlobalRecipe:
     centroid_count: Literal["epoch", "cap", "cumulative"] = "epoch"
     """What becomes of n in Eq. 2: back to 1 with every epoch, at most 100, or as printed (then the centroids soon stand
     still while the features move on)."""
-    stage2_epochs: int = field(default=20, metadata={"min": 0})  # Sec. 3
-    lr_head: float = field(default=1e-2, metadata={"min": 0.0})  # Sec. 3
+    stage2_epochs: int = field(default=20, metadata={"min": 0, "max": 1_000_000})  # Sec. 3
+    lr_head: float = field(default=1e-2, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
     prune: Literal["before", "after"] = "before"
     """Whether the pruned heads are tuned without the pruned prototypes, or lose them once they're tuned."""
     augment: Literal["full", "flips", "none"] = "full"
@@ -131,14 +132,15 @@ def train_prototypes(
         x, y = images.batch(run.indices(len(images), recipe.batch_size, step), run.device)
         evidence = net(normalise(augmented(x, recipe, run, step)))
 
+        # Eq. 5 and 6, as means over the batch
         losses = {name: weigh(model.stage1_logits(seen), y) for name, seen in evidence.items()}
         for name, seen in evidence.items():
             branch = model.branch(name)
             sums, counts = branch.assign(seen, y, every_cell=recipe.local_assign == "all")
             sums, counts = run.accelerator.reduce((sums, counts), reduction="sum")
-            branch.absorb(sums, counts, cap)
-        cluster = torch.stack([branch.cluster_loss() for branch in branches]).sum()
-        loss = torch.stack(list(losses.values())).sum() + recipe.lambda_cluster * cluster
+            branch.absorb(sums, counts, cap)  # Eq. 2
+        cluster = torch.stack([branch.cluster_loss() for branch in branches]).sum()  # Eq. 3
+        loss = torch.stack(list(losses.values())).sum() + recipe.lambda_cluster * cluster  # Eq. 1
         adam.zero_grad()
         run.backward(loss)
         adam.step()
@@ -225,11 +227,11 @@ def cells_of(
 
 
 class Nearest(NamedTuple):
-    """Of every branch, class and prototype: the image of its own class that is most similar to it."""
+    """Of every branch (here b), class and prototype: the image of its own class that is most similar to it."""
 
     similarity: Float[Tensor, "b c k"]
-    image: Int[Tensor, "b c k"]  # -1 where the class has none
-    cell: Int[Tensor, "b c k"]
+    image: Int[Tensor, "b c k"]  # place in the set; -1 where the class has none
+    cell: Int[Tensor, "b c k"]  # of that image, the one most similar
 
 
 def survey(
@@ -237,11 +239,11 @@ def survey(
 ) -> tuple[Float[Tensor, "n t"], Nearest]:
     """All similarities of all images, and who is nearest to which prototype."""
 
-    def seen(x: Tensor) -> Float[Tensor, "n 2 b c k"]:
+    def best_cells(x: Tensor) -> Float[Tensor, "n 2 b c k"]:
         # there are few cells, so their numbers fit a float
         return torch.stack([torch.stack([e.similarity, e.winner.float()], 1) for e in model(x).values()], 2)
 
-    similarity, winner = over_images(model, seen, images, device).unbind(1)
+    similarity, winner = over_images(model, best_cells, images, device).unbind(1)
     other = F.one_hot(images.y, similarity.shape[2])[:, None, :, None] == 0
     best, image = similarity.masked_fill(other, -2).max(0)
     there = best > -2
@@ -254,10 +256,10 @@ def train_heads(
     recipe: LocalGlobalRecipe,
     similarities: Float[Tensor, "n t"],
     y: Int[Tensor, " n"],
-    alive: Tensor,
+    alive: Bool[Tensor, " t"],
     run: Run,
 ) -> None:
-    """Tune W of every head with everything else frozen; similarities don't change any more, so they're the input."""
+    """Tune W of every head, all else frozen (Sec. 2.4); similarities don't change any more, so they're the input."""
     before = recipe.prune == "before"
     full, pruned = ([model.head(choice, p) for choice in model.config.choices] for p in (False, True))
     for head in pruned if before else ():

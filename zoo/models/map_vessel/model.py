@@ -27,13 +27,14 @@ Modality = Literal["auto", "fundus", "octa", "fa"]
 class MapVesselConfig:
     """The network g and the scale it works at."""
 
-    channels: tuple[int, ...] = (8, 32, 32, 64, 64, 16)  # Sec. 2.5
+    channels: tuple[int, ...] = field(default=(8, 32, 32, 64, 64, 16), metadata={"min": 1, "max": 4096})  # Sec. 2.5
     working_size: int = field(default=576, metadata={"min": 64, "max": 4096})
     """Width of a fundus camera's field of view in the network, px: DRIVE's scale. The paper leaves it open."""
     longest_side: int = field(default=1024, metadata={"min": 64, "max": 8192})
     """Images of other modalities that are larger are reduced to this. The paper leaves it open."""
-    clip_limit: float = field(default=2.0, metadata={"min": 0.0})  # of CLAHE, OpenCV's scale; not in the paper
-    clahe_tiles: int = field(default=8, metadata={"min": 1})  # per axis; not in the paper
+    # of CLAHE, OpenCV's scale; not in the paper
+    clip_limit: float = field(default=2.0, metadata={"min": 0.0, "max": 1000.0})
+    clahe_tiles: int = field(default=8, metadata={"min": 1, "max": 64})  # per axis; not in the paper
 
     def __post_init__(self) -> None:
         if len(self.channels) < 2 or min(self.channels) < 1:
@@ -102,7 +103,7 @@ class MapVessel(Model[Segmentation]):
         probability = np.clip(resize(probability, size), 0, 1)
         if item.field is not None:
             probability = np.where(item.field, probability, 0)
-        strip = "inverted green, CLAHE" if item.modality == "fundus" else "grey levels, min-max"
+        conversion = "inverted green, CLAHE" if item.modality == "fundus" else "grey levels, min-max"
         return Segmentation(
             options={"modality": item.modality},
             notes=item.notes,
@@ -111,7 +112,7 @@ class MapVessel(Model[Segmentation]):
             probability=probability.astype(np.float32),
             labels=plugin.labels,
             extra_panels=(
-                figure.Panel(f"network input: {strip}", item.grey),
+                figure.Panel(f"network input: {conversion}", item.grey),
                 figure.Panel("vessel probability", figure.heatmap(probability)),
             ),
         )
@@ -129,8 +130,8 @@ class Prepared:
 
     image: media.Image
     modality: str
-    grey: Float[np.ndarray, "h w"]  # network input, working size
-    rgb: Float[np.ndarray, "h w 3"]  # working size; the synthesis networks train on it
+    grey: Float[np.ndarray, "h w"]  # network input, working size, in [0, 1]
+    rgb: Float[np.ndarray, "h w 3"]  # working size, in [0, 1]; the synthesis networks train on it
     field: Bool[np.ndarray, "H W"] | None  # of view, original size
     notes: tuple[str, ...] = ()
 
@@ -138,7 +139,10 @@ class Prepared:
 def prepare(
     image: Any, config: MapVesselConfig, modality: Modality = "auto", fov_mask: Any = None, native: bool = False
 ) -> Prepared:
-    """Read, convert to grey (bright vessels for fundus) and scale; ``native`` keeps the resolution."""
+    """Read, convert to grey and scale; ``native`` keeps the resolution.
+
+    Fundus: D^0, the CLAHE of the inverted green channel (Sec. 2.2). Others go in as they are (Sec. 2.5), min-max.
+    """
     picture = media.read(image).require_2d("map-vessel")
     rgb = picture.rgb()
     notes: tuple[str, ...] = ()
@@ -148,7 +152,10 @@ def prepare(
         chosen = "fundus" if colourful else "octa"
         why = "" if colourful else " BECAUSE IT IS GREY (a grey fundus photograph needs modality=fundus)"
         notes = (f"modality guessed: {chosen}{why}; say otherwise with modality=fundus|octa|fa",)
-    inside = None if fov_mask is None else _read_field(fov_mask, picture)
+    inside = None
+    if fov_mask is not None:
+        field = media.read_labels(fov_mask).require_2d("fov_mask")
+        inside, notes = _inside(field, picture), (*notes, *field.notes)
     if chosen != "fundus":
         size = picture.size if native else _fit(picture.size, min(1.0, config.longest_side / max(picture.size)))
         small = resize(rgb, size)
@@ -164,8 +171,8 @@ def prepare(
     return Prepared(picture, chosen, grey, small, inside, notes)
 
 
-def _read_field(fov_mask: Any, picture: media.Image) -> Bool[np.ndarray, "h w"]:
-    inside = media.read(fov_mask).grey() > 0
+def _inside(field: media.Image, picture: media.Image) -> Bool[np.ndarray, "h w"]:
+    inside = field.array > 0
     if inside.shape != picture.size:
         raise OptionError(
             f"fov_mask is {inside.shape[0]} x {inside.shape[1]} px but {picture.source} is "
@@ -206,7 +213,10 @@ class ResidualUNet(nn.Module):
         self.head = nn.Conv2d(channels[0], out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b latent"]]:
-        """Output map, and the latent vector z: the bottleneck before its last LeakyReLU, flattened."""
+        """Output map, and the latent vector z: the bottleneck before its last LeakyReLU, flattened.
+
+        ``latent`` is channels[-1] * (h / stride) * (w / stride). The paper doesn't say where in g its z is taken.
+        """
         skips: list[Tensor] = []
         for i, block in enumerate(self.down):
             x = block(x if i == 0 else F.max_pool2d(x, 2))

@@ -48,7 +48,7 @@ class MelddConfig:
     backbone: Literal["resnet101", "small"] = "resnet101"
     """ResNet-101 from timm; or ``small``, a few convolutions for the demo weights and the claim."""
     image_size: int = field(default=256, metadata={"min": 16, "max": 1024})  # px
-    small_channels: tuple[int, ...] = (16, 32, 48, 64)
+    small_channels: tuple[int, ...] = field(default=(16, 32, 48, 64), metadata={"min": 1, "max": 4096})
     fixed_count: int = field(default=0, metadata={"min": 0, "max": 1024})
     """Lesions that the encoder takes at a time: 0 for all of a patient; any other number is UDTR-Adapted."""
     tta: bool = False  # average over the image and its mirror images

@@ -37,15 +37,17 @@ class MelddRecipe:
 
     network: MelddConfig = field(default_factory=MelddConfig)
     pretrained: bool = True  # on ImageNet, open; ``small`` starts at random
-    backbone_epochs: int = field(default=15, metadata={"min": 0})  # at most; open, as all of the backbone's
-    backbone_patience: int = field(default=5, metadata={"min": 1})
-    backbone_batch: int = field(default=64, metadata={"min": 1})  # images
-    backbone_lr: float = field(default=1e-4, metadata={"min": 0.0})
-    epochs: int = field(default=200, metadata={"min": 1})  # at most
-    patience: int = field(default=20, metadata={"min": 1})  # epochs without a better balanced accuracy; open
-    batch_size: int = field(default=32, metadata={"min": 1})  # patients
-    lr: float = field(default=8e-5, metadata={"min": 0.0})
-    contrastive: float = field(default=0.0, metadata={"min": 0.0})
+    # at most; open, as all of the backbone's
+    backbone_epochs: int = field(default=15, metadata={"min": 0, "max": 1_000_000})
+    backbone_patience: int = field(default=5, metadata={"min": 1, "max": 1_000_000})
+    backbone_batch: int = field(default=64, metadata={"min": 1, "max": 65_536})  # images
+    backbone_lr: float = field(default=1e-4, metadata={"min": 0.0, "max": 100.0})
+    epochs: int = field(default=200, metadata={"min": 1, "max": 1_000_000})  # at most
+    # epochs without a better balanced accuracy; open
+    patience: int = field(default=20, metadata={"min": 1, "max": 1_000_000})
+    batch_size: int = field(default=32, metadata={"min": 1, "max": 65_536})  # patients
+    lr: float = field(default=8e-5, metadata={"min": 0.0, "max": 100.0})
+    contrastive: float = field(default=0.0, metadata={"min": 0.0, "max": 1e6})
     """Weight of a supervised contrastive loss between the lesions of a batch; the paper has none, UDTR-Full does."""
     fold: int = field(default=0, metadata={"min": 0, "max": 99})  # which fold is tested
     folds: int = field(default=5, metadata={"min": 2, "max": 100})

@@ -28,11 +28,11 @@ class SegmenterConfig:
     """``unet``: a plain U-Net instead; what follows doesn't depend on which network made the masks."""
     patch: int = field(default=128, metadata={"min": 64, "max": 1024})  # px, Sec. 3; a multiple of 64
     heads: int = field(default=8, metadata={"min": 1, "max": 64})
-    stem: tuple[int, int, int] = (8, 128, 8)
-    global_planes: tuple[int, ...] = (16, 32)
-    global_blocks: tuple[int, ...] = (1, 2)
-    local_planes: tuple[int, ...] = (16, 32, 64, 128)
-    local_blocks: tuple[int, ...] = (1, 2, 4, 1)
+    stem: tuple[int, int, int] = field(default=(8, 128, 8), metadata={"min": 1, "max": 4096})
+    global_planes: tuple[int, ...] = field(default=(16, 32), metadata={"min": 1, "max": 4096})
+    global_blocks: tuple[int, ...] = field(default=(1, 2), metadata={"min": 1, "max": 64})
+    local_planes: tuple[int, ...] = field(default=(16, 32, 64, 128), metadata={"min": 1, "max": 4096})
+    local_blocks: tuple[int, ...] = field(default=(1, 2, 4, 1), metadata={"min": 1, "max": 64})
 
     def __post_init__(self) -> None:
         if self.patch % 64:

@@ -39,12 +39,13 @@ class Recon3DRecipe:
     """Training of the segmenter. Registration and rendering have nothing to learn."""
 
     network: SegmenterConfig = field(default_factory=SegmenterConfig)
-    epochs: int = field(default=400, metadata={"min": 1})  # MedT
-    steps_per_epoch: int = field(default=0, metadata={"min": 0})  # 0: as many as there are batches of patches
-    batch_size: int = field(default=4, metadata={"min": 1})  # MedT
-    lr: float = field(default=1e-3, metadata={"min": 0.0})  # MedT
-    weight_decay: float = field(default=1e-5, metadata={"min": 0.0})  # MedT
-    frozen_gates: int = field(default=10, metadata={"min": 0})  # epochs, MedT
+    epochs: int = field(default=400, metadata={"min": 1, "max": 1_000_000})  # MedT
+    # 0: as many as there are batches of patches
+    steps_per_epoch: int = field(default=0, metadata={"min": 0, "max": 1_000_000})
+    batch_size: int = field(default=4, metadata={"min": 1, "max": 65_536})  # MedT
+    lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # MedT
+    weight_decay: float = field(default=1e-5, metadata={"min": 0.0, "max": 100.0})  # MedT
+    frozen_gates: int = field(default=10, metadata={"min": 0, "max": 1_000_000})  # epochs, MedT
     colour_jitter: float = field(default=0.15, metadata={"min": 0.0, "max": 1.0})  # of stain; not in the paper
     decay_to: float = field(default=1.0, metadata={"min": 0.0, "max": 1.0})  # of the rate, by a cosine; 1: constant
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights

@@ -13,7 +13,7 @@ from zoo.nn.promptable.prompts import Prompt
 BOX, INSIDE, OUTSIDE = figure.colour(4), figure.colour(3), figure.colour(6)
 
 
-def draw_prompts(picture: Image.Image, prompts: Sequence[Prompt], size: tuple[int, ...]) -> Image.Image:
+def draw_prompts(picture: Image.Image | np.ndarray, prompts: Sequence[Prompt], size: tuple[int, ...]) -> Image.Image:
     """Boxes yellow (numbered, if several), clicks inside green with a plus, outside red with a minus, masks dotted.
 
     ``size``: height and width of the image that the prompts are in pixels of.

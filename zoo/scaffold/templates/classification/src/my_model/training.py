@@ -23,9 +23,9 @@ class MyModelRecipe:
     """The defaults are the paper's values; ``demo`` below states what the small weights change."""
 
     network: MyModelConfig = field(default_factory=MyModelConfig)
-    steps: int = field(default=2000, metadata={"min": 1})
-    batch_size: int = field(default=16, metadata={"min": 1})
-    lr: float = field(default=3e-3, metadata={"min": 0.0})
+    steps: int = field(default=2000, metadata={"min": 1, "max": 1_000_000})
+    batch_size: int = field(default=16, metadata={"min": 1, "max": 65_536})
+    lr: float = field(default=3e-3, metadata={"min": 0.0, "max": 100.0})
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 
 
