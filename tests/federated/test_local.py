@@ -143,8 +143,8 @@ def test_too_few_answers_end_the_training_with_the_reason(toy):
     [
         ({"clients": 1}, "at least two clients, not 1"),
         ({"clients": 41}, "40 cases are too few for 41 clients"),
-        ({"odd": 1}, "client 1 trains another architecture: it has 0.weight of shape"),
-        ({"weights": "metric:love"}, "client 0 reports no 'love'"),
+        ({"odd": 1, "min_clients": 2}, r"client 1: it has 0.weight of shape \(4, 6\) where the server's is \(3, 6\)"),
+        ({"weights": "metric:love"}, "client 0: it reports no 'love'"),
         ({"weights": "age"}, "weights must be samples, uniform or metric:NAME"),
         ({"min_clients": 5}, "min_clients must lie between 1 and the 2 clients"),
     ],

@@ -448,6 +448,20 @@ def test_what_reading_assumed_reaches_the_prediction(dicom_texts: Build) -> None
     assert result.notes[0] == "the window center '127,5' was taken as 127.5"
 
 
+@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm", "MR_small_RLE.dcm"])
+def test_lossless_codecs_give_the_stored_values(name: str) -> None:
+    plain, packed = (read(pydicom.data.get_testdata_file(one, download=False)) for one in ("MR_small.dcm", name))
+    assert np.array_equal(plain.array, packed.array)
+    assert plain.spacing == packed.spacing
+
+
+def test_jpeg_lossless_is_read() -> None:
+    image = read(pydicom.data.get_testdata_file("SC_rgb_jpeg_gdcm.dcm", download=False))
+    plain = read(pydicom.data.get_testdata_file("SC_rgb_jpeg_dcmtk.dcm", download=False))  # the same bars, lossy
+    assert image.size == (100, 100)
+    assert np.abs(image.rgb() - plain.rgb()).mean() < 0.02
+
+
 def test_missing_codec_is_said_with_its_remedy() -> None:
     path = pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)
     try:

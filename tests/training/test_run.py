@@ -197,6 +197,17 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(tmp_path):
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"training-{step:09d}"]
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_terminal_that_closes_stops_the_run_between_two_steps(tmp_path, name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with open_run(tmp_path) as run:
+        run.track(net=torch.nn.Linear(2, 1))
+        with pytest.raises(KeyboardInterrupt, match=r"stopped after step 3 of 10 .*resume it"):
+            deque((os.kill(os.getpid(), number) for step in run.steps(10) if step == 2), maxlen=0)
+    assert signal.getsignal(number) is before
+
+
 def test_a_failing_procedure_gives_the_signal_handlers_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError), open_run(tmp_path) as run:

@@ -57,16 +57,20 @@ def _cell(text: str) -> Any:
 
 def live_table(number: int, total: int, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, float]) -> Any:
     """The clients of a round and what came out of it, for a terminal."""
+    from rich.markup import escape
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     names = list(
         dict.fromkeys(name for row in rows for name in row if name not in ("round", "client", "phase", "status"))
     )
     caption = "  ".join(f"{k} {v:.4g}" for k, v in summary.items() if "/" in k and math.isfinite(v))
-    table = RichTable("client", "phase", *names[:6], "status", title=f"round {number} of {total}", caption=caption)
+    table = RichTable(
+        "client", "phase", *map(escape, names[:6]), "status", title=f"round {number} of {total}", caption=caption
+    )
     for row in rows[:ROWS_SHOWN]:
         numbers = [f"{row[name]:.4g}" if name in row else "" for name in names[:6]]
-        table.add_row(str(row["client"]), str(row["phase"]), *numbers, str(row["status"])[:60])
+        table.add_row(str(row["client"]), str(row["phase"]), *numbers, Text(str(row["status"])[:60]))
     if len(rows) > ROWS_SHOWN:
         table.add_row("...", f"{len(rows) - ROWS_SHOWN} more", *[""] * len(names[:6]), "")
     return table

@@ -51,12 +51,15 @@ class Clients(ClientApp):
         network = federation.model()
         received = records.models_of(message.content, self.device)
         network.load_state_dict(received["network"])
-        update = federation.client(
-            network.to(self.device),
-            federation.data(who),
-            np.random.default_rng(seed),
-            Context(who, int(position[:6]), records.exchange_of(message.content), self.device, received, kept),
-        )
+        try:
+            update = federation.client(
+                network.to(self.device),
+                federation.data(who),
+                np.random.default_rng(seed),
+                Context(who, int(position[:6]), records.exchange_of(message.content), self.device, received, kept),
+            )
+        except SystemExit as error:  # a node outlives its client's code
+            raise RuntimeError(f"SystemExit: {error}") from error
         self._save(who, position, kept)
         return Message(records.answer(update), reply_to=message)
 

@@ -143,20 +143,6 @@ def weigh(rule: Weights, clients: Sequence[int], metrics: list[dict[str, float]]
     return values
 
 
-def check_shapes(sent: Mapping[str, Tensors], updates: Sequence[Update]) -> None:
-    """Refuse clients whose tensors differ from the server's in names or shapes. Raises ``DataError``."""
-    for update in updates:
-        for model in sent.keys() & update.models.keys():
-            server, client = sent[model], update.models[model]
-            for name in [*server, *(name for name in client if name not in server)]:
-                here, there = (tuple(t[name].shape) if name in t else None for t in (server, client))
-                if here != there:
-                    what = f"lacks {name}" if there is None else f"has a {name} that the server doesn't know"
-                    if here is not None and there is not None:
-                        what = f"has {name} of shape {there} where the server's is {here}"
-                    raise DataError(f"client {update.client} trains another architecture: it {what}")
-
-
 def holdings(
     labels: Sequence[Any] | np.ndarray, partitions: Sequence[Sequence[int] | np.ndarray]
 ) -> list[Counter[Any]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from zoo.federated import flower  # noqa: F401  (first: it says what's missing)
@@ -63,8 +65,11 @@ class LocalGrid:
         server = rng_state()
         start = time.monotonic()
         try:
-            answer = self.app(message, self._contexts[node])
-        except Exception as error:
+            with _interrupts() as interrupts:
+                answer = self.app(message, self._contexts[node])
+        except BaseException as error:  # SystemExit of a client is that client's end, not everybody's
+            if interrupts:
+                raise
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
         finally:
@@ -97,8 +102,9 @@ class Cohort:
             time.sleep(0.2)
         questions = [Message(RecordDict(), node, WHO, group_id="0.0") for node in nodes]
         for answer in self._exchange(questions, CONNECT_SECONDS):
-            if not answer.has_error():
-                self._node_of[int(str(answer.content["client"]["id"]))] = answer.metadata.src_node_id
+            with suppress(Exception):  # a node that answers anything else is no client
+                who = int(str(answer.content["client"]["id"]))
+                self._node_of.setdefault(who, answer.metadata.src_node_id)
         if missing := sorted(set(range(self.clients)) - self._node_of.keys()):
             raise DataError(f"no node says that it is client {missing[0]}; give every node its own partition-id")
 
@@ -113,22 +119,27 @@ class Cohort:
             if answer is None:
                 answers[client] = f"no answer in {self.timeout:g} s"
             else:
-                answers[client] = _reason(answer.error.reason) if answer.has_error() else answer.content
+                answers[client] = _content(answer)
             found = answers[client]
             up = 0 if isinstance(found, str) else records.size(found)
             ledger.append({"client": client, "down": records.size(content), "up": up})
         return answers, ledger
 
     def _exchange(self, messages: Sequence[Message], timeout: float) -> list[Message]:
-        waiting = set(self.grid.push_messages(messages)) if messages else set()
+        names = list(self.grid.push_messages(messages)) if messages else []
+        asked = {name: message.metadata.dst_node_id for name, message in zip(names, messages, strict=True)}
+        waiting = set(names)
         answers: list[Message] = []
         end = time.monotonic() + timeout
         while waiting:
             if self._stop.is_set():
                 raise KeyboardInterrupt
             new = list(self.grid.pull_messages(sorted(waiting, key=lambda name: (len(name), name))))
-            answers += new
-            waiting -= {answer.metadata.reply_to_message_id for answer in new}
+            for answer in new:  # each question has one answer, by the node that was asked
+                name = answer.metadata.reply_to_message_id
+                if name in waiting and asked[name] == answer.metadata.src_node_id:
+                    answers.append(answer)
+                    waiting.discard(name)
             if time.monotonic() > end:
                 break
             if waiting and not new:
@@ -136,7 +147,38 @@ class Cohort:
         return answers
 
 
-def _reason(said: str | None) -> str:
-    """An error in one line."""
-    lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
-    return (lines[-1] if lines else "it failed")[:200]
+def _content(answer: Message) -> RecordDict | str:
+    """What a client answered, or in one line why there is nothing."""
+    try:
+        if answer.has_error():
+            return line(answer.error.reason or "") or "it failed"
+        records.size(answer.content)
+        return answer.content
+    except Exception as error:  # neither content nor an error, or content that isn't Flower's
+        return f"its answer can't be read ({line(str(error)) or type(error).__name__})"
+
+
+def line(said: str) -> str:
+    """The last line of what a stranger says, without what a terminal would obey."""
+    lines = [text.strip() for text in said[-10_000:].splitlines() if text.strip()]
+    return "".join(c if c.isprintable() else " " for c in (lines[-1] if lines else ""))[:200]
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The interrupts that arrive within it, to be told from a KeyboardInterrupt that a client raises itself."""
+    seen: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield seen
+        return
+
+    def noted(number: int, frame: Any) -> None:
+        seen.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, noted)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +15,8 @@ from zoo.errors import DataError
 from zoo.federated import records
 from zoo.federated.accounts import Table, live_table
 from zoo.federated.exchange import State, Tensors, Update
-from zoo.federated.federation import Federation, Outcome, check_shapes, weigh
-from zoo.federated.grid import Cohort
+from zoo.federated.federation import Federation, Outcome, weigh
+from zoo.federated.grid import Cohort, line
 from zoo.federated.history import History
 from zoo.seeds import derive_seed, seed_everything
 from zoo.training import Run
@@ -78,11 +80,11 @@ def _round(
     for place, exchange in enumerate(federation.exchanges):
         question = records.question(server.state, exchange)
         answers, bytes_ = cohort.ask(question, f"{number}.{place}")
-        checked = {client: _checked(content, client) for client, content in answers.items()}
+        checked = {client: _checked(content, client, server.state.models) for client, content in answers.items()}
+        _leave_out_others(federation, exchange, server.state.models, checked)
         updates = [update for update in checked.values() if isinstance(update, Update)]
         failed = {client: why for client, why in checked.items() if isinstance(why, str)}
         _require_enough(federation, number, updates, failed)
-        check_shapes(server.state.models, updates)
         shares = _weigh(federation, exchange, updates)
         for client, found in checked.items():
             client_rows.append(_client_row(client, exchange, found, shares))
@@ -121,16 +123,38 @@ class _Server:
         self.state = State(state["models"], state["own"], len(self.rows))
 
 
-def _checked(content: Any, client: int) -> Update | str:
+def _checked(content: Any, client: int, sent: Mapping[str, Tensors]) -> Update | str:
     """The update, or why it's of no use."""
     if isinstance(content, str):
         return content
-    update = records.update_of(content, client)
+    try:
+        update = records.update_of(content, client, sent)
+    except Exception as error:  # whatever a stranger's bytes may cause, the others go on
+        return line(str(error)) or type(error).__name__
     for model in update.models.values():
         for name, tensor in model.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 return f"NaN or infinity in {name}"
     return update
+
+
+def _leave_out_others(
+    federation: Federation, exchange: str, sent: Mapping[str, Tensors], checked: dict[int, Update | str]
+) -> None:
+    """Whoever can't be aggregated with the others: other models than most return, or no usable weight."""
+    usable = [update for update in checked.values() if isinstance(update, Update)]
+    kinds = Counter(frozenset(update.models.keys() & sent.keys()) for update in usable)
+    common = max(kinds, key=lambda kind: (kinds[kind], len(kind)), default=frozenset())
+    rule = federation.weights if exchange == "train" else None
+    metric = rule.removeprefix("metric:") if isinstance(rule, str) and rule.startswith("metric:") else None
+    for update in usable:
+        value = update.numbers.get(metric, 0.0) if metric not in (None, "num_examples") else 0.0
+        if update.models.keys() & sent.keys() != common:
+            checked[update.client] = "it returns other models than most clients"
+        elif metric not in (None, "num_examples") and metric not in update.numbers:
+            checked[update.client] = f"it reports no {metric!r}, by which the clients are weighted"
+        elif not (math.isfinite(value) and value >= 0):
+            checked[update.client] = f"it has the aggregation weight {value}; weights are numbers of at least 0"
 
 
 def _require_enough(federation: Federation, number: int, updates: Sequence[Update], failed: Mapping[int, str]) -> None:

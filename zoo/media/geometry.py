@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
-import numpy.typing as npt
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -84,7 +83,10 @@ def turned_affine(affine: np.ndarray, turn: Turn, size: Sequence[int]) -> np.nda
 
 
 def dicom_affine(
-    position: npt.ArrayLike, orientation: Sequence[float], spacing: Sequence[float], step: npt.ArrayLike
+    position: Sequence[float] | np.ndarray,
+    orientation: Sequence[float],
+    spacing: Sequence[float],
+    step: Sequence[float] | np.ndarray,
 ) -> np.ndarray:
     """Affine of a stack of DICOM slices.
 

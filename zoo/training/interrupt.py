@@ -6,9 +6,12 @@ import signal
 import threading
 from typing import Any
 
+# The terminal that closes says SIGHUP; Windows has none. Under nohup it is ignored, and stays so.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class Interrupt:
-    """Turns the first SIGINT or SIGTERM into ``asked``, which a loop looks at between two steps; a second one ends it.
+    """Turns the first of ``SIGNALS`` into ``asked``, which a loop looks at between two steps; a second one ends it.
 
     Use it as a context. Unless ``listen`` is set, and outside the main thread, signals do what they always do.
     """
@@ -20,8 +23,9 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if self.listen and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self._note)
+            for number in SIGNALS:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                    self.previous[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: Any) -> None:

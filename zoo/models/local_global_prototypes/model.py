@@ -46,14 +46,14 @@ class LocalGlobalConfig:
     backbone: BackboneName = "densenet169"
     """One of the paper's five, from timm; or ``small``, a few convolutions for the demo weights and the claim."""
     branch: BranchName = "joint"
-    prototypes: int = field(default=10, metadata={"min": 1, "max": 1000})  # K, per class and branch; Sec. 3
+    prototypes: int = field(default=10, metadata={"min": 1, "max": 1000})  # K = K^G = K^L, per class; Sec. 3
     width: int | None = field(default=None, metadata={"min": 1, "max": 4096})
-    """D^G = D^L. The paper searched 128 and 256 for each backbone and prints no choice; none: 128 for backbones of 512
+    """D^G = D^L. The paper searched 128 and 256 (Sec. 3) and prints no choice; none: 128 for backbones of 512
     channels, else 256."""
     # temperature of stage 1; the paper has none, so 1
     tau: float = field(default=1.0, metadata={"min": 1e-3, "max": 1e6})
     image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
-    colour_constancy: bool = True  # Shades-of-Gray on the whole image
+    colour_constancy: bool = True  # Shades-of-Gray on the whole image, for "normalized as in [1]" of Sec. 3
     small_channels: tuple[int, ...] = field(default=(24, 32, 48, 64), metadata={"min": 1, "max": 4096})
     small_strides: tuple[int, ...] = field(default=(1, 2, 2, 1), metadata={"min": 1, "max": 16})
     gallery: GalleryConfig = field(default_factory=GalleryConfig)
@@ -136,19 +136,19 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         return {name: self.branch(name)(features) for name in self.config.branches}
 
     def logits(self, evidence: dict[str, Evidence], choice: str | None = None, pruned: bool = False) -> Tensor:
-        """Of the head, [b c]: ``(M * W) s`` for all similarities s."""
+        """Of the head, [b c]: ``(M * W) s`` for all similarities s (Sec. 2.4)."""
         s = torch.cat([evidence[name].similarity.flatten(1) for name in self.config.branches], 1)
         return self.head(choice or self.config.branch, pruned)(s)
 
     def probabilities(self, evidence: dict[str, Evidence], choice: str | None = None, pruned: bool = False) -> Tensor:
-        """[b c]. Before stage 2 this is the mean of the branches' softmaxes of mean similarities (Eq. 4)."""
+        """[b c]. Before stage 2 this is the mean (Sec. 2) of the branches' softmaxes of mean similarities (Eq. 4)."""
         if bool(self.tuned):
             return self.logits(evidence, choice, pruned).softmax(1)
         names = [name for name in self.config.branches if (choice or self.config.branch) in ("joint", name)]
         return torch.stack([self.stage1_logits(evidence[name]).softmax(1) for name in names]).mean(0)
 
     def stage1_logits(self, evidence: Evidence) -> Float[Tensor, "b c"]:
-        """Mean similarity by class, in [-1, 1] at temperature 1."""
+        """Exponent of Eq. 4 with w_ck = 1 / K: mean similarity by class, in [-1, 1] at temperature 1."""
         return evidence.similarity.mean(-1) / self.config.tau
 
     # ---- prediction ---------------------------------------------------------------------------------------------

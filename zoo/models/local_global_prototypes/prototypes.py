@@ -16,19 +16,19 @@ START_CELLS = 4000  # of a class, for its first prototypes
 
 
 class Evidence(NamedTuple):
-    """What one branch saw. The global branch has one cell, the whole image."""
+    """What one branch saw. Cells: the j positions of the feature map; the global branch has one, the whole image."""
 
-    similarity: Float[Tensor, "b c k"]  # s_ck, of the best cell
-    cells: Float[Tensor, "b j d"]  # f^G, or f_j^L
+    similarity: Float[Tensor, "b c k"]  # s(p_ck, f), of the best cell: global max pooling
+    cells: Float[Tensor, "b j d"]  # f^G, or f_j^L; not normalised
     winner: Int[Tensor, "b c k"]  # j*, the best cell
 
 
 class PrototypeBranch(nn.Module):
-    """Two layers on every cell, and K prototypes for each class (Sec. 2)."""
+    """Two layers on every cell, and K prototypes for each class: the global (Sec. 2.2) or local branch (Sec. 2.3)."""
 
     def __init__(self, channels: int, width: int, classes: int, prototypes: int, pooled: bool) -> None:
         super().__init__()
-        self.pooled = pooled  # the global branch: one cell, the mean of all
+        self.pooled = pooled  # the global branch: one cell, the mean of all (GAP)
         # On one cell these are fully connected layers, on many they're 1 x 1 convolutions.
         self.embed = nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width))
         self.prototypes = nn.Parameter(torch.randn(classes, prototypes, width))
@@ -61,13 +61,13 @@ class PrototypeBranch(nn.Module):
         """
         cells = evidence.cells.detach()
         c, k, d = self.prototypes.shape
-        own = evidence.winner[torch.arange(len(y), device=y.device), y]  # [b k]
         if self.pooled or every_cell:
             table = torch.einsum("bjd,bkd->bjk", normalize(cells, dim=-1), normalize(self.prototypes[y], dim=-1))
-            samples, place = cells.flatten(0, 1), table.argmax(-1).flatten()
-            column = y.repeat_interleave(cells.shape[1]) * k + place
+            samples, nearest = cells.flatten(0, 1), table.argmax(-1).flatten()
+            column = y.repeat_interleave(cells.shape[1]) * k + nearest
         else:
-            samples = cells.gather(1, own[..., None].expand(-1, -1, d)).flatten(0, 1)
+            won = evidence.winner[torch.arange(len(y), device=y.device), y]  # [b k], of the own class
+            samples = cells.gather(1, won[..., None].expand(-1, -1, d)).flatten(0, 1)
             column = (y[:, None] * k + torch.arange(k, device=y.device)).flatten()
         sums = samples.new_zeros(c * k, d).index_add_(0, column, samples)
         counts = samples.new_zeros(c * k).index_add_(0, column, torch.ones_like(column, dtype=samples.dtype))
@@ -100,9 +100,9 @@ class PrototypeBranch(nn.Module):
     def restart(self, label: int, cells: Float[Tensor, "n d"]) -> None:
         """Put the prototypes of a class that no sample chose where the others represent a cell worst."""
         empty = torch.nonzero(self.used[label] == 0).flatten()
-        own = normalize(cells, dim=-1) @ normalize(self.prototypes[label], dim=-1).T
-        own[:, empty] = -2
-        worst = own.max(1).values.argsort(stable=True)[: len(empty)]
+        cosine = normalize(cells, dim=-1) @ normalize(self.prototypes[label], dim=-1).T
+        cosine[:, empty] = -2
+        worst = cosine.max(1).values.argsort(stable=True)[: len(empty)]
         empty = empty[: len(worst)]
         self.prototypes[label, empty] = cells[worst]
         self.centroids[label, empty] = cells[worst]
@@ -110,7 +110,7 @@ class PrototypeBranch(nn.Module):
 
 
 class Head(nn.Module):
-    """``(M * W) s`` without bias; M zeroes the columns of prototypes that don't take part."""
+    """``(M * W) s`` without bias (Sec. 2.4); M zeroes the columns of prototypes that don't take part."""
 
     def __init__(self, mask: Bool[Tensor, " t"], own: Bool[Tensor, "c t"], scale: float) -> None:
         super().__init__()
@@ -127,9 +127,9 @@ class Head(nn.Module):
 
 
 def keep_nearest(similarity: Float[Tensor, "c k"], image: Int[Tensor, "c k"]) -> Bool[Tensor, "c k"]:
-    """Where one image is nearest to several prototypes, only the closest of these stays, the first if two are.
+    """Pruning (Sec. 2.4): of the prototypes that share a nearest image, only the closest stays, the first if two are.
 
-    A prototype whose class has no image stays too: nothing says that it's redundant.
+    True stays. A prototype whose class has no image does too: nothing says that it's redundant.
     """
     flat, places = similarity.flatten().tolist(), image.flatten().tolist()
     closest: dict[int, int] = {}

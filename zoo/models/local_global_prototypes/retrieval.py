@@ -41,14 +41,17 @@ class Seen:
     cells: Float[Tensor, "j d"]
     winner: Int[Tensor, "c k"]  # best cell
     prototypes: Float[Tensor, "c k d"]
-    alive: Bool[Tensor, "c k"]
+    alive: Bool[Tensor, "c k"]  # neither pruned nor of a branch that doesn't decide
     contribution: Float[Tensor, "c k"]  # to the predicted class: weight times similarity
 
 
 def look_alikes(
     seen: Seen, predicted: int, digest: int, gallery: Gallery | StoredGallery, labels: Sequence[str], top_k: int
 ) -> tuple[str | None, tuple[LookAlike, ...], Pictures]:
-    """The nearest gallery images that are attached to the predicted class's closest prototype; never the input."""
+    """The nearest gallery images that are attached to the predicted class's closest prototype; never the input.
+
+    The global level of Sec. 2.5. Returns the prototype's name, the images and their pictures.
+    """
     c, k = seen.alive.shape
     if not bool(seen.alive[predicted].any()):
         return None, (), {}
@@ -79,7 +82,10 @@ def look_alikes(
 def regions(
     seen: Seen, gallery: Sources, labels: Sequence[str], window: Window, top_k: int
 ) -> tuple[tuple[Region, ...], Pictures]:
-    """The local prototypes that speak most for the predicted class; only likeness counts, not being unlike."""
+    """The local prototypes that speak most for the predicted class; only likeness counts, not being unlike.
+
+    The local level of Sec. 2.5. Returns the regions and the pictures of their source images.
+    """
     flat = seen.similarity.flatten()
     score = seen.contribution.flatten().masked_fill(~seen.alive.flatten() | (flat <= 0), -torch.inf)
     order = torch.argsort(score, descending=True, stable=True)[:top_k]

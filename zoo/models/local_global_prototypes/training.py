@@ -1,7 +1,8 @@
 """How the prototypes are trained: cross-entropy and running centroids, then pruning, then the head on all similarities.
 
 Stage 1 trains backbone, branches and prototypes with ``L = L_global + L_local + lambda L_cluster`` (Eq. 1). Stage 2
-freezes them and tunes one linear head for each way to decide (joint, global, local; all prototypes or pruned ones).
+(Sec. 2.4) freezes them and tunes one linear head for each way to decide (joint, global, local; all prototypes or the
+pruned ones).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.data.augment import flipped, turned_views
@@ -133,14 +134,15 @@ def train_prototypes(
         x, y = images.batch(run.indices(len(images), recipe.batch_size, step), run.device)
         evidence = net(normalise(augmented(x, recipe, run, step)))
 
+        # Eq. 5 and 6, as means over the batch
         losses = {name: weigh(model.stage1_logits(seen), y) for name, seen in evidence.items()}
         for name, seen in evidence.items():
             branch = model.branch(name)
             sums, counts = branch.assign(seen, y, every_cell=recipe.local_assign == "all")
             sums, counts = run.accelerator.reduce((sums, counts), reduction="sum")
-            branch.absorb(sums, counts, cap)
-        cluster = torch.stack([branch.cluster_loss() for branch in branches]).sum()
-        loss = torch.stack(list(losses.values())).sum() + recipe.lambda_cluster * cluster
+            branch.absorb(sums, counts, cap)  # Eq. 2
+        cluster = torch.stack([branch.cluster_loss() for branch in branches]).sum()  # Eq. 3
+        loss = torch.stack(list(losses.values())).sum() + recipe.lambda_cluster * cluster  # Eq. 1
         adam.zero_grad()
         run.backward(loss)
         adam.step()
@@ -227,11 +229,11 @@ def cells_of(
 
 
 class Nearest(NamedTuple):
-    """Of every branch, class and prototype: the image of its own class that is most similar to it."""
+    """Of every branch (here b), class and prototype: the image of its own class that is most similar to it."""
 
     similarity: Float[Tensor, "b c k"]
-    image: Int[Tensor, "b c k"]  # -1 where the class has none
-    cell: Int[Tensor, "b c k"]
+    image: Int[Tensor, "b c k"]  # place in the set; -1 where the class has none
+    cell: Int[Tensor, "b c k"]  # of that image, the one most similar
 
 
 def survey(
@@ -239,11 +241,11 @@ def survey(
 ) -> tuple[Float[Tensor, "n t"], Nearest]:
     """All similarities of all images, and who is nearest to which prototype."""
 
-    def seen(x: Tensor) -> Float[Tensor, "n 2 b c k"]:
+    def best_cells(x: Tensor) -> Float[Tensor, "n 2 b c k"]:
         # there are few cells, so their numbers fit a float
         return torch.stack([torch.stack([e.similarity, e.winner.float()], 1) for e in model(x).values()], 2)
 
-    similarity, winner = over_images(model, seen, images, device).unbind(1)
+    similarity, winner = over_images(model, best_cells, images, device).unbind(1)
     other = F.one_hot(images.y, similarity.shape[2])[:, None, :, None] == 0
     best, image = similarity.masked_fill(other, -2).max(0)
     there = best > -2
@@ -256,10 +258,10 @@ def train_heads(
     recipe: LocalGlobalRecipe,
     similarities: Float[Tensor, "n t"],
     y: Int[Tensor, " n"],
-    alive: Tensor,
+    alive: Bool[Tensor, " t"],
     run: Run,
 ) -> None:
-    """Tune W of every head with everything else frozen; similarities don't change any more, so they're the input."""
+    """Tune W of every head, all else frozen (Sec. 2.4); similarities don't change any more, so they're the input."""
     before = recipe.prune == "before"
     full, pruned = ([model.head(choice, p) for choice in model.config.choices] for p in (False, True))
     for head in pruned if before else ():

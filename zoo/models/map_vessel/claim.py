@@ -1,8 +1,8 @@
 """MAP's headline in miniature: trained on healthy fundus photographs, does it segment vessels after a domain shift?
 
-Source: healthy phantom eyes of two cameras. Four target shifts as in the paper's Table 1: pathology (I), other cameras
-(II), and two other modalities (III): OCT angiograms and fluorescein angiograms, drawn from vessel trees that the
-source never showed.
+Source: healthy phantom eyes of two cameras. Four targets for the paper's three types of shift (Sec. 2.1): pathology
+(I), other cameras (II), and two other modalities (III): OCT angiograms and fluorescein angiograms, drawn from
+vessel trees that the source never showed.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ claim = Claim(
             },
         ),
     ),
-    # Table 3, mean over the six target sets
+    # Table 3, our mean over its six target sets
     paper={"map": {"target mean": 69.63}, "baseline": {"target mean": 61.36}, "bigaug": {"target mean": 67.03}},
     falsified_if="the mean Dice of MAP over the four targets is not above that of the baseline",
 )

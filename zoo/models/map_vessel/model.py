@@ -103,7 +103,7 @@ class MapVessel(Model[Segmentation]):
         probability = np.clip(resize(probability, size), 0, 1)
         if item.field is not None:
             probability = np.where(item.field, probability, 0)
-        strip = "inverted green, CLAHE" if item.modality == "fundus" else "grey levels, min-max"
+        conversion = "inverted green, CLAHE" if item.modality == "fundus" else "grey levels, min-max"
         return Segmentation(
             options={"modality": item.modality},
             notes=item.notes,
@@ -112,7 +112,7 @@ class MapVessel(Model[Segmentation]):
             probability=probability.astype(np.float32),
             labels=plugin.labels,
             extra_panels=(
-                figure.Panel(f"network input: {strip}", item.grey),
+                figure.Panel(f"network input: {conversion}", item.grey),
                 figure.Panel("vessel probability", figure.heatmap(probability)),
             ),
         )
@@ -130,8 +130,8 @@ class Prepared:
 
     image: media.Image
     modality: str
-    grey: Float[np.ndarray, "h w"]  # network input, working size
-    rgb: Float[np.ndarray, "h w 3"]  # working size; the synthesis networks train on it
+    grey: Float[np.ndarray, "h w"]  # network input, working size, in [0, 1]
+    rgb: Float[np.ndarray, "h w 3"]  # working size, in [0, 1]; the synthesis networks train on it
     field: Bool[np.ndarray, "H W"] | None  # of view, original size
     notes: tuple[str, ...] = ()
 
@@ -139,7 +139,10 @@ class Prepared:
 def prepare(
     image: Any, config: MapVesselConfig, modality: Modality = "auto", fov_mask: Any = None, native: bool = False
 ) -> Prepared:
-    """Read, convert to grey (bright vessels for fundus) and scale; ``native`` keeps the resolution."""
+    """Read, convert to grey and scale; ``native`` keeps the resolution.
+
+    Fundus: D^0, the CLAHE of the inverted green channel (Sec. 2.2). Others go in as they are (Sec. 2.5), min-max.
+    """
     picture = media.read(image).require_2d("map-vessel")
     rgb = picture.rgb()
     notes: tuple[str, ...] = ()
@@ -210,7 +213,10 @@ class ResidualUNet(nn.Module):
         self.head = nn.Conv2d(channels[0], out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b latent"]]:
-        """Output map, and the latent vector z: the bottleneck before its last LeakyReLU, flattened."""
+        """Output map, and the latent vector z: the bottleneck before its last LeakyReLU, flattened.
+
+        ``latent`` is channels[-1] * (h / stride) * (w / stride). The paper doesn't say where in g its z is taken.
+        """
         skips: list[Tensor] = []
         for i, block in enumerate(self.down):
             x = block(x if i == 0 else F.max_pool2d(x, 2))

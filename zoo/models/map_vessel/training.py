@@ -35,9 +35,9 @@ Method = Literal["map", "pooled", "baseline", "bigaug"]
 
 @dataclass(frozen=True)
 class SynthesisRecipe:
-    """Training of the networks f^1, f^2, f^3. The paper takes ready-made ones and states none of these."""
+    """Training of the networks f^1, f^2, f^3. The paper takes ready-made ones (Sec. 2.2) and states none of these."""
 
-    channels: tuple[int, ...] = field(default=(8, 32, 32, 64, 64, 16), metadata={"min": 1, "max": 4096})
+    channels: tuple[int, ...] = field(default=(8, 32, 32, 64, 64, 16), metadata={"min": 1, "max": 4096})  # as in g
     epochs: int = field(default=50, metadata={"min": 1, "max": 1_000_000})
     lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})
     max_correlation: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
@@ -82,7 +82,7 @@ def train(recipe: MapVesselRecipe, data: TrainData, run: Run) -> MapVessel:
 
 
 def fit(recipe: MapVesselRecipe, sources: list[Source], validation: Sequence[Case], run: Run) -> MapVessel:
-    """Train g on sources that have the pseudo-modalities which ``recipe.method`` needs."""
+    """Train g (Sec. 2.3) on sources that have the pseudo-modalities which ``recipe.method`` needs."""
     batch = min(recipe.batch_size, len(sources))
     run.stage("segmentation")
     model = MapVessel(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -99,7 +99,7 @@ def fit(recipe: MapVesselRecipe, sources: list[Source], validation: Sequence[Cas
         adam_test.param_groups[0]["lr"] = recipe.lr_test * decay
         index = run.indices(len(sources), batch, step)
         x, y = crops(sources, index, recipe.crop, run.generator("crop", step, run.accelerator.process_index))
-        x, y = x.to(run.device), y.to(run.device)
+        x, y = x.to(run.device), y.to(run.device)  # x[:, k] is D^k
         rng = run.generator("mixture", step, run.accelerator.process_index)
 
         if recipe.method in ("baseline", "bigaug"):
@@ -122,7 +122,7 @@ def fit(recipe: MapVesselRecipe, sources: list[Source], validation: Sequence[Cas
                 losses = _second_order_losses(g, x1, s, y, recipe)
                 _update(run, adam_test, losses["meta_train"] + losses["meta_test"])
             else:
-                logits, anchor = g(x1)  # meta-train on D^1
+                logits, anchor = g(x1)  # meta-train on D^1; anchor is z^a
                 meta_train = dice_ce(logits, y)
                 _update(run, adam_train, meta_train)
                 logits, z = g(s.flatten(0, 1))  # meta-test on the mixtures
@@ -182,7 +182,7 @@ def _update(run: Run, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def similarity_loss(z: Float[Tensor, "nm latent"], anchor: Float[Tensor, "n latent"], m: int) -> Float[Tensor, ""]:
-    """L_sim: L1 distance of every mixture's latent to the anchor of its image, per entry.
+    """L_sim (Sec. 2.4): L1 distance of every mixture's latent to the anchor of its image, per entry.
 
     The mean, not the paper's sum, over entries, mixtures and images: with weights of 100 / 100 / 1 the three losses are
     then of one order.
@@ -191,7 +191,7 @@ def similarity_loss(z: Float[Tensor, "nm latent"], anchor: Float[Tensor, "n late
 
 
 def ncc_loss(z: Float[Tensor, "nm latent"], m: int) -> Float[Tensor, ""]:
-    """L_ncc = ||C* - C||_F^2: cosines (Eq. 2, not centred) to 1 within an image's m rows, to 0 between images."""
+    """L_ncc = ||C* - C||_F^2 (Sec. 2.4): cosines (Eq. 2) to 1 within an image's m rows, to 0 between images; summed."""
     unit = F.normalize(z.flatten(1), dim=1)
     image = torch.arange(len(z), device=z.device) // m
     target = (image[:, None] == image).to(unit.dtype)
@@ -204,7 +204,7 @@ def ncc_loss(z: Float[Tensor, "nm latent"], m: int) -> Float[Tensor, ""]:
 def mixtures(
     x: Float[Tensor, "n 4 h w"], m: int, alpha: Sequence[float], rng: np.random.Generator
 ) -> Float[Tensor, "n m 1 h w"]:
-    """s = λ1 x^0 + λ2 x^2 + λ3 x^3 with λ ~ Dirichlet(alpha): m draws for each image."""
+    """s = λ1 x^0 + λ2 x^2 + λ3 x^3 with λ ~ Dirichlet(alpha) (Sec. 2.3, Eq. 1): m draws for each image."""
     weights = torch.from_numpy(rng.dirichlet(alpha, (len(x), m))).to(x)
     return torch.einsum("nmk,nkhw->nmhw", weights, x[:, MIXED])[:, :, None]
 
@@ -216,11 +216,11 @@ def _one_of_four(x: Float[Tensor, "n 4 h w"], rng: np.random.Generator) -> Float
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled photograph, ready to be cropped."""
+    """A labelled photograph of the source domain S at working size, ready to be cropped."""
 
     grey: Float[np.ndarray, "c h w"]  # D^0, and D^1..D^3 once they exist, in [0, 1]
-    rgb: Float[np.ndarray, "3 h w"]
-    mask: UInt8[np.ndarray, "h w"]
+    rgb: Float[np.ndarray, "3 h w"]  # x, in [0, 1]; what f sees
+    mask: UInt8[np.ndarray, "h w"]  # y, 1 in vessels
 
 
 def crops(
@@ -241,6 +241,7 @@ def crops(
 
 
 def load_source(case: Case, config: MapVesselConfig) -> Source:
+    """D^0, colours and vessel mask of a photograph at working size."""
     if "mask" not in case.masks:
         raise DataError(f"case {case.id} has no vessel mask; map-vessel trains on photographs with masks only")
     prepared = prepare(case.image, config, "fundus")
@@ -251,19 +252,19 @@ def load_source(case: Case, config: MapVesselConfig) -> Source:
     return Source(prepared.grey[None], np.moveaxis(prepared.rgb, -1, 0), small.astype(np.uint8))
 
 
-# ---- pseudo-modalities ------------------------------------------------------------------------------------------
+# ---- pseudo-modalities (Sec. 2.2) -------------------------------------------------------------------------------
 
 
 class SynthesisNetwork(nn.Module):
-    """f = (f_e, f_d): colour photograph to a latent image of its own size, and from that to vessels (Sec. 2.2)."""
+    """f = (f_e, f_d), each a residual U-Net: photograph to latent image of its own size, and from that to vessels."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.encoder = ResidualUNet(3, 1, channels)
-        self.decoder = ResidualUNet(1, 2, channels)
+        self.encoder = ResidualUNet(3, 1, channels)  # f_e
+        self.decoder = ResidualUNet(1, 2, channels)  # f_d
 
     def latent_image(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
-        """In [0, 1]. Nothing supervises its looks: they differ from seed to seed."""
+        """x^k, in [0, 1]. Nothing supervises its looks: they differ from seed to seed."""
         return self.encoder(rgb)[0].sigmoid()
 
     def forward(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2 h w"]:
