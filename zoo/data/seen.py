@@ -61,7 +61,8 @@ class Seen:
         """Drawn cases as their phantom with its seeds, all others as hashes."""
         record: dict[str, Any] = {}
         for part in PARTS:
-            hashes, phantoms = [], {}
+            hashes: list[str] = []
+            phantoms: dict[str, list[int]] = {}
             for key in getattr(self, part):
                 drawn, mark, seed = key.rpartition("#")
                 if mark:
@@ -80,8 +81,8 @@ def read(path: Path) -> Seen | None:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
         record = json.loads(path.read_text(encoding="utf-8"))
-        parts = [frozenset(_keys(record[part])) for part in PARTS]
-        return Seen(*parts, frozenset(str(name) for name in record["patients"]))
+        train, validation = (frozenset(_keys(record[part])) for part in PARTS)
+        return Seen(train, validation, frozenset(str(name) for name in record["patients"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} is no list of the cases that weights saw; get the file again") from error
 
