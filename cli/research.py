@@ -86,18 +86,27 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the table, per-case CSV and figure.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the bootstrap.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Measure also on cases that the weights were trained on.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a model on your data with its paper's metrics and 95 % bootstrap intervals."""
     from zoo.evaluation import evaluate as run_evaluation
 
     folder = out or Path("evaluations") / model
-    result = run_evaluation(model, data, weights=weights, split=split, out=folder, seed=seed, device=device)
+    result = run_evaluation(
+        model, data, weights=weights, split=split, out=folder, seed=seed, device=device, allow_seen=allow_seen
+    )
     if json:
         print_json(result.to_dict())
         return
     rows = [[m.name, f"{m.mean:.4f}", f"{m.low:.4f} to {m.high:.4f}", str(m.cases)] for m in result.metrics]
     print_table(["metric", "mean", "95 % interval", "cases"], rows, title=f"{model} on {data} ({split})")
+    for note in result.notes:
+        print(f"note: {note}")
+    for failure in result.failures:
+        print(f"failed: {failure}")
     print(f"weights: {result.weights} ({result.disclaimer})\nper-case table and figure are in {folder}")
 
 

@@ -136,7 +136,9 @@ def test_intervals_of_a_set_hold_its_value():
 def test_trained_weights_are_measured_on_the_test_part_of_their_own_split(toy, squares, weights, tmp_path):
     result = evaluate(toy.plugin, squares, weights=weights, out=tmp_path / "out", device="cpu", seed=99)
     assert [row["id"] for row in result.rows] == json.loads(Path(weights, "split.json").read_text())["test"]
-    assert result.notes == ("split as in the training of these weights",)
+    n = len(result.rows)
+    note = f"split as in the training of these weights: {n} of 20 cases are its test part, which the weights didn't see"
+    assert result.notes == (note,)
     assert result["dice"].mean > 0.85
     assert result["auroc"].mean > 0.95
     assert result["dice"].mean == pytest.approx(np.mean([row["dice"] for row in result.rows]))
@@ -148,10 +150,48 @@ def test_trained_weights_are_measured_on_the_test_part_of_their_own_split(toy, s
         assert figure.width > 600
 
 
-def test_all_cases_of_training_data_come_with_a_warning(toy, squares, weights):
-    result = evaluate(toy.plugin, squares, weights=weights, split="all", device="cpu")
+def test_cases_the_weights_saw_are_refused_unless_asked_for(toy, squares, weights):
+    parts = json.loads(Path(weights, "split.json").read_text())
+    seen = len(parts["train"]) + len(parts["validation"])
+    for split, count in (("all", seen), ("train", len(parts["train"])), ("validation", len(parts["validation"]))):
+        with pytest.raises(DataError, match=f"saw {count} of these"):
+            evaluate(toy.plugin, squares, weights=weights, split=split, device="cpu")
+    result = evaluate(toy.plugin, squares, weights=weights, split="all", device="cpu", allow_seen=True)
     assert len(result.rows) == 20
-    assert result.notes == ("the weights were trained on part of these cases",)
+    assert result.notes == (f"the weights saw {seen} of these 20 cases or others of their patients",)
+
+
+def test_the_split_comes_back_however_the_set_is_spelled(toy, squares, weights, tmp_path, monkeypatch):
+    held_out = json.loads(Path(weights, "split.json").read_text())["test"]
+    rows = [f"images/c{i:02}.png,masks/c{i:02}.png\n" for i in range(20)]
+    (tmp_path / "squares" / "all.csv").write_text("image,mask\n" + "".join(rows))
+    monkeypatch.chdir(tmp_path)
+    for spec in ("csv:squares/all.csv", "csv:./squares/all.csv", f"csv:{tmp_path}/squares/all.csv", "pairs:squares"):
+        result = evaluate(toy.plugin, spec, weights=weights, device="cpu", seed=5)
+        assert [Path(row["id"]).stem for row in result.rows] == held_out
+
+
+def test_a_planted_overlap_is_found_under_another_name(toy, squares, weights, tmp_path):
+    """One picture that was trained on, renamed, in a test set of somebody else's."""
+    trained = json.loads(Path(weights, "split.json").read_text())["train"][0]
+    other = tmp_path / "other"
+    toy.write_squares(other)
+    for path in (other / "images").iterdir():
+        pixels = np.array(Image.open(path))
+        Image.fromarray(255 - pixels).save(path)
+    spec = f"pairs:{other}"
+    assert not evaluate(toy.plugin, spec, weights=weights, split="all", device="cpu").notes
+    (other / "images" / "c05.png").write_bytes((tmp_path / "squares" / "images" / f"{trained}.png").read_bytes())
+    with pytest.raises(DataError, match=r"saw 1 of these 20 cases, .* such as c05"):
+        evaluate(toy.plugin, spec, weights=weights, split="all", device="cpu")
+    assert "c05" not in [row["id"] for row in evaluate(toy.plugin, spec, weights=weights, device="cpu").rows]
+
+
+def test_weights_without_a_list_say_so(toy, squares, weights, tmp_path):
+    Path(weights, "seen.json").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "squares")
+    result = evaluate(toy.plugin, f"pairs:{tmp_path}/link", weights=weights, device="cpu")
+    assert "without a list of the cases they saw" in result.notes[0]
 
 
 def test_a_model_object_can_be_evaluated(toy, squares):

@@ -16,7 +16,9 @@ import numpy as np
 from zoo import registry
 from zoo.data.case import Case
 from zoo.data.images import place_of
+from zoo.data.seen import Seen
 from zoo.data.sets import Dataset
+from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError, ZooError
 from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
 from zoo.model import Model
@@ -87,17 +89,19 @@ def evaluate(
     out: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    allow_seen: bool = False,
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Predict the cases of ``data`` and compare them with the truth, by the measures of the model's task.
 
     ``split``: ``train``, ``validation``, ``test`` or ``all``. Weights that were trained on the same data bring the
-    split of their training along; otherwise the set's own splits count, or one drawn with ``seed``.
+    split of their training along, whatever the data are called: the test is what they didn't see. Otherwise the set's
+    own splits count, or one drawn with ``seed``. Cases that the weights saw are refused unless ``allow_seen``.
     ``out``: a folder for ``evaluation.json``, ``cases.csv`` and ``figure.png``. ``options`` go to ``predict``.
 
-    Raises ``DataError`` when the set lacks what the task needs or no case could be predicted, ``OptionError`` for an
-    unknown split.
+    Raises ``DataError`` when the set lacks what the task needs, the weights saw its cases or none could be predicted,
+    ``OptionError`` for an unknown split.
     """
     from zoo.data.check import require
     from zoo.data.patients import by_patient
@@ -107,7 +111,7 @@ def evaluate(
     network, plugin = _network(model, weights, device)
     score = _score_of(plugin)
     dataset = load_dataset(data, plugin=plugin)
-    part, notes = _part(dataset, split, weights, seed, network, plugin)
+    part, notes = _part(dataset, split, weights, seed, network, plugin, allow_seen)
     if not len(part):
         raise DataError(f"the {split} part of {data} is empty")
     require(part, plugin) if plugin.task == "segmentation" else require(part)
@@ -187,23 +191,62 @@ def _network(model: Any, weights: str | None, device: str) -> tuple[Model, Plugi
 
 
 def _part(
-    dataset: Dataset, name: str, weights: str | None, seed: int, network: Model, plugin: Plugin
+    dataset: Dataset, name: str, weights: str | None, seed: int, network: Model, plugin: Plugin, allow: bool
 ) -> tuple[Dataset, list[str]]:
     """The cases to evaluate on, and what a reader of the numbers should know about their choice."""
-    from zoo.data.splits import PARTS, Split, divide, load_split
+    from zoo.data.splits import PARTS, load_split
 
     if name not in (*PARTS, "all"):
         raise OptionError(f"split must be one of {', '.join(PARTS)} or all, not {name!r}")
+    if network.seen is not None:
+        return _unseen(dataset, name, seed, network.seen, plugin, allow)
     trained_here = network.provenance.trained_on == dataset.spec
     if name == "all":
         return dataset, ["the weights were trained on part of these cases"] if trained_here else []
     record = Path(weights or "") / "split.json"
     if weights and record.is_file() and trained_here:
         return getattr(load_split(dataset, record), name), ["split as in the training of these weights"]
+    notes = ["the weights were trained on this data; that it's the same split can't be shown"] if trained_here else []
+    if not notes and network.provenance.weights != "none":
+        notes = ["the weights come without a list of the cases they saw, so that none is among these can't be shown"]
+    return getattr(_divided(dataset, plugin, seed), name), notes
+
+
+def _divided(dataset: Dataset, plugin: Plugin, seed: int) -> TrainData:
+    from zoo.data.splits import Split, divide
+
     training = _training_of(plugin)
     how, recipe = (training.split, training.recipe()) if training is not None else (Split(), None)
-    notes = ["the weights were trained on this data; that it's the same split can't be shown"] if trained_here else []
-    return getattr(divide(dataset, how, recipe, seed), name), notes
+    return divide(dataset, how, recipe, seed)
+
+
+def _unseen(
+    dataset: Dataset, name: str, seed: int, seen: Seen, plugin: Plugin, allow: bool
+) -> tuple[Dataset, list[str]]:
+    """The cases to evaluate on where it's known what the weights saw."""
+    marks = dict(zip(dataset.ids, seen.marks(dataset), strict=True))
+    notes = []
+    if name == "all":
+        part = dataset
+    elif not any(marks.values()) or any(entry.split for entry in dataset.entries):
+        part = getattr(_divided(dataset, plugin, seed), name)
+    else:
+        wanted = "" if name == "test" else name
+        part = dataset.subset(place for place, mark in enumerate(marks.values()) if mark == wanted)
+        notes = [f"split as in the training of these weights: {len(part)} of {len(dataset)} cases are its {name} part"]
+        if not len(part):
+            raise DataError(f"the weights saw all {len(dataset)} cases of {dataset.spec}; measure them on other data")
+    overlap = [one for one in part.ids if marks[one]]
+    if overlap and not allow:
+        raise DataError(
+            f"the weights saw {len(overlap)} of these {len(part)} cases, or others of their patients, such as "
+            f"{overlap[0]}; measure them on other cases (--split test), or ask for it with --allow-seen"
+        )
+    if overlap:
+        notes.append(f"the weights saw {len(overlap)} of these {len(part)} cases or others of their patients")
+    elif name == "test" and notes:
+        notes = [f"{notes[0]}, which the weights didn't see"]
+    return part, notes
 
 
 def _training_of(plugin: Plugin) -> Training | None:

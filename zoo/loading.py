@@ -21,12 +21,14 @@ from torch.nn.modules import module as registration
 
 from zoo import config as configs
 from zoo import hub
+from zoo.data import seen
 from zoo.errors import OptionError, WeightsError, ZooError
 from zoo.plugin import CONTRACT_VERSION, WEIGHTS_CONTRACTS, Plugin
 from zoo.prediction import Provenance
 from zoo.text import normalised
 from zoo.weights import (
     CONFIG,
+    SEEN,
     TENSORS,
     Located,
     Stored,
@@ -83,6 +85,7 @@ def load_into(model_class: type[M], spec: str, device: str | torch.device = "cpu
         trained_on=printable(record.get("trained_on", "unknown data")),
         disclaimer=printable(record.get("disclaimer", "for research; not for clinical use")),
     )
+    model.seen = seen.read(located.folder / SEEN)
     return model.to(device).eval()
 
 

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 
 from zoo import loading, media, options, weights
 from zoo.data import patients
+from zoo.data.seen import Seen
 from zoo.errors import PluginError
 from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
@@ -36,6 +37,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         super().__init__()
         self.config = self.config_class() if config is None else config
         self.provenance = Provenance(model=self.plugin.name)
+        self.seen: Seen | None = None  # the cases it was trained on, where its weights state them
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SEEN = "seen.json"  # the cases of the training, see zoo.data.seen
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.joblib")
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 4 << 20, 64 << 20
@@ -204,9 +205,11 @@ def save(
                 index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
                 (draft / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
             (draft / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            if getattr(model, "seen", None) is not None:
+                (draft / SEEN).write_text(facts.seen.to_json(), encoding="utf-8")
             written = {path.name for path in draft.iterdir()}
         for path in out.iterdir():  # what an earlier save left in the other layout
-            if path.name not in written and (path.name in (TENSORS, INDEX) or SHARD.fullmatch(path.name)):
+            if path.name not in written and (path.name in (TENSORS, INDEX, SEEN) or SHARD.fullmatch(path.name)):
                 path.unlink()
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo import models
+
 TINY = ["--set", "epochs=1", "--set", "crops_per_image=1", "--set", "method=baseline", "--set", "batch_size=2"]
 
 
@@ -101,6 +103,46 @@ def test_data_check_tells_good_sets_from_bad(zoo_cli, pairs, tmp_path) -> None:
     assert ran.code == 2
     assert "eye1" in ran.out
     assert "eye2" in ran.out
+
+
+def test_demo_weights_are_measured_on_seeds_they_did_not_see_and_the_terminal_says_so(zoo_cli, tmp_path) -> None:
+    demo = json.loads((Path(models.__file__).parent / "grad_align" / "demo" / "seen.json").read_text())
+    seen = {seed for part in ("train", "validation") for seeds in demo[part]["phantoms"].values() for seed in seeds}
+    given = (
+        "evaluate",
+        "grad-align",
+        "--data",
+        "phantom:chest-xray?n=60&size=48",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path,
+    )
+    ran = zoo_cli(*given)
+    assert ran.code == 0, ran.err
+    with (tmp_path / "cases.csv").open() as table:
+        measured = {int(row["id"].rpartition("-")[2]) for row in csv.DictReader(table)}
+    assert measured == set(range(60)) - seen
+    assert f"note: split as in the training of these weights: {len(measured)} of 60 cases" in ran.out
+    refused = zoo_cli(*given, "--split", "all").refused
+    assert f"saw {60 - len(measured)} of these 60 cases" in refused
+    assert "--allow-seen" in refused
+    ran = zoo_cli(*given, "--split", "all", "--allow-seen")
+    assert ran.code == 0, ran.err
+    assert f"note: the weights saw {60 - len(measured)} of these 60 cases" in ran.out
+
+
+def test_cases_that_fail_are_named_on_the_terminal(zoo_cli, pairs, tmp_path) -> None:
+    broken = tmp_path / "broken"
+    for kind in ("images", "masks"):
+        (broken / kind).mkdir(parents=True)
+        for path in sorted((pairs / kind).iterdir())[:2]:
+            (broken / kind / path.name).write_bytes(path.read_bytes())
+    (broken / "images" / "eye1.png").write_bytes(b"no picture")
+    ran = zoo_cli("evaluate", "map-vessel", "--data", f"pairs:{broken}", "--split", "all", "--device", "cpu",
+                  "--out", tmp_path / "e")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "failed: eye1: " in ran.out
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 
 import zoo
 from zoo import loading, weights
+from zoo.data.seen import Seen
 from zoo.errors import OptionError, WeightsError
 
 IMAGE = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
@@ -155,6 +156,22 @@ def test_pull_writes_plain_files(hub, client, make_toy, contents, tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsError, match=r"can't write to .*file.*--out"):
         zoo.pull("org/toy", tmp_path / "file")
+
+
+def test_the_list_of_seen_cases_travels_with_the_weights(hub, client, make_toy, tmp_path: Path) -> None:
+    folder = make_toy()
+    seen = Seen(frozenset({"0123456789abcdef", "phantom:fundus?size=64#7"}), frozenset({"phantom:fundus?size=64#8"}))
+    (folder / "seen.json").write_text(seen.to_json())
+    assert "seen.json" in zoo.push(folder, "org/toy").files
+    model = zoo.load("toy-model", weights="hf://org/toy")
+    assert model.seen == seen
+    zoo.pull("org/toy", tmp_path / "out")
+    assert zoo.load("toy-model", weights=str(tmp_path / "out")).seen == seen
+    model.save_pretrained(tmp_path / "again")
+    assert zoo.load("toy-model", weights=str(tmp_path / "again")).seen == seen
+    (folder / "seen.json").write_text("{}")
+    with pytest.raises(WeightsError, match="is no list of the cases"):
+        zoo.push(folder, "org/toy")
 
 
 def test_loading_fetches_no_pictures(hub, client, make_toy) -> None:

@@ -55,6 +55,7 @@ class Entry:
     case: Case | Callable[[], Case]
     patient: str | None = None
     split: str | None = None  # train, validation or test, where the set says so
+    drawn: str = ""  # of a phantom: its name, all of its options and its seed, which are all that makes it
 
 
 class Dataset(_Cases):
@@ -299,7 +300,8 @@ def _phantoms(spec: str, stated: Spec, plugin: Any) -> Dataset:
         raise OptionError(str(error)) from error
     name, draw = parsed.name, lru_cache(PHANTOMS_IN_MEMORY)(partial(parsed.draw, **parsed.options))
     seeds = range(parsed.seed, parsed.seed + (parsed.n or PHANTOM_CASES))
-    entries = [Entry(f"{name}-{seed}", partial(draw, seed), patient=f"{name}-{seed}") for seed in seeds]
+    whole = parsed.identity
+    entries = [Entry(f"{name}-{s}", partial(draw, s), patient=f"{name}-{s}", drawn=f"{whole}#{s}") for s in seeds]
     return Dataset(spec, entries, ["image", "mask"])
 
 

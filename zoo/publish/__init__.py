@@ -13,12 +13,13 @@ from torch import nn
 
 from zoo import loading, registry
 from zoo import weights as weight_files
+from zoo.data import seen
 from zoo.errors import OptionError, WeightsError
 from zoo.hub.client import Address, address, explained, patiently
 from zoo.hub.snapshots import PICTURE, PICTURES, README, SAFE_NAME
 from zoo.plugin import Plugin
 from zoo.publish.card import check_card, model_card
-from zoo.weights import CONFIG, INDEX, SHARD, TENSORS, Located
+from zoo.weights import CONFIG, INDEX, SEEN, SHARD, TENSORS, Located
 
 __all__ = ["Pushed", "check_card", "model_card", "push"]
 
@@ -93,6 +94,8 @@ def _publication(what: Any, where: Address, scratch: Path) -> dict[str, Path]:
 
     files = {CONFIG: folder / CONFIG, located.tensors.name: located.tensors}
     files |= {stored.file.name: stored.file for stored in weight_files.read_headers(located).values()}
+    if seen.read(folder / SEEN) is not None:
+        files[SEEN] = folder / SEEN
     readme = folder / README
     if not readme.is_file() or _is_template(readme):
         readme = scratch / README
@@ -138,7 +141,7 @@ def _publish(
         raise WeightsError(f"{where} exists and is public, so nothing was pushed; push to a new repository")
     present = [sibling.rfilename for sibling in info.siblings or []]
     # Tensors of an earlier push in the other layout would be ambiguous beside the new ones.
-    stale = [n for n in present if n not in files and (n in (TENSORS, INDEX) or SHARD.fullmatch(n))]
+    stale = [n for n in present if n not in files and (n in (TENSORS, INDEX, SEEN) or SHARD.fullmatch(n))]
 
     def commit() -> Any:
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]

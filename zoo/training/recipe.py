@@ -13,6 +13,7 @@ from typing import Any
 from zoo import config as configs
 from zoo import registry
 from zoo.data.case import Case
+from zoo.data.seen import Seen
 from zoo.data.splits import Split, TrainData, divide, save_split
 from zoo.errors import OptionError, ZooError
 from zoo.model import Model
@@ -133,6 +134,7 @@ def train(
                     _forget(out)
                 raise
             if run.is_main:
+                network.seen = Seen.of(parts)
                 _save(network, out, recipe, data)
                 write_file(out / "run.json", json.dumps({**record, "finished": True}, indent=2) + "\n")
                 remove_folder(run.checkpoints)  # the weights are safe; what led to them may go

@@ -60,6 +60,13 @@ class PhantomSpec:
     n: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> str:
+        """The name with every option, so that a default is the same stated or not."""
+        parameters = inspect.signature(self.draw).parameters.values()
+        stated = {p.name: p.default for p in parameters if p.name != "seed"} | self.options
+        return f"phantom:{self.name}?" + "&".join(f"{key}={stated[key]}" for key in sorted(stated))
+
 
 def parse_spec(spec: str) -> PhantomSpec:
     """Take a specification apart. Raises ``DataError`` for an unknown phantom or option, or a value of wrong type."""
