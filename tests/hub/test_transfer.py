@@ -161,7 +161,8 @@ def test_pull_writes_plain_files(hub, client, make_toy, contents, tmp_path: Path
 def test_the_list_of_seen_cases_travels_with_the_weights(hub, client, make_toy, tmp_path: Path) -> None:
     folder = make_toy()
     seen = Seen(frozenset({"0123456789abcdef", "phantom:fundus?size=64#7"}), frozenset({"phantom:fundus?size=64#8"}))
-    (folder / "seen.json").write_text(seen.to_json())
+    with_patients = Seen(seen.train, seen.validation, frozenset({"fedcba9876543210"}))  # who are nobody's business
+    (folder / "seen.json").write_text(with_patients.to_json())
     assert "seen.json" in zoo.push(folder, "org/toy").files
     model = zoo.load("toy-model", weights="hf://org/toy")
     assert model.seen == seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,9 @@ def _publication(what: Any, where: Address, scratch: Path) -> dict[str, Path]:
 
     files = {CONFIG: folder / CONFIG, located.tensors.name: located.tensors}
     files |= {stored.file.name: stored.file for stored in weight_files.read_headers(located).values()}
-    if seen.read(folder / SEEN) is not None:
-        files[SEEN] = folder / SEEN
+    if (cases := seen.read(folder / SEEN)) is not None:
+        files[SEEN] = scratch / SEEN  # without the hashes of patients: who guesses a name could find it among them
+        files[SEEN].write_text(replace(cases, patients=frozenset()).to_json(), encoding="utf-8")
     readme = folder / README
     if not readme.is_file() or _is_template(readme):
         readme = scratch / README
