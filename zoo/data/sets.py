@@ -180,9 +180,12 @@ def read_mask(case: Case, name: str = "mask") -> Integer[np.ndarray, "*grid"]:
 
     if name not in case.masks:
         raise DataError(f"case {case.id} has no mask {name!r}")
-    mask = case.masks[name]
-    if not isinstance(mask, str):
-        mask = media.Image(mask, f"{name!r} of case {case.id}", ndim_spatial=mask.ndim)
+    stored = case.masks[name]
+    mask: str | media.Image = (
+        stored
+        if isinstance(stored, str)
+        else media.Image(stored, f"{name!r} of case {case.id}", ndim_spatial=stored.ndim)
+    )
     try:
         return media.read_labels(mask).array
     except MediaError as error:
