@@ -54,9 +54,9 @@ def test_folds_are_equal_in_training_evaluation_deployment_and_conformance(tmp_p
     assert {part: len(ids) for part, ids in parts.items()} == {"train": 3, "validation": 1, "test": 2}
 
     dataset = load_dataset(DATA)
-    network: Any = SimpleNamespace(provenance=SimpleNamespace(trained_on="other data"))
+    network: Any = SimpleNamespace(seen=None, provenance=SimpleNamespace(trained_on="other data", weights="none"))
     for name, ids in parts.items():
-        assert evaluation._part(dataset, name, None, 0, network, plugin)[0].ids == ids
+        assert evaluation._part(dataset, name, None, 0, network, plugin, False)[0].ids == ids
 
     from zoo.federated.app import rebuild
 
