@@ -6,26 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from PIL import Image as PILImage
 
 from zoo import figure as fig
-from zoo.data.images import rgb_bytes
+from zoo.data.images import Window, rgb_bytes
 from zoo.prediction import Classification
 
 SHOWN_CASES, SHOWN_REGIONS = 4, 3  # in the figure
-
-
-@dataclass(frozen=True)
-class Window:
-    """The square of an image that the network sees, in px."""
-
-    top: int
-    left: int
-    side: int
-
-    def cut(self, array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "s s *c"]:
-        return array[self.top : self.top + self.side, self.left : self.left + self.side]
 
 
 @dataclass(frozen=True)

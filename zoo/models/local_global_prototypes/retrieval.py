@@ -11,7 +11,8 @@ from PIL import Image as PILImage
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from zoo.models.local_global_prototypes.result import LookAlike, Region, Window
+from zoo.data.images import Window
+from zoo.models.local_global_prototypes.result import LookAlike, Region
 from zoo.nn.gallery import Gallery, GalleryConfig, StoredGallery
 from zoo.ops import cosine_topk, prototype_similarity
 
