@@ -1,13 +1,15 @@
 """Promptable segmentation on ``transformers``' Segment Anything: what all plugins of the family share.
 
-``load_sam`` gets a model, ``Promptable`` embeds an image once and answers prompts, and the functions below it are the
-joints at which a paper adds its own idea: features between encoder and decoder (``decode``), other heads (``two_way``),
-other necks (``before_neck``), more outputs (``add_mask_tokens``), gradients to prompts (``encode_prompts``).
+``load_sam`` gets a model, ``Promptable`` embeds an image once and answers prompts, ``find_everything`` asks for
+all that is there, and the functions below it are the joints at which a paper adds its own idea: features between
+encoder and decoder (``decode``), other heads (``two_way``), other necks (``before_neck``), more outputs
+(``add_mask_tokens``), gradients to prompts (``encode_prompts``).
 """
 
 from __future__ import annotations
 
 from zoo.nn.promptable.attention import use_operator
+from zoo.nn.promptable.everything import AutoMask, Grid, find_everything
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.nn.promptable.promptable import (
     Decoded,
@@ -25,10 +27,12 @@ from zoo.nn.promptable.prompts import Box, Mask, Point, Prompt, box_around, prom
 from zoo.nn.promptable.sam import add_lora, freeze, load_sam, resize_input, small_config
 
 __all__ = [
+    "AutoMask",
     "Box",
     "Decoded",
     "Embedded",
     "Frame",
+    "Grid",
     "Mask",
     "Point",
     "Prompt",
@@ -41,6 +45,7 @@ __all__ = [
     "box_around",
     "decode",
     "encode_prompts",
+    "find_everything",
     "freeze",
     "load_sam",
     "mask_side",
