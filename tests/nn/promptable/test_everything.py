@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from transformers import SamImageProcessor, pipeline
 
-from zoo.nn.promptable import Grid, Promptable, decode, encode_prompts, find_everything, mask_side
+from zoo.data.phantoms.he_tile import he_tile
+from zoo.nn.promptable import Grid, Promptable, decode, encode_prompts, find_everything, load_sam, mask_side
 from zoo.nn.promptable.frame import Tensors
 from zoo.nn.promptable.grid import answer_clicks, draw
 
@@ -34,24 +35,22 @@ def test_clicks_are_answered_and_drawn_as_by_sams_own_decoder(sam, image: np.nda
     torch.testing.assert_close(drawn, expected.logits[chosen], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("grid", [ALL, Grid(points=6, quality=-1e9, stability=0.3, overlap=0.6)])
-def test_the_masks_are_those_of_transformers_pipeline(sam, image: np.ndarray, grid: Grid) -> None:
-    side = mask_side(sam)
+def test_the_masks_are_those_of_transformers_pipeline() -> None:
+    sam, grid = load_sam(needed_by="the tests"), Grid(points=8, quality=0.2, stability=0.5, overlap=0.6)
+    image, side = he_tile(3, size=256).image, mask_side(sam)
     processor = SamImageProcessor(
-        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64},
+        size={"longest_edge": 256}, pad_size={"height": 256, "width": 256},
         mask_size={"longest_edge": side}, mask_pad_size={"height": side, "width": side},
     )  # fmt: skip
     theirs = pipeline("mask-generation", model=sam, image_processor=processor, device="cpu")(
-        Image.fromarray(image), points_per_crop=6, pred_iou_thresh=grid.quality,
+        Image.fromarray(image), points_per_crop=grid.points, pred_iou_thresh=grid.quality,
         stability_score_thresh=grid.stability, crops_nms_thresh=grid.overlap,
     )  # fmt: skip
-    expected = [(mask, score) for mask, score in zip(theirs["masks"], theirs["scores"].tolist(), strict=True)]
-    expected = [(np.asarray(mask) > 0, score) for mask, score in expected if np.asarray(mask).any()]
     found = find_everything(Promptable(sam), image, grid, batch=7)
-    assert len(found) == len(expected) > 5
-    np.testing.assert_allclose([one.quality for one in found], [score for _, score in expected], rtol=1e-3, atol=1e-3)
-    same = [np.mean(one.full() == mask) for one, (mask, _) in zip(found, expected, strict=True)]
-    assert np.mean(same) > 0.999
+    assert len(found) == len(theirs["masks"]) > 5
+    np.testing.assert_allclose([one.quality for one in found], theirs["scores"], atol=1e-4)
+    same = [np.mean(one.full() == np.asarray(mask)) for one, mask in zip(found, theirs["masks"], strict=True)]
+    assert min(same) > 0.9999
 
 
 def test_a_mask_is_kept_within_its_box_and_knows_how_stable_it_is(sam, image: np.ndarray) -> None:
@@ -65,8 +64,6 @@ def test_a_mask_is_kept_within_its_box_and_knows_how_stable_it_is(sam, image: np
         assert one.inside.any(1)[[0, -1]].all()
         assert 0 <= one.stability <= 1
     assert [one.quality for one in found] == sorted((one.quality for one in found), reverse=True)
-    strict = find_everything(Promptable(sam), image[:40], Grid(points=6, quality=-1e9, stability=0.5, overlap=1.0))
-    assert {one.box for one in strict} == {one.box for one in found if one.stability > 0.5}
 
 
 def test_where_nothing_is_good_enough_there_are_no_masks(sam, image: np.ndarray) -> None:
