@@ -2,7 +2,7 @@
 
 ``load_sam`` gets a model, ``Promptable`` embeds an image once and answers prompts, and the functions below it are the
 joints at which a paper adds its own idea: features between encoder and decoder (``decode``), other heads (``two_way``),
-other necks (``before_neck``), more outputs (``add_mask_tokens``), gradients to prompts (``encode_prompts``).
+other necks (``before_neck``), more outputs (``add_mask_tokens``, ``all_masks``), gradients to prompts (``encode_prompts``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from zoo.nn.promptable.promptable import (
     Promptable,
     PromptEmbeddings,
     add_mask_tokens,
+    all_masks,
     before_neck,
     decode,
     encode_prompts,
@@ -37,6 +38,7 @@ __all__ = [
     "Tensors",
     "add_lora",
     "add_mask_tokens",
+    "all_masks",
     "before_neck",
     "box_around",
     "decode",
