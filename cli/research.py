@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,6 +79,15 @@ def _assignments(given: list[str]) -> dict[str, str]:
     return pairs
 
 
+def _options(model: str, given: list[str] | None) -> dict[str, Any]:
+    """Options for every case, checked; those that the evaluation itself gives, such as a box, needn't be there."""
+    from zoo import options, registry
+
+    plugin = registry.find(model).plugin
+    assert plugin is not None
+    return options.parse(plugin, given or [], whole=False)
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
     data: Data,
@@ -90,6 +99,9 @@ def evaluate(
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Measure also on cases that the weights were trained on.")
     ] = False,
+    given: Annotated[
+        list[str] | None, typer.Option("--with", metavar="NAME=VALUE", help="An optional input of the model.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a model on your data with its paper's metrics and 95 % bootstrap intervals."""
@@ -97,8 +109,9 @@ def evaluate(
 
     folder = out or Path("evaluations") / model
     result = run_evaluation(
-        model, data, weights=weights, split=split, out=folder, seed=seed, device=device, allow_seen=allow_seen
-    )
+        model, data, weights=weights, split=split, out=folder, seed=seed, device=device, allow_seen=allow_seen,
+        options=_options(model, given),
+    )  # fmt: skip
     if json:
         print_json(result.to_dict())
         return
@@ -130,6 +143,9 @@ def robustness(
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Measure also on cases that the weights were trained on.")
     ] = False,
+    given: Annotated[
+        list[str] | None, typer.Option("--with", metavar="NAME=VALUE", help="An optional input of the model.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a model on corrupted images: 18 kinds of noise, blur, weather and bad files, in 5 severities."""
@@ -140,6 +156,7 @@ def robustness(
     result = run_robustness(
         model, data, corruptions=corruption or KINDS, severities=severity or SEVERITIES, metric=metric, weights=weights,
         split=split, out=folder, resume=resume, seed=seed, device=device, allow_seen=allow_seen,
+        options=_options(model, given),
     )  # fmt: skip
     if json:
         print_json(result.to_dict())

@@ -144,8 +144,12 @@ def robustness(
         raise OptionError("name at least one corruption and one severity")
     network, part, notes = prepared(model, data, weights, split, seed, device, allow_seen)
     about = network.provenance
-    asked = {"model": network.plugin.name, "weights": about.weights, "revision": about.revision, "data": data,
-             "split": split, "seed": seed, "ids": part.ids, "options": {k: repr(v) for k, v in (options or {}).items()}}  # fmt: skip
+    asked = {
+        "model": network.plugin.name,
+        "weights": [about.weights, about.revision],
+        "data": [data, split, seed, part.ids],
+        "options": {name: repr(value) for name, value in (options or {}).items()},
+    }
     folder = None if out is None else Path(out)
     done = _left_by(folder, asked) if resume and folder is not None else {}
     values: dict[tuple[str, int], Mapping[str, float]] = {}

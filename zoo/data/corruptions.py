@@ -1,7 +1,7 @@
-"""Images as a worse camera, worse weather or a worse file would have them: 18 kinds of corruption, each in 5 severities.
+"""Images as a worse camera, worse weather or a worse file would have them: 18 kinds of corruption in 5 severities.
 
-For asking how much of a model's accuracy is left (``zoo robustness``). Kinds and constants are those of D. Hendrycks and
-T. Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019, with their
+For asking how much of a model's accuracy is left (``zoo robustness``). Kinds and constants are those of D. Hendrycks
+and T. Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019, with their
 four extra kinds and without the elastic one, which moves pixels away from their labels. Lengths are in pixels of the
 image as it is given, as there; nothing is scaled with its size.
 
