@@ -1,10 +1,10 @@
 """Promptable segmentation on ``transformers``' Segment Anything: what all plugins of the family share.
 
 ``load_sam`` gets a model, ``Promptable`` embeds an image once and answers prompts, ``find_everything`` asks for all
-that is there, ``Session`` answers click after click, ``follow`` clicks as a user would and ``click_scores`` measures it. The
-functions below are the joints at which a paper adds its own idea: features between encoder and decoder (``decode``),
-other heads (``two_way``), other necks (``before_neck``), more outputs (``add_mask_tokens``, ``all_masks``), a decoder of
-one's own (``new_decoder``), gradients to prompts (``encode_prompts``).
+that is there, ``Session`` answers click after click, ``follow`` clicks as a user would, ``click_scores`` measures it.
+The functions below are the joints at which a paper adds its own idea: features between encoder and decoder
+(``decode``), other heads (``two_way``), other necks (``before_neck``), more outputs (``add_mask_tokens``,
+``all_masks``), a decoder of one's own (``new_decoder``), gradients to prompts (``encode_prompts``).
 """
 
 from __future__ import annotations
