@@ -53,6 +53,11 @@ plugin = Plugin(
             "F1 (macro), 128 held-out phantoms": 0.953,
         },
     ),
+    readings={
+        "paper": "as printed: prototypes follow running centroids, class-weighted cross-entropy; the default",
+        "released": "as the authors' code: temperature 0.07 in training, sigmoid features, prototypes projected "
+        "onto training images every ten epochs, no weights in stage 1, AdamW, no cluster loss (the code's is without gradient)",
+    },
     phantom="phantom:skin-lesion",
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. ISIC 2019 is CC BY-NC "
