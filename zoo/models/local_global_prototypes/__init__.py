@@ -56,7 +56,7 @@ plugin = Plugin(
     readings={
         "paper": "as printed: prototypes follow running centroids, class-weighted cross-entropy; the default",
         "released": "as the authors' code: temperature 0.07 in training, sigmoid features, prototypes projected "
-        "onto training images every ten epochs, no weights in stage 1, AdamW, no cluster loss (it has no gradient there)",
+        "onto training images every ten epochs, no weights in stage 1, AdamW; no cluster loss, which has no gradient",
     },
     phantom="phantom:skin-lesion",
     licence_notes=(
