@@ -75,7 +75,7 @@ def page_of(all_results: Sequence[ClaimResult]) -> str:
         "Each paper's headline, tested again in miniature on data that anyone can make. This page is written from the",
         "records of `zoo reproduce`; a verdict is printed whichever way it comes out. The primary comparison is judged",
         "by its 95 % interval: *supported* if that lies above the claimed margin, *not supported* if it excludes it,",
-        "else *inconclusive*. Of the secondary ones p is corrected for their number (Holm), and the verdict follows it.",
+        "else *inconclusive*. Of the others p is corrected for their number (Holm), and the verdict follows it.",
         "",
         "| model | verdict | primary comparison | difference | 95 % interval | p (t) | p (sign) | seeds |",
         "|---|---|---|---|---|---|---|---|",
