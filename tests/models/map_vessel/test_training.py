@@ -193,7 +193,7 @@ def test_latent_images_with_dark_vessels_are_turned(data: TrainData, monkeypatch
         return (1 - next(s.mask for s in sources if s.rgb is rgb)).astype(np.float32)
 
     monkeypatch.setattr(styles, "synthesise", darkness)
-    monkeypatch.setattr(styles, "_train_synthesis", lambda *_: None)
+    monkeypatch.setattr(styles, "_train_synthesis", lambda *_: SynthesisNetwork((4, 8)))
     monkeypatch.setattr(styles, "_likeness", lambda *_: 0.0)
     for polarity, expected in (("bright", 1), ("any", 0)):
         made = styles.add_pseudo_modalities(sources, replace(TINY.synthesis, polarity=polarity), 32, Run(None))
