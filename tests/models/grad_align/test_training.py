@@ -264,7 +264,8 @@ class TestGradAlign(PluginTests):
         privacy = trained.model.config.privacy
         assert (privacy.accounting, privacy.filter) == ("paper", "cov")
         assert 7.5 < privacy.epsilon <= 8.0
-        assert trained.model.predict(np.zeros((40, 40), np.uint8)).to_dict()["privacy"]["epsilon"] is not None
+        image = np.arange(1600, dtype=np.uint16).reshape(40, 40) % 251
+        assert trained.model.predict(image.astype(np.uint8)).to_dict()["privacy"]["epsilon"] is not None
         assert (trained.folder / "training.png").stat().st_size > 10_000
 
 
