@@ -1,4 +1,4 @@
-"""ProtoPNet and ProtoTree are what they're called; heads on similarities; k-means."""
+"""ProtoPNet is what it's called; heads on similarities; k-means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from zoo.data.images import ImageSet, normalise
 from zoo.nn.backbones import Small
-from zoo.nn.part_prototypes import MaskedHead, ProtoPNet, ProtoTree, cluster_centres
+from zoo.nn.part_prototypes import MaskedHead, ProtoPNet, cluster_centres
 
 
 def backbone() -> Small:
@@ -18,10 +18,6 @@ def backbone() -> Small:
 
 def protopnet(classes: int, k: int) -> ProtoPNet:
     return ProtoPNet(backbone(), 16, 12, classes, k)
-
-
-def tree_of(classes: int, depth: int) -> ProtoTree:
-    return ProtoTree(backbone(), 16, 12, classes, depth)
 
 
 def random_images() -> ImageSet:
@@ -57,23 +53,6 @@ def test_a_pushed_prototype_is_a_training_patch_of_its_class():
     distance = net.distances(normalise(x))
     own = y[:, None] == net.owner
     assert torch.allclose(distance.masked_fill(~own, torch.inf).min(0).values, torch.zeros(24), atol=1e-4)
-
-
-@torch.no_grad()
-def test_the_paths_of_a_tree_cover_everything():
-    tree = tree_of(8, 4).eval()
-    reach = tree.paths(torch.randn(3, 3, 48, 48))
-    assert reach.shape == (3, 16)
-    assert torch.allclose(reach.sum(1), torch.ones(3), atol=1e-5)
-    assert torch.allclose(tree.probabilities(torch.randn(2, 3, 48, 48)).sum(1), torch.ones(2), atol=1e-5)
-
-
-def test_a_leaf_learns_who_arrives_there():
-    tree = tree_of(2, 1)
-    reach, y = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])
-    for _ in range(30):
-        tree.update_leaves(reach, y, torch.ones(3), share=0.5)
-    assert torch.allclose(tree.distributions, torch.eye(2), atol=1e-2)
 
 
 def test_a_masked_column_decides_nothing_and_the_others_share_its_weight():

@@ -98,6 +98,12 @@ class Window:
         return array[self.top : self.top + self.side, self.left : self.left + self.side]
 
 
+def cell_edges(cell: int, side: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a cell of a map of ``side`` x ``side``, as shares of the square."""
+    row, column = divmod(cell, side)
+    return column / side, row / side, (column + 1) / side, (row + 1) / side
+
+
 def resize(
     array: Shaped[np.ndarray, "h w *c"], size: int | Sequence[int], resample: Resample = "bicubic"
 ) -> Shaped[np.ndarray, "H W *c"]:

@@ -1,8 +1,8 @@
-"""Networks that classify by likeness to training patches: ProtoPNet and ProtoTree, on any backbone; and k-means.
+"""Classification by likeness to training patches: ProtoPNet on any backbone, heads on similarities, k-means.
 
-How they are trained is left to the caller: what is replaced by patches when, and which costs are paid.
+How it is trained is left to the caller: what is replaced by patches when, and which costs are paid.
 
-Sources: C. Chen et al., This Looks Like That, 2019; M. Nauta et al., Neural Prototype Trees, 2021.
+Source: C. Chen et al., This Looks Like That, 2019.
 """
 
 from __future__ import annotations
@@ -83,50 +83,6 @@ class ProtoPNet(PatchNetwork):
         return cluster, separation, (self.head.weight * other).abs().sum()
 
 
-class ProtoTree(PatchNetwork):
-    """A soft decision tree: an image goes right at a node with probability exp(-distance to the node's patch).
-
-    The minimal form: leaves are not pruned, and prototypes become training patches once, at the end.
-    """
-
-    def __init__(self, backbone: nn.Module, channels: int, width: int, classes: int, depth: int = 9) -> None:
-        super().__init__(backbone, channels, width, 2**depth - 1)
-        nn.init.normal_(self.prototypes, 0.5, 0.1)  # near what a sigmoid gives: no node starts with its mind made up
-        self.depth = depth
-        self.leaves: Tensor
-        self.register_buffer("leaves", torch.ones(2**depth, classes))  # unnormalised distributions
-
-    @property
-    def distributions(self) -> Float[Tensor, "l c"]:
-        return self.leaves / self.leaves.sum(1, keepdim=True)
-
-    def paths(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b l"]:
-        """Probability of reaching every leaf; rows add up to 1."""
-        right = torch.exp(-self.distances(x).clamp(min=0))
-        reach = right.new_ones(len(right), 1)
-        for level in range(self.depth):
-            go = right[:, 2**level - 1 : 2 ** (level + 1) - 1]
-            reach = torch.stack([reach * (1 - go), reach * go], -1).flatten(1)
-        return reach
-
-    def probabilities(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
-        return self.paths(x) @ self.distributions
-
-    @torch.no_grad()
-    def update_leaves(
-        self, reach: Float[Tensor, "b l"], y: Int[Tensor, " b"], weight: Float[Tensor, " b"], share: float
-    ) -> None:
-        """A batch's part of the fixed-point update: each leaf collects the samples that it explains, by class.
-
-        ``share``: of an epoch that the batch is; so much of the old leaf is forgotten.
-        """
-        d = self.distributions
-        predicted = (reach @ d).gather(1, y[:, None]).clamp(min=1e-8)
-        credit = reach * d[:, y].T / predicted * weight[:, None]
-        update = torch.zeros_like(self.leaves).index_add_(1, y, credit.T)
-        self.leaves.mul_(1 - share).add_(update).clamp_(min=1e-6)
-
-
 class MaskedHead(nn.Module):
     """``(M * W) s`` of similarities s, without bias; M zeroes the columns of prototypes that don't take part."""
 
@@ -148,6 +104,20 @@ class MaskedHead(nn.Module):
 
     def forward(self, s: Float[Tensor, "b t"]) -> Float[Tensor, "b c"]:
         return s @ self.effective.T
+
+
+def keep_nearest(similarity: Float[Tensor, "c k"], image: Int[Tensor, "c k"]) -> Bool[Tensor, "c k"]:
+    """Pruning: of the prototypes that share a nearest image, only the closest stays, the first if two are.
+
+    True stays. A prototype whose class has no image does too: nothing says that it's redundant.
+    """
+    flat, places = similarity.flatten().tolist(), image.flatten().tolist()
+    closest: dict[int, int] = {}
+    for t, place in enumerate(places):
+        if place not in closest or flat[t] > flat[closest[place]]:
+            closest[place] = t
+    keep = [place < 0 or closest[place] == t for t, place in enumerate(places)]
+    return torch.tensor(keep).view(similarity.shape)
 
 
 def cluster_centres(found: Float[np.ndarray, "n d"], k: int, rng: np.random.Generator) -> Float[np.ndarray, "k d"]:

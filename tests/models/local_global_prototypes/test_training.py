@@ -18,8 +18,9 @@ from zoo.data.images import ImageSet, normalise
 from zoo.models.local_global_prototypes import projection
 from zoo.models.local_global_prototypes import training as method
 from zoo.models.local_global_prototypes.model import LocalGlobalPrototypes
-from zoo.models.local_global_prototypes.prototypes import Evidence, PrototypeBranch, keep_nearest
+from zoo.models.local_global_prototypes.prototypes import Evidence, PrototypeBranch
 from zoo.models.local_global_prototypes.training import training
+from zoo.nn.part_prototypes import keep_nearest
 from zoo.training import Run
 
 
@@ -176,13 +177,13 @@ def test_released_branches_have_cosines_in_0_to_1_once_projected(tiny, images):
 
 
 @pytest.mark.slow
-def test_one_epoch_of_the_released_reading_on_the_papers_network(images):
+def test_one_epoch_of_the_released_reading_at_the_papers_scale(images):
     recipe = training.configure("paper", {"recipe": "released", "epochs": "1", "stage2_epochs": "1"})
-    recipe = replace(recipe, pretrained=False)
-    large = ImageSet.of([np.zeros((224, 224, 3), np.uint8)] * 16, list(range(8)) * 2, empty=(3, 224, 224))
+    recipe = replace(recipe, pretrained=False, network=replace(recipe.network, backbone="resnet18"))
+    large = ImageSet.of([np.zeros((224, 224, 3), np.uint8)] * 8, list(range(8)), empty=(3, 224, 224))
     with Run(None, seed=0, device="cpu", progress=False) as run:
         model = method.fit(recipe, large, large, run)
-    assert model.branch("local").prototypes.shape == (8, 10, 256)
+    assert model.branch("local").prototypes.shape == (8, 10, 128)
     assert all(torch.isfinite(t).all() for t in model.state_dict().values() if t.is_floating_point())
 
 

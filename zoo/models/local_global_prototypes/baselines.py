@@ -1,20 +1,16 @@
-"""What the prototypes are compared with: a black box, ProtoPNet and ProtoTree, on the same backbone and data.
+"""What the prototypes are compared with: a black box and ProtoPNet, on the same backbone and data.
 
 They take the same recipe, so stages, epochs, rates, batches, augmentation and class weights are alike: after the whole
-network, what decides is trained alone, all else frozen. Differences that belong to the methods: ProtoPNet and ProtoTree
-replace their prototypes by training patches, ProtoPNet pays for clusters and separation, and ProtoTree learns its
-leaves without gradients.
+network, what decides is trained alone, all else frozen. ProtoPNet's own: it replaces its prototypes by training patches
+and pays for clusters and separation.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,8 +18,7 @@ from zoo.data.images import ImageSet, normalise, over_images
 from zoo.models.local_global_prototypes.model import build_backbone
 from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, augmented, optimiser, rates, weigher
 from zoo.nn.backbones import LinearClassifier
-from zoo.nn.losses import class_counts, root_weights
-from zoo.nn.part_prototypes import PatchNetwork, ProtoPNet, ProtoTree
+from zoo.nn.part_prototypes import PatchNetwork, ProtoPNet
 from zoo.training import Run
 from zoo.training.fit import descend, loss_on_images
 
@@ -112,28 +107,3 @@ def fit_protopnet(recipe: LocalGlobalRecipe, images: ImageSet, run: Run) -> Prot
 
 def groups(net: PatchNetwork, recipe: LocalGlobalRecipe) -> list[dict[str, Any]]:
     return rates(recipe, net.backbone, net.add_on.parameters(), [net.prototypes])
-
-
-def fit_prototree(recipe: LocalGlobalRecipe, images: ImageSet, run: Run, depth: int = 9) -> ProtoTree:
-    classes, width = len(recipe.network.labels), recipe.network.embedding_width
-    net = ProtoTree(*backbone_of(recipe), width, classes, depth).to(run.device)
-    weight = root_weights(class_counts(images.y, classes)).to(run.device)
-    share = recipe.batch_size / max(len(images), recipe.batch_size)
-
-    def loss_of(x: Tensor, y: Tensor) -> Tensor:
-        reach = net.paths(x)
-        probability = (reach @ net.distributions).clamp(min=1e-8)
-        net.update_leaves(reach.detach(), y, weight[y], share)
-        return F.nll_loss(probability.log(), y, weight)
-
-    loss = on_images(loss_of, images, recipe, run)
-    adam = optimiser(groups(net, recipe), recipe)
-    descend(run, net, adam, loss, len(images), recipe.batch_size, stage="prototree", epochs=recipe.epochs)
-    net.push(images, run.device)
-    net.eval()
-    with torch.no_grad():  # stage 2 of a tree: its leaves alone
-        paths, y = over_images(net, net.paths, images, run.device).to(run.device), images.y.to(run.device)
-        for step in range(recipe.stage2_epochs * math.ceil(len(y) / recipe.batch_size)):
-            index = run.indices(len(y), recipe.batch_size, step, key="heads")
-            net.update_leaves(paths[index], y[index], weight[y[index]], share)
-    return net

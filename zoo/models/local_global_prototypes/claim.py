@@ -1,26 +1,24 @@
 """The headline in miniature: where classes are rare, do prototypes keep up with a black box and beat ProtoPNet?
 
-Five kinds of procedural lesions differ in the texture of a small patch; the rarest has 15 training images. Everything
-is trained from scratch on the same images, with the same backbone, rates, batches and class weights.
+Five kinds of procedural lesions differ in the texture of a small patch; the rarest has 15 training images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from zoo.claims import Claim, Comparison
+from zoo.claims import Claim, Comparison, spending
 from zoo.config import changed
 from zoo.data.images import ImageSet, over_images
 from zoo.data.textures import SIZE, TEXTURES, draw_set
 from zoo.metrics import balanced_accuracy
-from zoo.models.local_global_prototypes.baselines import fit_black_box, fit_protopnet, fit_prototree
+from zoo.models.local_global_prototypes.baselines import fit_black_box, fit_protopnet
 from zoo.models.local_global_prototypes.model import BranchName, LocalGlobalPrototypes
 from zoo.models.local_global_prototypes.projection import survey
 from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, fit, training
@@ -41,7 +39,6 @@ SCALE: dict[str, Any] = {
 # the claim.
 PAPER = changed(training.configure("paper"), {**SCALE, "init": "random"})
 RELEASED = changed(training.configure("paper", {"recipe": "released"}), {**SCALE, "project_every": 3})
-TREE_DEPTH = 5  # 31 patches; the joint model has 40 prototypes
 BOUND = float(np.e / (np.e + 4 / np.e))  # of a probability from mean cosines at temperature 1, five classes
 
 
@@ -58,21 +55,20 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
         "black box": (paper, fit_black_box),
         "black box, released": (released, fit_black_box),
         "protopnet": (paper, fit_protopnet),
-        "prototree": (paper, partial(fit_prototree, depth=TREE_DEPTH)),
     }
     for arm, (recipe, fit_baseline) in baselines.items():
-        with Run(seed=seed, device="cpu") as arm_run:
+        with spending(arm, examples=len(images)), Run(seed=seed, device="cpu") as arm_run:
             net = fit_baseline(recipe, images, arm_run)
             scores[arm] = _scores(over_images(net, net.probabilities, unseen, arm_run.device), unseen)
     nothing = draw_set((0, 0, 0, 0, 0), np.random.default_rng(0))
     branches: dict[str, tuple[LocalGlobalRecipe, BranchName]] = {
-        "global": (paper, "global"),
         "local": (paper, "local"),
         "joint": (paper, "joint"),
         "joint, released": (released, "joint"),
     }
     for arm, (recipe, branch) in branches.items():
-        with Run(seed=seed, device="cpu") as arm_run:
+        names = [arm, f"{arm}, pruned", f"{arm}, untuned"] if branch == "joint" else [arm]
+        with spending(*names, examples=len(images)), Run(seed=seed, device="cpu") as arm_run:
             model = fit(changed(recipe, {"network": {"branch": branch}}), images, nothing, arm_run)
         scores[arm] = _scores(_probabilities(model, unseen), unseen)
         if branch == "joint":
@@ -114,22 +110,22 @@ claim = Claim(
         "joint, pruned": "one prototype for each nearest training image, then the head tuned",
         "joint, untuned": f"before stage 2; probabilities are bounded by {BOUND:.2f}",
         "joint, released": "as the authors' code: temperature, projections, unweighted, AdamW",
-        "joint, released, pruned": "the same, one prototype for each nearest training image or region",
+        "joint, released, pruned": "the same, one prototype for each nearest image or region",
         "joint, released, untuned": "the same, before stage 2",
-        "global": "whole images only, head tuned",
         "local": "regions only, head tuned",
         "black box": "the backbone with a linear layer, tuned as the heads are",
         "black box, released": "the same with the optimiser and the weights of the authors' code",
         "protopnet": "own-class cluster and other-class separation costs, prototypes pushed to patches, head tuned",
-        "prototree": f"a soft tree of depth {TREE_DEPTH} over patches, leaves tuned",
     },
     run="zoo.models.local_global_prototypes.claim:run",
     seeds=(101, 102, 103, 104, 105, 106, 107, 108),
+    tuned_on=(0,),
     primary=Comparison(
         "joint",
         "black box",
         "BAcc",
         tolerance=0.01,
+        recipe="paper",
         readings={
             "supported": "Explaining by prototypes costs no accuracy here.",
             "not supported": "Explaining by prototypes costs accuracy here.",
@@ -142,6 +138,7 @@ claim = Claim(
             "black box, released",
             "BAcc",
             tolerance=0.01,
+            recipe="released",
             readings={
                 "supported": "As the authors' code trains them, prototypes cost no accuracy here.",
                 "not supported": "As the authors' code trains them, prototypes cost accuracy here.",
@@ -170,6 +167,16 @@ claim = Claim(
             },
         ),
         Comparison(
+            "local",
+            "protopnet",
+            "BAcc",
+            readings={
+                "supported": "Regions alone beat ProtoPNet.",
+                "not supported": "Regions alone do not beat ProtoPNet.",
+                "inconclusive": "Regions alone and ProtoPNet are not told apart.",
+            },
+        ),
+        Comparison(
             "joint, pruned",
             "joint",
             "BAcc",
@@ -185,11 +192,14 @@ claim = Claim(
     paper={
         "joint": {"BAcc": 0.750},
         "joint, pruned": {"BAcc": 0.746, "pruned prototypes": 0.35},
-        "global": {"BAcc": 0.743},
         "local": {"BAcc": 0.721},
         "black box": {"BAcc": 0.747},
         "protopnet": {"BAcc": 0.552},
-        "prototree": {"BAcc": 0.660},
     },
-    falsified_if={"Joint trails the black box by 0.01 or more in balanced accuracy": ("joint vs. black box, BAcc",)},
+    falsified_if={
+        "Joint trails the black box by 0.01 or more in balanced accuracy, in both readings": (
+            "joint vs. black box, BAcc",
+            "joint, released vs. black box, released, BAcc",
+        )
+    },
 )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -104,17 +104,3 @@ class PrototypeBranch(nn.Module):
         self.prototypes[label, empty] = cells[worst]
         self.centroids[label, empty] = cells[worst]
         self.counts[label, empty] = 1
-
-
-def keep_nearest(similarity: Float[Tensor, "c k"], image: Int[Tensor, "c k"]) -> Bool[Tensor, "c k"]:
-    """Pruning (Sec. 2.4): of the prototypes that share a nearest image, only the closest stays, the first if two are.
-
-    True stays. A prototype whose class has no image does too: nothing says that it's redundant.
-    """
-    flat, places = similarity.flatten().tolist(), image.flatten().tolist()
-    closest: dict[int, int] = {}
-    for t, place in enumerate(places):
-        if place not in closest or flat[t] > flat[closest[place]]:
-            closest[place] = t
-    keep = [place < 0 or closest[place] == t for t, place in enumerate(places)]
-    return torch.tensor(keep).view(similarity.shape)

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from zoo.data.images import Window
+from zoo.data.images import Window, cell_edges
 from zoo.models.local_global_prototypes.result import LookAlike, Region
 from zoo.nn.gallery import Gallery, GalleryConfig, StoredGallery
 from zoo.ops import cosine_topk, prototype_similarity
@@ -120,9 +120,3 @@ def regions(
             )
         )
     return tuple(found), pictures
-
-
-def cell_edges(cell: int, side: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a cell, as shares of the square."""
-    row, column = divmod(cell, side)
-    return column / side, row / side, (column + 1) / side, (row + 1) / side

@@ -32,10 +32,10 @@ from zoo.models.local_global_prototypes.projection import (
     start_prototypes,
     survey,
 )
-from zoo.models.local_global_prototypes.prototypes import keep_nearest
 from zoo.models.local_global_prototypes.retrieval import Sources
 from zoo.nn.gallery import GalleryConfig, pack
 from zoo.nn.losses import Weighting, class_counts, weighted_cross_entropy
+from zoo.nn.part_prototypes import keep_nearest
 from zoo.training import Run, TrainData, Training
 from zoo.training.stopping import EarlyStopping
 
