@@ -101,11 +101,14 @@ class PrivateClassification(Classification):
         return {**super().to_dict(), "privacy": self.privacy.to_dict()}
 
     def panels(self) -> list[figure.Panel]:
-        return [*super().panels(), figure.Panel("privacy of the weights", badge(self.privacy))]
+        return [
+            *super().panels(),
+            figure.Panel("privacy of the training images: it says nothing about the diagnosis", badge(self.privacy)),
+        ]
 
 
 def badge(privacy: Privacy) -> PILImage.Image:
-    """The privacy statement as a picture: green with an epsilon, orange without a guarantee."""
+    """The privacy statement as a picture: grey with an epsilon, for it approves of no diagnosis; orange without one."""
     proven = privacy.guaranteed and (privacy.accounting == "strict" or privacy.filter == "none")
     headline = f"epsilon {privacy.epsilon:.2f}" if privacy.guaranteed else "no guarantee"
     under = f"delta {privacy.delta:g}" if privacy.guaranteed else "no epsilon is stated"
@@ -123,7 +126,7 @@ def badge(privacy: Privacy) -> PILImage.Image:
     }
     if privacy.accounting == "untrained":
         headline, under, facts = "untrained", "nothing to protect", {}
-    fill, ink = (figure.colour(3), (255, 255, 255)) if proven else (figure.colour(1), (0, 0, 0))
+    fill, ink = ((225, 225, 225) if proven else figure.colour(1)), (0, 0, 0)
     return figure.statement(headline, under, facts, fill=fill, ink=ink)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.diagnoses import ISIC_2019
 from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
@@ -38,7 +39,8 @@ plugin = Plugin(
         Output("regions", "for the local prototypes that speak most for the prediction: heatmap, box, source patch"),
     ),
     model="zoo.models.local_global_prototypes.model:LocalGlobalPrototypes",
-    labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+    labels=tuple(ISIC_2019),
+    label_names=ISIC_2019,
     training="zoo.models.local_global_prototypes.training:training",
     claim="zoo.models.local_global_prototypes.claim:claim",
     operators=("prototype_similarity", "cosine_topk"),

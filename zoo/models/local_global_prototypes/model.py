@@ -212,8 +212,9 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
             if by_image
             else (None, (), {})
         )
-        if by_image and not cases:
-            notes.append("no look-alikes: the gallery has no other image of the closest prototype's cluster")
+        if by_image and not (cases and cases[0].attached):
+            shown = "; the nearest of the gallery are shown" if cases else ""
+            notes.append(f"no look-alikes: the gallery has no other image of the closest prototype's cluster{shown}")
         areas, sources = (
             regions(seen["local"], self.gallery, config.labels, item.window, top_k) if by_region else ((), {})
         )

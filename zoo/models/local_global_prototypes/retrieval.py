@@ -48,7 +48,10 @@ class Seen:
 def look_alikes(
     seen: Seen, predicted: int, digest: int, gallery: Gallery | StoredGallery, labels: Sequence[str], top_k: int
 ) -> tuple[str | None, tuple[LookAlike, ...], Pictures]:
-    """Sec. 2.5, global: the nearest images attached to the predicted class's closest prototype; never the input."""
+    """Sec. 2.5, global: the nearest images attached to the predicted class's closest prototype; never the input.
+
+    Where none but the input is attached to it, the nearest of the whole gallery, marked as such.
+    """
     c, k = seen.alive.shape
     if not bool(seen.alive[predicted].any()):
         return None, (), {}
@@ -61,7 +64,9 @@ def look_alikes(
     own = gallery.labels[:, None] == torch.arange(c, device=table.device)
     allowed = (gallery.labels < 0)[:, None] | own  # an image without a label may be attached to any class
     attached = table.masked_fill(~allowed[..., None], -3).flatten(1).argmax(1)  # class and prototype of each
-    cluster = torch.nonzero((attached == predicted * k + closest) & (gallery.digests != digest)).flatten()
+    others = gallery.digests != digest
+    inside = (attached == predicted * k + closest) & others
+    cluster = torch.nonzero(inside if bool(inside.any()) else others).flatten()
     if not len(cluster):
         return name, (), {}
     found, place = cosine_topk(seen.cells, gallery.embeddings[cluster], min(top_k, len(cluster)))
@@ -69,11 +74,12 @@ def look_alikes(
     return (
         name,
         tuple(
-            LookAlike(gallery.ids[i], labels[int(gallery.labels[i])] if gallery.labels[i] >= 0 else None, round(s, 6))
+            LookAlike(gallery.ids[i], labels[int(gallery.labels[i])] if gallery.labels[i] >= 0 else None, round(s, 6),
+                      bool(inside[i]))
             for s, i in zip(found[0].tolist(), places, strict=True)
         ),
         {gallery.ids[i]: gallery.thumbnail(i) for i in places},
-    )
+    )  # fmt: skip
 
 
 def regions(

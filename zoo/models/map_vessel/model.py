@@ -119,6 +119,7 @@ class MapVessel(Model[Segmentation]):
             mask=(probability >= max(threshold, 1e-6)).astype(np.uint8),
             probability=probability.astype(np.float32),
             labels=plugin.labels,
+            inside=item.field,
             extra_panels=(
                 figure.Panel(f"network input: {conversion}", item.grey),
                 figure.Panel("vessel probability", figure.heatmap(probability)),
