@@ -19,7 +19,7 @@ from zoo.models.grad_align.model import GradAlign, GradAlignConfig, ResNet9, pre
 from zoo.models.grad_align.result import Privacy
 
 SMALL = GradAlignConfig(channels=(4, 8, 8), groups=4, side=32)
-STRICT = Privacy("strict", 7.9, 1e-5, "cov", 1.2, 2.0, 0.05, 0.0, 0.1, 200, 150)
+STRICT = Privacy("strict", 7.9, 1e-5, "cov", 1.2, 2.0, 0.05, 0.0, 0.1, 200, 150, secret=True)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from zoo.claims import Claim, Comparison, Verdict, spending
 from zoo.data.digits import digits as read_digits
 from zoo.models.grad_align.accounting import Accountant, Accounting
 from zoo.models.grad_align.training import (
+    Chance,
     GradAlignRecipe,
     accuracy,
     align,
@@ -30,7 +31,6 @@ from zoo.models.grad_align.training import (
     share_kept,
 )
 from zoo.nn.per_sample import per_sample_gradients
-from zoo.training import Run
 
 CLAIM = "the claim of grad-align"
 RATES = (0.08, 0.15, 0.2, 0.3)
@@ -115,9 +115,9 @@ def fit_arm(recipe: GradAlignRecipe, parts: Parts, seed: int, steps: int) -> dic
     recipe, budget = settle(replace(recipe, epochs=1 + steps * recipe.batch_size // n), n, parameters)
     sgd = torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum)
     aligned, kept = [], []
-    with Run(seed=seed, device="cpu", progress=False) as chance, per_sample_gradients(network, CLAIM) as gradients:
+    with per_sample_gradients(network, CLAIM) as gradients:
         for step in range(steps):
-            index, generator = draw_sample(budget, chance, step)
+            index, generator = draw_sample(budget, Chance(seed), step, torch.device("cpu"))
             grads, _ = gradients(parts.train.x[index], parts.train.y[index], physical_batch=1024)
             result = align(grads, recipe, budget, generator)
             descend(sgd, result.aggregate)
