@@ -19,7 +19,7 @@ from zoo.data.images import place_of
 from zoo.data.seen import Seen
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
-from zoo.errors import DataError, OptionError, ZooError
+from zoo.errors import DataError, OptionError, ZooError, noting
 from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
 from zoo.model import Model
 from zoo.plugin import Plugin
@@ -126,7 +126,8 @@ def evaluate(
         if entry.patient is not None:
             row["patient"] = entry.patient
         try:
-            scores = score(network, part[place], options or {})
+            with noting(notes):
+                scores = score(network, part[place], options or {})
         except ZooError as error:
             failures.append(f"{entry.id}: {error}")
             continue
@@ -137,7 +138,7 @@ def evaluate(
     provenance = network.provenance
     result = Evaluation(
         plugin.name, provenance.weights, provenance.disclaimer, data, split, seed,
-        tuple(metrics), tuple(rows), tuple(failures), tuple(notes),
+        tuple(metrics), tuple(rows), tuple(failures), tuple(dict.fromkeys(notes)),
     )  # fmt: skip
     if out is not None:
         result.save(out)
