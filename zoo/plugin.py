@@ -20,8 +20,9 @@ ENTRY_POINT_GROUP = "zoo.models"
 
 Task = Literal["classification", "segmentation", "multi-task", "report", "reconstruction", "registration", "detection"]
 InputKind = Literal[
-    "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "file", "folder"
-]
+    "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "click", "file",
+    "folder",
+]  # fmt: skip
 Operator = Literal[
     "cosine_filter", "cosine_topk", "icp", "masked_attention", "nearest_neighbors", "prototype_similarity"
 ]
@@ -73,7 +74,8 @@ class Input:
     choices: tuple[str, ...] = ()  # of a ``choice``, all; of a ``text``, those of the demo weights, others may differ
     minimum: float | None = None
     maximum: float | None = None
-    many: bool = False  # may be given several times; the model receives a tuple
+    many: bool = False  # may be given several times; the model receives a tuple, in the order given
+    unless: str = ""  # a required input may be left out where the one of this name is given
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,13 @@ class Plugin:
     outputs: tuple[Output, ...]
     model: str  # "package.module:ModelClass"
     labels: tuple[str, ...] = ()
+    label_names: dict[str, str] = field(default_factory=dict)  # what short labels stand for, such as MEL: melanoma
     training: str | None = None  # "package.module:recipe"
     claim: str | None = None  # "package.module:claim"
     operators: tuple[Operator, ...] = ()  # functions of zoo.ops that the code calls
     extras: tuple[str, ...] = ()
     weights: WeightsInfo | None = None
+    readings: dict[str, str] = field(default_factory=dict)  # of the training, where paper and released code differ
     sample: str | None = None  # e.g. "sample:retina": a real image to try
     phantom: str | None = None  # e.g. "phantom:fundus": a procedural one with ground truth
     licence_notes: str = ""
@@ -136,6 +140,11 @@ class Plugin:
             target = getattr(self, what)
             if target is not None and not re.fullmatch(r"[\w.]+:\w+", target):
                 raise ValueError(f"{what} of plugin {self.name!r} must read 'package.module:name', not {target!r}")
+
+    @property
+    def spelled_labels(self) -> list[str]:
+        """The labels for people: ``MEL (melanoma)`` where they stand for something."""
+        return [f"{one} ({self.label_names[one]})" if one in self.label_names else one for one in self.labels]
 
     @property
     def primary_input(self) -> Input:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import pytest
 from safetensors.torch import load_file
 
 import zoo.training.recipe as recipes
+from zoo.data.sets import Dataset, load_dataset
+from zoo.data.splits import TrainData, divide
 from zoo.errors import DataError, OptionError, PluginError, WeightsError
-from zoo.training import train
+from zoo.loading import load_into
+from zoo.training import Training, train
+from zoo.training.reference import refer
 
 
 def fit(toy, data, out, **options):
@@ -35,6 +40,35 @@ def test_presets_and_overrides(toy):
         toy.training.configure("papr")
     with pytest.raises(OptionError, match="did you mean 'steps'"):
         toy.training.configure("paper", {"step": "3"})
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 4
+    depth: int = 2
+
+
+@dataclass(frozen=True)
+class TwoReadings:
+    recipe: Literal["paper", "released"] = "paper"
+    inner: Inner = field(default_factory=Inner)
+    epochs: int = 30
+
+
+def test_a_reading_changes_defaults_and_a_preset_comes_after_it():
+    training = Training(
+        recipe=TwoReadings,
+        run=lambda recipe, data, run: None,
+        presets={"paper": {}, "demo": {"inner": {"width": 1}, "epochs": 3}},
+        readings={"released": {"inner": {"width": 8, "depth": 3}, "epochs": 50}},
+    )
+    released = {"recipe": "released"}
+    assert training.configure("paper", released) == TwoReadings("released", Inner(8, 3), 50)
+    assert training.configure("demo", released) == TwoReadings("released", Inner(1, 3), 3)
+    assert training.configure("demo") == TwoReadings("paper", Inner(1, 2), 3)
+    assert training.configure("paper", {**released, "epochs": "7"}).epochs == 7
+    with pytest.raises(OptionError, match="recipe must be one of paper, released"):
+        training.configure("paper", {"recipe": "printed"})
 
 
 def test_weights_can_be_stored_in_half_precision(toy, squares, tmp_path):
@@ -119,3 +153,23 @@ def test_a_full_disk_at_the_end_leaves_a_run_that_resumes(toy, squares, tmp_path
     assert not (tmp_path / "run" / "model.safetensors").exists()
     out = fit(toy, squares, tmp_path / "run", preset="demo", resume=True)
     assert (out / "model.safetensors").exists()
+
+
+def test_a_training_states_the_kind_of_its_images(toy, tmp_path):
+    """Of training and validation images; of the validation images alone where training images are nobody's business."""
+    data = "phantom:he-tile?n=30&size=64"
+    out = fit(toy, data, tmp_path / "run", overrides={"steps": "1"})
+    model = load_into(toy.Toy, str(out))
+    assert model.domain.images == 24  # not the test's
+    assert not any(model.predict(case.image).unlike for case in load_dataset(data))
+    assert model.temperature is None  # there are no classes
+
+    parts = divide(load_dataset(data), toy.training.split, toy.training.recipe(), 0)
+    private = replace(toy.training, private=True)
+    refer(model, parts, private)
+    assert model.domain.images == 24  # drawn images are nobody's
+    files = [Dataset(part.spec, [replace(one, drawn="") for one in part.entries]) for part in (parts.train, parts.test)]
+    refer(model, TrainData(files[0], files[1], files[1]), private)
+    assert model.domain is None  # 6 validation images are too few to tell anything by
+    refer(model, TrainData(files[1], files[0], files[1]), private)
+    assert model.domain.images == len(files[0])

@@ -6,6 +6,8 @@ Losses that know the class counts of a long tail, and those of federated learnin
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +48,21 @@ def dice_losses(
     return loss(logits, target).flatten(2).mean(2)
 
 
+def normalised_focal_loss(
+    logits: Float[Tensor, "n k h w"], target: Float[Tensor, "n k h w"], *, gamma: float = 2.0, alpha: float = 0.5
+) -> Float[Tensor, ""]:
+    """Focal loss whose weights ``(1 - p_t)^gamma`` have mean 1 over every sample; ``target`` is 0 or 1.
+
+    The factor that makes it so is a constant to the gradient. With ``gamma=0`` it is ``alpha`` times cross-entropy.
+
+    Source: K. Sofiuk et al., AdaptIS: Adaptive Instance Selection Network, 2019, as RITM (2022) uses it.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1)
+    weight = (1 - torch.exp(-entropy)).clamp(min=1e-6) ** gamma
+    scale = 1 / weight.detach().mean(1, keepdim=True)
+    return (alpha * scale * weight * entropy).mean()
+
+
 # ---- rare classes ----------------------------------------------------------------------------------------------------
 
 
@@ -77,6 +94,25 @@ def low_cross_entropy(logits: Float[Tensor, "b k"], y: Int[Tensor, " b"], rho: f
         g2 = (logits.softmax(1) - F.one_hot(y, logits.shape[1])).square().sum(1)
         w = project_on_simplex(1 + g2 / (2 * rho), float(len(y)))
     return (w * F.cross_entropy(logits, y, reduction="none")).mean()
+
+
+Weighting = Literal["sqrt", "low", "low-by-sample", "none"]
+
+
+def weighted_cross_entropy(
+    kind: Weighting, counts: Float[Tensor, " k"], rho: float = 0.1
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy of logits [b k] and labels [b]; ``sqrt`` weighs classes by :func:`root_weights` of ``counts``.
+
+    ``low-by-sample`` is :func:`low_cross_entropy`; ``low`` the same as its authors run it: of the batch's mean, a
+    sample's gradient is 1 / b of its own, so that the weights stay near 1.
+    """
+    if kind == "low":
+        return lambda logits, y: low_cross_entropy(logits, y, rho * len(y) ** 2)
+    if kind == "low-by-sample":
+        return lambda logits, y: low_cross_entropy(logits, y, rho)
+    weight = root_weights(counts) if kind == "sqrt" else None
+    return lambda logits, y: F.cross_entropy(logits, y, weight)
 
 
 def project_on_simplex(v: Float[Tensor, " n"], total: float) -> Float[Tensor, " n"]:

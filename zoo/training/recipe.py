@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from zoo.model import Model
 from zoo.plugin import Plugin
 from zoo.spec import is_kind
 from zoo.storage import remove_folder, write_file
+from zoo.training.reference import refer
 from zoo.training.run import Run
 
 ENGINES = ("local", "simulation", "deployment")
@@ -34,9 +35,16 @@ class Training:
     ``run``: the procedure, ``(recipe, data, run) -> model``. A recipe's field ``dtype`` (``float32`` or ``float16``),
     if it has one, is the precision the weights are stored in. ``split``: how the data are divided, in shares or folds.
 
+    ``readings``: where the authors' code trains otherwise than the paper says, by the value of the recipe's field
+    ``recipe``, the fields that differ from the defaults. A preset's own fields come after those of its reading. In
+    both, a mapping changes some fields of a nested dataclass.
+
     ``score``: how ``zoo evaluate`` measures one case, ``(model, case, options) -> {name: number}``, or a list of such
     rows, one for each thing predicted; ``None`` for the usual measures of segmentation and classification. It asks the
     model itself, so that it can tell it what the case knows (the box around the mask), or ask several times.
+
+    ``private``: the training images must leave no trace but the weights, so that what their kind is like is told from
+    the validation images alone.
 
     ``federation``: of a federated training, the function ``(recipe, data, seed) -> zoo.federated.Federation`` that
     ``run`` hands to ``zoo.federated.federate``.
@@ -45,17 +53,23 @@ class Training:
     recipe: type
     run: Callable[[Any, TrainData, Run], Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
+    readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     split: Split = field(default_factory=Split)
     score: Callable[[Any, Case, Mapping[str, Any]], Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
+    private: bool = False
     federation: Callable[[Any, TrainData, int], Any] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
         """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""
         if preset not in self.presets:
             raise OptionError(f"there is no preset {preset!r}; {configs.nearest(preset, self.presets)}")
-        chosen = replace(self.recipe(), **self.presets[preset])
+        chosen, changes, overrides = self.recipe(), self.presets[preset], overrides or {}
+        if self.readings:
+            reading = overrides.get("recipe", changes.get("recipe", chosen.recipe))
+            chosen = configs.changed(chosen, self.readings.get(reading, {}))
+        chosen = configs.changed(chosen, changes)
         configs.validate(chosen)
-        return configs.override(chosen, overrides or {})
+        return configs.override(chosen, overrides)
 
 
 def train(
@@ -66,7 +80,7 @@ def train(
     preset: str = "paper",
     overrides: Mapping[str, str] | None = None,
     resume: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 300.0,
@@ -78,8 +92,9 @@ def train(
 
     ``out`` then holds ``config.json`` and ``model.safetensors`` (what ``zoo.load(..., weights=out)`` takes),
     ``run.json``, ``split.json`` and ``metrics/``. A run that was killed goes on with ``resume=True``; resuming a
-    finished one does nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is where the clients of a
-    federated model run. See ``Run`` for the other arguments.
+    finished one does nothing. ``seed``: None is 0; a training with a privacy guarantee then draws noise that nobody
+    can draw again, and with a seed it guarantees nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is
+    where the clients of a federated model run. See ``Run`` for the other arguments.
 
     Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
     ``PluginError`` for a model without training.
@@ -98,7 +113,7 @@ def train(
     require(dataset, plugin)
     if doubt := patient_doubt(dataset):
         warnings.warn(f"{data}: {doubt}", DataWarning, stacklevel=2)
-    parts = divide(dataset, training.split, recipe, seed)
+    parts = divide(dataset, training.split, recipe, seed or 0)
     out = Path(out)
     identity = {
         "model": plugin.name,
@@ -129,7 +144,7 @@ def train(
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
         if not record.get("finished"):
             if run.is_main:
-                save_split(parts, out / "split.json", seed)
+                save_split(parts, out / "split.json", run.seed)
             try:
                 network = training.run(recipe, parts, run)
             except ZooError:
@@ -138,6 +153,7 @@ def train(
                 raise
             if run.is_main:
                 network.seen = Seen.of(parts)
+                refer(network, parts, training)
                 _save(network, out, recipe, data)
                 write_file(out / "run.json", json.dumps({**record, "finished": True}, indent=2) + "\n")
                 remove_folder(run.checkpoints)  # the weights are safe; what led to them may go

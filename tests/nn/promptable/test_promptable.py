@@ -16,6 +16,7 @@ from zoo.nn.promptable import (
     Prompt,
     Promptable,
     add_mask_tokens,
+    all_masks,
     before_neck,
     decode,
     encode_prompts,
@@ -139,6 +140,18 @@ def test_more_mask_tokens_keep_the_old_ones(sam, image: np.ndarray) -> None:
     assert sum(p.numel() for p in sam.mask_decoder.mask_tokens.parameters()) == 8 * 64
 
 
+def test_all_masks_are_those_that_the_decoder_gives_in_two_calls(sam, image: np.ndarray) -> None:
+    first = Promptable(sam).embed(image)
+    each = torch.cat([first.features, first.features.roll(3, -1)])
+    prompts = encode_prompts(sam, first.frame.tensors([Prompt(Box(0, 0, 9, 9))] * 2, mask_side(sam)))
+    for features in (first.features, each):  # of one image for both objects, and of one each
+        found = all_masks(sam, features, prompts)
+        for one, part in ((False, slice(0, 1)), (True, slice(1, 4))):
+            plain = decode(sam, features, prompts, multimask=one)
+            torch.testing.assert_close(found.logits[:, part], plain.logits, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found.quality[:, part], plain.quality, rtol=1e-4, atol=1e-4)
+
+
 def test_the_two_way_transformer_is_the_decoders(sam, image: np.ndarray) -> None:
     embedded = Promptable(sam).embed(image)
     prompts = encode_prompts(sam, embedded.frame.tensors([Prompt(Box(0, 0, 9, 9)), Prompt(Box(9, 9, 30, 30))], 32))
@@ -156,16 +169,3 @@ def test_features_before_the_neck_lead_to_those_after_it(sam) -> None:
     assert features.shape == (1, 24, 8, 8)
     after = sam.vision_encoder.neck(features.permute(0, 2, 3, 1))
     torch.testing.assert_close(after, sam.get_image_embeddings(pixels))
-
-
-def test_everything_finds_masks_of_the_images_size(sam, image: np.ndarray) -> None:
-    found = Promptable(sam).everything(
-        image, points_per_batch=16, pred_iou_thresh=-1e9, stability_score_thresh=0.0, crops_nms_thresh=1.0
-    )
-    assert found
-    areas = [item["area"] for item in found]
-    assert areas == sorted(areas, reverse=True)
-    for item in found:
-        assert item["segmentation"].shape == (40, 60)
-        x0, y0, x1, y1 = item["bbox"]
-        assert item["area"] == item["segmentation"][y0:y1, x0:x1].sum() == item["segmentation"].sum()

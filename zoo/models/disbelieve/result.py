@@ -59,7 +59,7 @@ class AuditedClassification(Classification):
     @property
     def flips(self) -> dict[str, bool]:
         """Whether each poisoned copy names another class than the clean model."""
-        return {name: max(found, key=lambda k: found[k]) != self.label for name, found in self.attacked.items()}
+        return {name: max(found, key=lambda k: found[k]) != self.most_probable for name, found in self.attacked.items()}
 
     def summary(self) -> str:
         text = super().summary()
@@ -93,7 +93,9 @@ class AuditedClassification(Classification):
             models[f"{AGGREGATOR_NAMES[aggregator]}, poisoned"] = attack, found
         ranked = sorted(self.probabilities, key=lambda label: -max(found[label] for _, found in models.values()))
         groups = {
-            label: [fig.Bar(name, found[label], ATTACK_COLOURS[attack]) for name, (attack, found) in models.items()]
+            self.spelled(label): [
+                fig.Bar(name, found[label], ATTACK_COLOURS[attack]) for name, (attack, found) in models.items()
+            ]
             for label in ranked
         }
         return fig.grouped_bars(groups, rest="less probable classes not shown")
