@@ -45,7 +45,7 @@ RULES: dict[str, dict[str, Any]] = {
     "band and": {"select": "auto", "mode": "and"},
     "random third": {"select": "random"},
 }
-REACHES = (8.0, 40.0)  # other values of d_max that the error is measured at, px
+METRICS = {"true error": RULE.d_max or 0.0, "true error, d_max 8": 8.0, "true error, d_max 40": 40.0}  # px
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
@@ -91,9 +91,10 @@ def _compare(
             "RMSE, all points": _root_mean(report.rmse_all for report in known),
             "iterations": float(sum(report.iterations for report in known)),
         }
-        for reach in REACHES:
-            found, _ = register_stack(layers, replace(RULE, **{**change, "d_max": reach}))
-            scores[arm][f"true error, d_max {reach:g}"] = _error(found, motions, homes)
+        for metric, reach in METRICS.items():
+            if reach != RULE.d_max:
+                found, _ = register_stack(layers, replace(RULE, **{**change, "d_max": reach}))
+                scores[arm][metric] = _error(found, motions, homes)
     return scores
 
 
@@ -149,6 +150,23 @@ def _band_against(baseline: str, metric: str, *readings: str, margin: float = 0.
     return Comparison("band", baseline, metric, direction="less", margin=margin, readings=meaning)
 
 
+def _accuracy(metric: str, reach: float) -> Comparison:
+    """The paper's sentence: the cross is no less accurate than all points."""
+    where = f"pairing points up to {reach:g} px apart"
+    return _band_against("full", metric,
+        f"The paper's accuracy sentence holds {where}: the cross is more accurate than all points.",
+        f"The paper's accuracy sentence is not reproduced {where}: the cross is no more accurate than all points.",
+        f"Whether the cross is more accurate than all points stays open {where}.")
+
+
+def _control(metric: str, reach: float) -> Comparison:
+    where = f"pairing points up to {reach:g} px apart"
+    return _band_against("random third", metric,
+        f"Where the points lie matters {where}: the cross beats a random third.",
+        f"Where the points lie brings nothing {where}: a random third does as well at the same cost.",
+        f"The cross and a random third of the points are not told apart {where}.")
+
+
 claim = Claim(
     statement="Registering a layer of points from a cross of two bands with a third of them takes at most half the "
         "time of registering all points, and is no less accurate.",
@@ -169,14 +187,9 @@ claim = Claim(
             "Registration by the cross works: layers lie better than unregistered.",
             "Layers registered by the cross lie no better than unregistered.",
             "These seeds do not tell layers registered by the cross from unregistered ones."),
-        _band_against("full", "true error",
-            "The paper's accuracy sentence holds here: the cross is more accurate than all points.",
-            "The paper's accuracy sentence is not reproduced: all points are as accurate or more.",
-            "The paper's accuracy sentence is not reproduced: no gain over all points is certain."),
-        _band_against("random third", "true error",
-            "Where the points lie matters: the cross beats a random third.",
-            "A random third of the points does as well as the cross, at the same cost.",
-            "The cross and a random third of the points are not told apart."),
+        # The order of the arms depends on how far apart two points may be paired, so both are read at three distances.
+        *(_accuracy(metric, reach) for metric, reach in METRICS.items()),
+        *(_control(metric, reach) for metric, reach in METRICS.items()),
         _band_against("image", "true error",
             "Points are more accurate than registering the images.",
             "Registering the images is as accurate as the cross of points.",
