@@ -45,7 +45,7 @@ from zoo.models.disbelieve.data import (
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
 from zoo.models.disbelieve.result import Audit, Projection, RoundRecord, save_audits
 from zoo.nn.robust import RuleName, rule_of
-from zoo.seeds import derive_seed
+from zoo.seeds import derive_seed, seed_torch
 from zoo.text import nearest
 from zoo.training import Run, Training
 
@@ -68,7 +68,8 @@ class DisbelieveRecipe(AttackSettings):
     """f; Sec. 3.2. Krum and the trimmed mean are told the true number, also where nobody attacks."""
     rounds: int = field(default=120, metadata={"min": 1, "max": 1_000_000})  # Sec. 3.2
     local_epochs: int = field(default=3, metadata={"min": 1, "max": 1_000_000})  # Sec. 3.2
-    server_lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # of the server's Adam, share=grads
+    trim: float | None = field(default=None, metadata={"min": 0.0, "max": 0.49})
+    """Share that the trimmed mean drops on either side; none: the true share of attackers."""
     alpha: float | None = field(default=0.5, metadata={"min": 1e-3, "max": 1e6})
     """Of the Dirichlet distribution of classes over clients, which the paper calls non-iid; none: clients are alike."""
     samples: int | None = field(default=None, metadata={"min": 1, "max": 10_000_000})
@@ -157,7 +158,7 @@ def build(recipe: DisbelieveRecipe, data: TrainData, seed: int) -> Federation:
         partitions=partitions,
         rounds=recipe.rounds,
         aggregate=Audited(
-            rule_of(recipe.aggregator[0], recipe.clients, recipe.attackers),
+            rule_of(recipe.aggregator[0], recipe.clients, recipe.attackers, recipe.trim),
             [name for name, _ in judge.named_parameters()],
             rounds=recipe.rounds,
             share=recipe.share,
@@ -178,7 +179,7 @@ def controlled_clients(recipe: DisbelieveRecipe, seed: int) -> tuple[int, ...]:
 def initial_network(config: DisbelieveConfig, seed: int) -> nn.Module:
     """The same numbers whatever was drawn before, and none taken from the global generator."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "network") % 2**63)
+        seed_torch(derive_seed(seed, "network"))
         return build_network(config)
 
 

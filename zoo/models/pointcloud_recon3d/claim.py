@@ -153,18 +153,24 @@ def _band_against(baseline: str, metric: str, *readings: str, margin: float = 0.
 def _accuracy(metric: str, reach: float) -> Comparison:
     """The paper's sentence: the cross is no less accurate than all points."""
     where = f"pairing points up to {reach:g} px apart"
-    return _band_against("full", metric,
+    return _band_against(
+        "full",
+        metric,
         f"The paper's accuracy sentence holds {where}: the cross is more accurate than all points.",
         f"The paper's accuracy sentence is not reproduced {where}: the cross is no more accurate than all points.",
-        f"Whether the cross is more accurate than all points stays open {where}.")
+        f"Whether the cross is more accurate than all points stays open {where}.",
+    )
 
 
 def _control(metric: str, reach: float) -> Comparison:
     where = f"pairing points up to {reach:g} px apart"
-    return _band_against("random third", metric,
+    return _band_against(
+        "random third",
+        metric,
         f"Where the points lie matters {where}: the cross beats a random third.",
         f"Where the points lie brings nothing {where}: a random third does as well at the same cost.",
-        f"The cross and a random third of the points are not told apart {where}.")
+        f"The cross and a random third of the points are not told apart {where}.",
+    )
 
 
 claim = Claim(
