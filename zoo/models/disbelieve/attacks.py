@@ -39,7 +39,6 @@ PROBE = 100  # cases, at most, of the released code's one batch
 class AttackSettings:
     """What an attack may choose, whatever its kind. The paper leaves the ascent open."""
 
-    recipe: Literal["paper", "released"] = "paper"
     attack: AttackName = "none"
     """Its poisoned global models are kept beside the clean one; ``none`` trains the clean one alone."""
     lie: Literal["formula", "table"] = "formula"
