@@ -1,4 +1,4 @@
-"""What clients of a federation sent, as points in the plane of its two main directions."""
+"""What clients of a federation sent: in the plane of its two main directions, and how far apart by round."""
 
 from __future__ import annotations
 
@@ -58,3 +58,19 @@ def draw_plane(axis: Any, plane: Projection | None, title: str, colours: Sequenc
     circle = plane.radius if plane.controlled and math.isfinite(plane.radius) else None
     plots.scatter(axis, sets, circle=circle, circle_name="threshold\naround the mean", square=True, title=title,
                   x="first main direction", y="second", grid="", legend="outside")  # fmt: skip
+
+
+def draw_distances(axis: Any, records: Sequence[Any], title: str, colours: Sequence[RGB]) -> None:
+    """By ``round``: ``spread`` of honest pairs (least, mean, largest), ``distance`` and ``threshold`` of an attack.
+
+    All are squared; NaN where nobody attacked. ``colours``: of honest pairs, and of the malicious vector.
+    """
+    rounds = [record.round for record in records]
+    least, mean, most = (np.sqrt([record.spread[i] for record in records]) for i in range(3))
+    some = [plots.Line("honest pairs, mean", rounds, mean, colours[0], band=(least, most),
+                       band_name="honest pairs, least to largest")]  # fmt: skip
+    distance, threshold = (np.sqrt([getattr(r, name) for r in records]) for name in ("distance", "threshold"))
+    if np.isfinite(threshold).any():
+        some.append(plots.Line("malicious to the attackers' mean", rounds, distance, colours[1]))
+        some.append(plots.Line("threshold", rounds, threshold, (0, 0, 0), ":"))
+    plots.lines(axis, some, title=title, x="round", whole=True, log=True, headroom=0.55, legend="upper right")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo import figure as fig
 from zoo.figure import plots
-from zoo.figure.plane import Projection, draw_plane
+from zoo.figure.plane import Projection, draw_distances, draw_plane
 from zoo.prediction import Classification
 from zoo.storage import write_file
 from zoo.text import finite
@@ -58,7 +58,7 @@ class AuditedClassification(Classification):
     @property
     def flips(self) -> dict[str, bool]:
         """Whether each poisoned copy names another class than the clean model."""
-        return {name: max(found, key=lambda k: found[k]) != self.label for name, found in self.attacked.items()}
+        return {name: max(found, key=lambda k: found[k]) != self.most_probable for name, found in self.attacked.items()}
 
     def summary(self) -> str:
         text = super().summary()
@@ -230,25 +230,11 @@ def audit_figure(audits: Sequence[Audit]) -> PILImage.Image:
         title = f"{AGGREGATOR_NAMES[rule]}: AUC of the global model"
         plots.lines(row[0], curves, level=0.5, ylim=(0, 1.02), title=title, x="round", whole=True,
                     legend="lower right", heading="mean of the last 5 rounds")  # fmt: skip
-        _draw_distances(row[1], group[-1])
+        draw_distances(row[1], group[-1].rounds, f"distances, {ATTACK_NAMES[group[-1].attack]}", (_BENIGN, _MALICIOUS))
         title = f"updates of the last round, {ATTACK_NAMES[group[-1].attack]}"
         draw_plane(row[2], group[-1].projection, title, (_BENIGN, _CONTROLLED, _MEAN, _MALICIOUS))
         _draw_shares(row[3], group[-1])
     return plots.picture(drawing)
-
-
-def _draw_distances(axis: Any, audit: Audit) -> None:
-    rounds = [record.round for record in audit.rounds]
-    least, mean, most = (np.sqrt([record.spread[i] for record in audit.rounds]) for i in range(3))
-    some = [plots.Line("honest pairs, mean", rounds, mean, _BENIGN, band=(least, most),
-                       band_name="honest pairs, least to largest")]  # fmt: skip
-    if audit.attack != "none":
-        threshold = np.sqrt([record.threshold for record in audit.rounds])
-        distance = np.sqrt([record.distance for record in audit.rounds])
-        some.append(plots.Line("malicious to the attackers' mean", rounds, distance, _MALICIOUS))
-        some.append(plots.Line("threshold", rounds, threshold, (0, 0, 0), ":"))
-    title = f"distances, {ATTACK_NAMES[audit.attack]}"
-    plots.lines(axis, some, title=title, x="round", whole=True, log=True, headroom=0.55, legend="upper right")
 
 
 def _draw_shares(axis: Any, audit: Audit) -> None:

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.claims import Claim, Comparison
-from zoo.claims.types import Verdict
+from zoo.claims import Claim, Comparison, spending
+from zoo.claims.types import Recipe, Verdict
 from zoo.data.case import Case
 from zoo.data.digits import digits as all_digits
 from zoo.data.sets import Dataset, Entry
@@ -52,7 +52,8 @@ ARMS: dict[str, dict[str, Any]] = {
     **{f"{arm}, released": {**changes, **AS_RELEASED} for arm, changes in METHODS.items()},
 }
 SEEING = " of a pixel prior"
-ON_PIXELS = ("fed-mas", "kd, uniform weights", "fed-mas, released")
+BARE = ("bsm", "fed-mas", "bsm, released", "fed-mas, released")  # the arms of the other settings
+SEEN = ("fed-mas", "fed-mas, released")
 Images = Float[np.ndarray, "n 8 8"]
 Prior = Callable[[Images], Float[np.ndarray, "n 24"]]
 
@@ -76,13 +77,14 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     """Train every arm in three settings; balanced accuracies in [0, 1]."""
     digits = draw(seed)
     blind, sees = contour_prior(digits.public), pixel_prior(digits.public)
-    settings = (("", True, blind), (" without attribute", False, blind), (SEEING, True, sees))
+    settings = (("", True, blind, tuple(ARMS)), (" without attribute", False, blind, BARE), (SEEING, True, sees, SEEN))
     test = digits.test_x, digits.test_y
     found: dict[str, dict[str, float]] = {arm: {} for arm in ARMS}
-    for suffix, attribute, prior in settings:
-        for arm, changes in ARMS.items() if suffix != SEEING else [(arm, ARMS[arm]) for arm in ON_PIXELS]:
-            recipe = replace(RECIPE, rounds=2 if quick else RECIPE.rounds, **changes)
-            network = train_arm(recipe, digits, attribute, prior, seed)
+    for suffix, attribute, prior, arms in settings:
+        for arm in arms:
+            recipe = replace(RECIPE, rounds=2 if quick else RECIPE.rounds, **ARMS[arm])
+            with spending(arm + suffix, examples=len(digits.y)):
+                network = train_arm(recipe, digits, attribute, prior, seed)
             common, rare = (score(network, *test, flip, digits.tail) for flip in (False, True))
             if not attribute:
                 found[arm] |= {f"BAcc{suffix}": common[0], f"tail{suffix}": common[1]}
@@ -210,7 +212,11 @@ def _gain(
 ) -> Comparison:
     """``readings``: of a supported, a not supported and an inconclusive verdict."""
     meaning: dict[Verdict, str] = dict(zip(get_args(Verdict), readings, strict=False))
-    return Comparison(method, baseline, metric, margin=margin, headline=headline, readings=meaning)
+    recipe: Recipe = "released" if method.endswith("released") else "paper"
+    resplit = 400 / 1397  # every seed divides one set of 1,797 digits again
+    return Comparison(
+        method, baseline, metric, margin=margin, headline=headline, readings=meaning, recipe=recipe, resplit=resplit
+    )
 
 
 claim = Claim(
@@ -237,7 +243,8 @@ claim = Claim(
         "kd, uniform weights, released": "the same with equal weights",
     },
     run="zoo.models.fed_mas.claim:run",
-    seeds=tuple(range(1201, 1209)),
+    seeds=tuple(range(1201, 1209)),  # named before any of them was run
+    tuned_on=(900,),
     primary=_gain("fed-mas", "bsm", "BAcc", 0.02, True,
         "With a prior that doesn't see the attribute, the whole method gains over balanced softmax.",
         "Even with a prior made for it, the whole method doesn't gain the claimed two points.",
@@ -261,9 +268,7 @@ claim = Claim(
             "The printed and the normalised factor are not told apart."),
         *(
             _gain(f"fed-mas{reading}", f"{rival}{reading}", metric, margin)
-            for rival, metric, margin in (
-                ("bsm + kd", "BAcc", 0.0), ("bsm", "rare attribute", 0.0), ("bsm", "BAcc without attribute", 0.02)
-            )
+            for rival, metric, margin in (("bsm + kd", "BAcc", 0.0), ("bsm", "BAcc without attribute", 0.02))
             for reading in ("", ", released")
         ),
         _gain("fed-mas", "bsm", "BAcc of a pixel prior", 0.02, True,
@@ -273,8 +278,8 @@ claim = Claim(
     ),
     # Tables 1 and 2, HyperKvasir, non-IID
     paper={"fed-mas": {"BAcc": 0.6161}, "bsm": {"BAcc": 0.5915}, "bsm + kd": {"BAcc": 0.6019}},
-    falsified_if=(
-        "Fed-MAS has no higher balanced accuracy than balanced softmax, or none higher than distillation with uniform "
-        "weights, on the mean over the seeds"
-    ),
+    falsified_if={
+        "Fed-MAS has no higher balanced accuracy than balanced softmax": ("fed-mas vs. bsm, BAcc",),
+        "it has none higher than distillation with uniform weights": ("fed-mas vs. kd, uniform weights, BAcc",),
+    },
 )  # fmt: skip

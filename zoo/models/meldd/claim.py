@@ -12,20 +12,21 @@ evidence costs that says nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from zoo.claims import Claim, Comparison
+from zoo.claims import Claim, Comparison, spending
 from zoo.data.case import Case
 from zoo.data.phantoms.patients import patients
 from zoo.metrics import auroc, recalls
 from zoo.models.meldd.data import Lesions
 from zoo.models.meldd.model import MelDD, MelddConfig, udtr_adapted
 from zoo.models.meldd.network import VARIANTS, ContextConfig, Sets, VariantName
-from zoo.models.meldd.training import MelddRecipe, extract, fit, fit_variant, scores_of
+from zoo.models.meldd.training import MelddRecipe, extract, fit_variant, scores_of, with_backbone
 from zoo.training import Run
 
 SIZE = 32  # px
-PATIENTS = (320, 80, 160)  # to train on, to stop and to set operating points by, to test on
+PATIENTS = (240, 60, 120)  # to train on, to stop and to set operating points by, to test on
 RISK = 0.2  # share of melanomas: ten times the archive's, for a set of this size
 RECIPE = MelddRecipe(
     network=MelddConfig(
@@ -46,36 +47,32 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     recipe, counts = RECIPE, PATIENTS
     if quick:
         recipe, counts = replace(RECIPE, backbone_epochs=1, epochs=1), (12, 8, 12)
-    scores = world(seed, recipe, counts, signature=True, variants=VARIANTS, fixed=True)
-    control = world(seed, recipe, counts, signature=False, variants=("V0", "V1"), fixed=False)
-    return scores | {f"{arm}, control": found for arm, found in control.items()}
+    scores = world(seed, recipe, counts, VARIANTS, fixed=True)
+    return scores | world(seed, recipe, counts, ("V0", "V1"), signature=False, suffix=", control")
 
 
 def world(
-    seed: int,
-    recipe: MelddRecipe,
-    counts: tuple[int, int, int],
-    *,
-    signature: bool,
-    variants: tuple[VariantName, ...],
-    fixed: bool,
-) -> dict[str, dict[str, float]]:
-    """Draw patients, train the arms, and test them."""
-    train, validation, test = draw(seed, counts, signature)
+    seed: int, recipe: MelddRecipe, counts: tuple[int, int, int], variants: tuple[VariantName, ...], *,
+    signature: bool = True, fixed: bool = False, suffix: str = "",
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Draw patients, train the arms, and test them. All arms of a world share its backbone."""
+    lesions = [Lesions(members, SIZE) for members in draw(seed, counts, signature)]
     recipe = replace(recipe, network=replace(recipe.network, variants=variants))
-    with Run(seed=seed, device="cpu", progress=False) as arms:
-        model = fit(recipe, train, validation, arms)
-        lesions = [Lesions(members, SIZE) for members in (train, validation, test)]
-        sets = extract(model, lesions, arms)
-        found: dict[str, dict[str, float]] = {
-            name: measure(model, name, sets[2], lesions[2], arms) for name in variants
-        }
+    arms: dict[str, tuple[VariantName, MelddConfig]] = {name + suffix: (name, recipe.network) for name in variants}
     if fixed:
-        with Run(seed=seed, device="cpu", progress=False) as arm:
-            udtr = MelDD(udtr_adapted(recipe.network, FIXED))
-            args = (sets[0], lesions[0].y, sets[1], lesions[1].y)
-            fit_variant(udtr, "V1", replace(recipe, network=udtr.config), *args, arm)
-            found["UDTR-Adapted"] = measure(udtr, "V1", sets[2], lesions[2], arm)
+        arms["UDTR-Adapted"] = "V1", udtr_adapted(recipe.network, FIXED)
+    most = recipe.epochs * math.ceil(counts[0] / recipe.batch_size)  # steps; each may stop early
+    found = {}
+    with spending(*arms), Run(seed=seed, device="cpu", progress=False) as shared:
+        model = with_backbone(recipe, lesions[0], lesions[1], shared)
+        sets = extract(model, lesions, shared)
+    known = sets[0], lesions[0].y, sets[1], lesions[1].y
+    for arm, (name, config) in arms.items():
+        chosen = model if config is recipe.network else MelDD(config)
+        budget = spending(arm, examples=len(lesions[0]), at_most=most)
+        with budget, Run(seed=seed, device="cpu", progress=False) as own:
+            fit_variant(chosen, name, replace(recipe, network=config), *known, own)
+            found[arm] = measure(chosen, name, sets[2], lesions[2], own)
     return found
 
 
@@ -124,7 +121,8 @@ claim = Claim(
         "V1, control": "context, where there is nothing to compare",
     },
     run="zoo.models.meldd.claim:run",
-    seeds=(11, 12, 13, 14, 15),  # fresh: none of them was used to choose anything
+    seeds=tuple(range(4101, 4109)),  # named before any of them was run
+    tuned_on=(1, 900),
     primary=Comparison(
         "V1",
         "V0",
@@ -224,8 +222,7 @@ claim = Claim(
         "V4": {"BACC": 0.7793, "sensitivity": 0.8761, "specificity": 0.6825, "AUC": 0.8504},
         "UDTR-Adapted": {"BACC": 0.7094, "sensitivity": 0.7922, "specificity": 0.6266, "AUC": 0.7634},
     },
-    falsified_if=(
-        "V1 is not above V0 in balanced accuracy where melanomas are ugly ducklings; the control and the other "
-        "comparisons have verdicts of their own"
-    ),
+    falsified_if={
+        "V1 is not above V0 in balanced accuracy where melanomas are ugly ducklings": ("V1 vs. V0, BACC",),
+    },
 )
