@@ -7,7 +7,7 @@ from typing import Any
 
 
 def client_curves(rows: Sequence[dict[str, Any]], name: str, title: str, label: str, log: bool = False) -> bytes:
-    """One line per client over the rounds, as a PNG. ``rows``: ``Outcome.clients``; ``log``: for what falls by orders."""
+    """A line per client over the rounds, as a PNG. ``rows``: ``Outcome.clients``; ``log``: for what falls by orders."""
     from zoo.figure import plots
 
     clients = sorted({int(row["client"]) for row in rows})
