@@ -65,7 +65,7 @@ def info(
     facts = [
         ["task", card.task],
         ["modality", card.modality],
-        ["labels", ", ".join(card.labels) or "-"],
+        ["labels", ", ".join(card.spelled_labels) or "-"],
         ["operators", ", ".join(card.operators) or "-"],
         ["needs extra", ", ".join(card.extras) or "-"],
         ["code of the authors", card.paper.code or "not stated"],

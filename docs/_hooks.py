@@ -115,7 +115,7 @@ def page(card: Plugin, docs: Path) -> str:
     facts = {
         "Task": card.task,
         "Modality": card.modality,
-        "Labels": ", ".join(card.labels),
+        "Labels": ", ".join(card.spelled_labels),
         "Operators": ", ".join(f"[`{name}`](../operators.md)" for name in card.operators),
         "Extra": f"`pip install '{DISTRIBUTION}[{','.join(card.extras)}]'`" if card.extras else "",
         "Licences": card.licence_notes,

@@ -112,6 +112,7 @@ class Plugin:
     outputs: tuple[Output, ...]
     model: str  # "package.module:ModelClass"
     labels: tuple[str, ...] = ()
+    label_names: dict[str, str] = field(default_factory=dict)  # what short labels stand for, such as MEL: melanoma
     training: str | None = None  # "package.module:recipe"
     claim: str | None = None  # "package.module:claim"
     operators: tuple[Operator, ...] = ()  # functions of zoo.ops that the code calls
@@ -139,6 +140,11 @@ class Plugin:
             target = getattr(self, what)
             if target is not None and not re.fullmatch(r"[\w.]+:\w+", target):
                 raise ValueError(f"{what} of plugin {self.name!r} must read 'package.module:name', not {target!r}")
+
+    @property
+    def spelled_labels(self) -> list[str]:
+        """The labels for people: ``MEL (melanoma)`` where they stand for something."""
+        return [f"{one} ({self.label_names[one]})" if one in self.label_names else one for one in self.labels]
 
     @property
     def primary_input(self) -> Input:

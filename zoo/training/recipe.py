@@ -79,7 +79,7 @@ def train(
     preset: str = "paper",
     overrides: Mapping[str, str] | None = None,
     resume: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 300.0,
@@ -91,8 +91,9 @@ def train(
 
     ``out`` then holds ``config.json`` and ``model.safetensors`` (what ``zoo.load(..., weights=out)`` takes),
     ``run.json``, ``split.json`` and ``metrics/``. A run that was killed goes on with ``resume=True``; resuming a
-    finished one does nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is where the clients of a
-    federated model run. See ``Run`` for the other arguments.
+    finished one does nothing. ``seed``: None is 0; a training with a privacy guarantee then draws noise that nobody
+    can draw again, and with a seed it guarantees nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is
+    where the clients of a federated model run. See ``Run`` for the other arguments.
 
     Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
     ``PluginError`` for a model without training.
@@ -109,7 +110,7 @@ def train(
     recipe = training.configure(preset, overrides)
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
-    parts = divide(dataset, training.split, recipe, seed)
+    parts = divide(dataset, training.split, recipe, seed or 0)
     out = Path(out)
     identity = {
         "model": plugin.name,
@@ -140,7 +141,7 @@ def train(
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
         if not record.get("finished"):
             if run.is_main:
-                save_split(parts, out / "split.json", seed)
+                save_split(parts, out / "split.json", run.seed)
             try:
                 network = training.run(recipe, parts, run)
             except ZooError:

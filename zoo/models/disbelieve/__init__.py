@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.diagnoses import ISIC_2019
 from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
@@ -31,7 +32,8 @@ plugin = Plugin(
         Output("flipped", "whether any poisoned model names another class than the clean one"),
     ),
     model="zoo.models.disbelieve.model:Disbelieve",
-    labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+    labels=tuple(ISIC_2019),
+    label_names=ISIC_2019,
     training="zoo.models.disbelieve.training:training",
     claim="zoo.models.disbelieve.claim:claim",
     operators=("prototype_similarity",),

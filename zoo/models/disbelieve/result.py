@@ -92,7 +92,9 @@ class AuditedClassification(Classification):
             models[f"{AGGREGATOR_NAMES[aggregator]}, poisoned"] = attack, found
         ranked = sorted(self.probabilities, key=lambda label: -max(found[label] for _, found in models.values()))
         groups = {
-            label: [fig.Bar(name, found[label], ATTACK_COLOURS[attack]) for name, (attack, found) in models.items()]
+            self.spelled(label): [
+                fig.Bar(name, found[label], ATTACK_COLOURS[attack]) for name, (attack, found) in models.items()
+            ]
             for label in ranked
         }
         return fig.grouped_bars(groups, rest="less probable classes not shown")

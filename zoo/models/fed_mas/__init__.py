@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.diagnoses import ISIC_2019
 from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
@@ -32,7 +33,8 @@ plugin = Plugin(
         Output("ssl_distance", "2 - 2 cos between the network's projection and the prior's feature, if asked for"),
     ),
     model="zoo.models.fed_mas.model:FedMAS",
-    labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+    labels=tuple(ISIC_2019),
+    label_names=ISIC_2019,
     training="zoo.models.fed_mas.training:training",
     claim="zoo.models.fed_mas.claim:claim",
     extras=("imaging", "federated"),

@@ -64,12 +64,12 @@ class LongTailClassification(Classification):
         if self.saliency is not None and self.view is not None:
             panels.append(
                 fig.Panel(
-                    f"evidence for {self.most_probable} (brighter: more)",
+                    f"evidence for {self.spelled(self.most_probable)} (brighter: more)",
                     fig.heat_over(self.view, self.saliency, (0.45, 0.45)),
                 )
             )
         colours = {name: GROUP_COLOURS[group] for name, group in self.groups.items()}
-        panels.append(fig.Panel("probabilities", fig.bars(self.probabilities, colours=colours)))
+        panels.append(fig.Panel("probabilities", self.bars(colours)))
         return [*panels, *self.extra_panels]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.diagnoses import ISIC_2019
 from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
@@ -38,7 +39,8 @@ plugin = Plugin(
         Output("regions", "for the local prototypes that speak most for the prediction: heatmap, box, source patch"),
     ),
     model="zoo.models.local_global_prototypes.model:LocalGlobalPrototypes",
-    labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+    labels=tuple(ISIC_2019),
+    label_names=ISIC_2019,
     training="zoo.models.local_global_prototypes.training:training",
     claim="zoo.models.local_global_prototypes.claim:claim",
     operators=("prototype_similarity", "cosine_topk"),
@@ -53,6 +55,11 @@ plugin = Plugin(
             "F1 (macro), 128 held-out phantoms": 0.953,
         },
     ),
+    readings={
+        "paper": "as printed: prototypes follow running centroids, class-weighted cross-entropy; the default",
+        "released": "as the authors' code: temperature 0.07 in training, sigmoid features, prototypes projected "
+        "onto training images every ten epochs, no weights in stage 1, AdamW; no cluster loss, which has no gradient",
+    },
     phantom="phantom:skin-lesion",
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. ISIC 2019 is CC BY-NC "

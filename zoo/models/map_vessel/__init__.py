@@ -55,6 +55,11 @@ plugin = Plugin(
             "Dice with the Frangi ridge filter, sample:retina": 0.576,
         },
     ),
+    readings={
+        "paper": "as printed: every step is an episode, a meta-train and a meta-test update; the default",
+        "released": "as the authors' code: its network, an epoch of meta-train, then one of meta-test with frozen "
+        "anchors, nine views, cross-entropy, CLAHE at native resolution, BatchNorm by the test image's own statistics",
+    },
     sample="sample:retina",
     phantom="phantom:fundus",
     licence_notes="The weights in the package were trained on procedural images only and are Apache-2.0.",
