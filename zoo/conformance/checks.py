@@ -558,7 +558,7 @@ def training(subject: Subject) -> str:
         raise Failed(f"the training has no preset {lacking[0]!r}; add it to presets")
     if not plugin.phantom:
         raise Skipped("the card names no phantom to train on")
-    recipe = recipes.configure("demo")
+    recipe = recipes.configure("check" if "check" in recipes.presets else "demo")
     count = max(TRAINING_CASES, 2 * recipe.folds) if recipes.split.folds else TRAINING_CASES
     data = str(Spec.parse(plugin.phantom).with_options(n=count, seed=0))
     dataset = load_dataset(data, plugin=plugin)
