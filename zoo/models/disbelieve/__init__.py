@@ -47,6 +47,12 @@ plugin = Plugin(
             "AUROC (macro), 160 other phantoms": 0.875,
         },
     ),
+    readings={
+        "paper": "Algorithm 2's scale is a factor, as printed, its gradient of all pooled data; Algorithm 1 ends on "
+        "the sphere; LIE by its formula; the trimmed mean drops the true share.",
+        "released": "The scale is a divisor, the gradient of one batch, at the attackers' mean; Algorithm 1 ends a "
+        "step beyond the sphere; LIE above the mean, by a table; the trimmed mean drops a tenth.",
+    },
     phantom="phantom:skin-lesion",
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. Their poisoned copies "
