@@ -13,7 +13,6 @@ from PIL import Image as PILImage
 from zoo import media
 from zoo.data.dermoscopy import shades_of_gray
 from zoo.data.images import ImageSet, Window, resize, rgb_bytes, square_of
-from zoo.models.local_global_prototypes import plugin
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class Prepared:
         return PILImage.fromarray(resize(self.plain, side, "lanczos"))
 
 
-def prepare(image: Any, size: int, colour_constancy: bool) -> Prepared:
+def prepare(image: Any, size: int, colour_constancy: bool, needed_by: str) -> Prepared:
     """Read, balance the colours on the whole picture, cut the largest centred square and scale it."""
-    picture = media.read(image).require_2d(plugin.name)
+    picture = media.read(image).require_2d(needed_by)
     exact = rgb_bytes(picture)
     window = Window(*square_of(exact.shape))
     digest = hashlib.sha256(exact.tobytes() + repr(exact.shape).encode()).digest()[:8]
