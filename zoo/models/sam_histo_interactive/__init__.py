@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin
+from zoo.plugin import Departure, Input, Output, Paper, Plugin
 
 plugin = Plugin(
     name="sam-histo-interactive",
@@ -47,4 +47,31 @@ plugin = Plugin(
     extras=("imaging", "sam"),
     phantom="phantom:he-tile",
     licence_notes="The paper's code is not released; the details of the decoder that it leaves open are ours.",
+    departures=(
+        Departure(
+            "A block is two convolutions, the second to half the channels, with a 1x1 convolution as shortcut, then the "
+            "up-convolution.",
+            "The paper states parts and halving but no order; this is the only one with a well-defined shortcut.",
+        ),
+        Departure(
+            "The global self-attention has 8 heads, normalises first, knows positions and has no further layer.",
+            "The paper says 'a global self-attention layer'; this is the lightest.",
+        ),
+        Departure(
+            "Loss and simulated clicks live on the decoder's grid, a quarter of SAM's input.",
+            "At the size of the patch they would take longer than the decoder; the paper doesn't say where they live.",
+        ),
+        Departure(
+            "Patches are only turned and mirrored, and the embeddings of these eight views are kept.",
+            "RITM's scaling, cropping and colours would need the frozen encoder at every step.",
+        ),
+        Departure(
+            "The answer that is fed back is held within -10 and 10.",
+            "A decoder without SAM's own heads gives logits that its prompt encoder has never seen.",
+        ),
+        Departure(
+            "RITM, FocalClick and SimpleClick are not among the arms.",
+            "They have code of their own; SAM zero-shot and its three fine-tunings are here, and a control of equal size.",
+        ),
+    ),
 )

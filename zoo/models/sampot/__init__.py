@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin
+from zoo.plugin import Departure, Input, Output, Paper, Plugin
 
 plugin = Plugin(
     name="sampot",
@@ -55,4 +55,31 @@ plugin = Plugin(
     operators=("masked_attention",),
     extras=("imaging", "sam"),
     phantom="phantom:chest-xray",
+    departures=(
+        Departure(
+            "The regressor has 16, 32, 64 and 128 channels, strides of 2, and a mean over all places before the sigmoid.",
+            "The paper says five convolutions with batch normalisation, leaky ReLU and a sigmoid.",
+        ),
+        Departure(
+            "The sigmoid before the regressor has slope 5, and Adam an epsilon of 1e-12.",
+            "The paper says 'steeper'; what is left of the gradient would drown in Adam's own epsilon.",
+        ),
+        Departure(
+            "A step is 10 px where SAM's longer side is 1024, and there are 50 of them.",
+            "The paper says 10 without a frame, and no number of steps.",
+        ),
+        Departure(
+            "The first click counts as a step, so the score never falls below its own.",
+            "The paper takes the best point of the path.",
+        ),
+        Departure(
+            "Without a click the best of a grid starts; random search stands beside the gradient.",
+            "Neither is in the paper; the claim says what the gradient adds.",
+            "see the claim",
+        ),
+        Departure(
+            "Eight masks too large and eight too small an image, their Dice spread evenly over 0.30 to 0.97.",
+            "With the six of clicks they give the number of samples that the paper states; it names no levels.",
+        ),
+    ),
 )
