@@ -49,7 +49,7 @@ plugin = Plugin(
     licence_notes="The paper's code is not released; the details of the decoder that it leaves open are ours.",
     departures=(
         Departure(
-            "A block is two convolutions, the second to half the channels, with a 1x1 convolution as shortcut, then the "
+            "A block is two convolutions, the second to half the channels, a 1x1 convolution as shortcut, then the "
             "up-convolution.",
             "The paper states parts and halving but no order; this is the only one with a well-defined shortcut.",
         ),
@@ -71,7 +71,7 @@ plugin = Plugin(
         ),
         Departure(
             "RITM, FocalClick and SimpleClick are not among the arms.",
-            "They have code of their own; SAM zero-shot and its three fine-tunings are here, and a control of equal size.",
+            "They have code of their own; SAM zero-shot, its three fine-tunings and a control of equal size are here.",
         ),
     ),
 )

@@ -57,7 +57,7 @@ plugin = Plugin(
     phantom="phantom:chest-xray",
     departures=(
         Departure(
-            "The regressor has 16, 32, 64 and 128 channels, strides of 2, and a mean over all places before the sigmoid.",
+            "The regressor has 16, 32, 64 and 128 channels, strides of 2, and a mean over places before the sigmoid.",
             "The paper says five convolutions with batch normalisation, leaky ReLU and a sigmoid.",
         ),
         Departure(
