@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.models.base import PluginTests, Trained
 from zoo.data.case import Case
+from zoo.data.features import FeatureCache
 from zoo.data.phantoms.chest import chest_xray
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
@@ -30,6 +31,7 @@ from zoo.models.sampot.training import (
     score,
     train,
 )
+from zoo.nn.promptable import Promptable
 from zoo.training.run import Run
 
 
@@ -61,9 +63,10 @@ class TestSampot(PluginTests):
         assert all(torch.equal(tensor, frozen[name]) for name, tensor in trained.model.base.sam.state_dict().items())
 
     def test_the_epoch_with_the_least_error_on_validation_is_kept(self, tiny: SampotRecipe, trained: Trained) -> None:
-        samples = samples_of(
-            build(tiny), tiny, list(DATA.validation), Run(seed=0, device="cpu").generator("clicks", "validation")
-        )
+        model = build(tiny)
+        model.base = Promptable(model.base.sam, cache=FeatureCache(half=True))  # as in the training
+        rng = Run(seed=0, device="cpu").generator("clicks", "validation")
+        samples = samples_of(model, tiny, list(DATA.validation), rng)
         assert samples is not None
         error = float((guessed(trained.model, samples) - samples.dice).square().mean())
         table = (trained.folder / "metrics" / "training.csv").read_text().splitlines()

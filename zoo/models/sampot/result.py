@@ -21,7 +21,7 @@ from zoo.prediction import Segmentation
 if TYPE_CHECKING:
     from zoo.models.sampot.model import Path
 
-FIRST, LAST, TRUTH = figure.colour(1), figure.colour(5), (255, 255, 255)
+FIRST, LAST, TRUTH = figure.colour(5), figure.colour(1), (255, 255, 255)  # LAST: as the overlay paints it
 LEAST_OVERLAP = 0.3  # IoU of first and last mask below which the last is suspicious; ours
 
 
@@ -123,7 +123,7 @@ class EvolvedSegmentation(Segmentation):
         spacing = self.image.spacing[-1] if self.image.spacing else None
         lines = [figure.Curve("score", self.scores.tolist(), figure.colour(5))]
         if self.dices is not None:
-            lines.append(figure.Curve("Dice", self.dices.tolist(), figure.colour(1)))
+            lines.append(figure.Curve("Dice", self.dices.tolist(), figure.colour(3)))
         worth = figure.heat_over(picture, self.map)
         return [
             figure.Panel("the click's way", self._way(marked), spacing=spacing, pixels=self.mask.shape[1]),
@@ -131,7 +131,9 @@ class EvolvedSegmentation(Segmentation):
                 f"mask at step {0 if self.kept_first else self.step}", figure.overlay(picture, self.mask, 0.4)
             ),
             figure.Panel("step by step", figure.curves({"": lines}, low=0.0, x="steps")),
-            figure.Panel("expected Dice by click", self._dot(worth, self._ends())),
+            figure.Panel(
+                f"expected Dice by click: {self.map.min():.2f} to {self.map.max():.2f}", self._dot(worth, self._ends())
+            ),
         ]
 
     def _ends(self) -> list[tuple[float, float]]:
