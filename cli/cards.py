@@ -75,6 +75,8 @@ def info(
     print_table(["", ""], facts)
     print_table(["input", "kind", "", "meaning"], [cards.input_row(item) for item in card.inputs], title="\nInputs")
     print_table(["output", "meaning"], [[item.name, item.help] for item in card.outputs], title="\nOutputs")
+    if card.readings:
+        print_table(["--set recipe=", ""], [[name, text] for name, text in card.readings.items()], title="\nReadings")
     if card.weights:
         rows = [[name, text.replace("`", "")] for name, text in cards.weights_facts(card).items()]
         print_table(["", ""], rows, title="\nDemo weights")

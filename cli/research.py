@@ -1,10 +1,10 @@
-"""``zoo train``, ``zoo evaluate``, ``zoo reproduce`` and ``zoo data check``."""
+"""``zoo train``, ``zoo evaluate``, ``zoo robustness``, ``zoo reproduce`` and ``zoo data check``."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ Data = Annotated[
 def register(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(evaluate)
+    app.command()(robustness)
     app.command()(reproduce)
     data_app.command("check")(check)
     app.add_typer(data_app, name="data")
@@ -78,6 +79,15 @@ def _assignments(given: list[str]) -> dict[str, str]:
     return pairs
 
 
+def _options(model: str, given: list[str] | None) -> dict[str, Any]:
+    """Options for every case, checked; those that the evaluation itself gives, such as a box, needn't be there."""
+    from zoo import options, registry
+
+    plugin = registry.find(model).plugin
+    assert plugin is not None
+    return options.parse(plugin, given or [], whole=False)
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
     data: Data,
@@ -89,6 +99,9 @@ def evaluate(
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Measure also on cases that the weights were trained on.")
     ] = False,
+    given: Annotated[
+        list[str] | None, typer.Option("--with", metavar="NAME=VALUE", help="An optional input of the model.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a model on your data with its paper's metrics and 95 % bootstrap intervals."""
@@ -96,8 +109,9 @@ def evaluate(
 
     folder = out or Path("evaluations") / model
     result = run_evaluation(
-        model, data, weights=weights, split=split, out=folder, seed=seed, device=device, allow_seen=allow_seen
-    )
+        model, data, weights=weights, split=split, out=folder, seed=seed, device=device, allow_seen=allow_seen,
+        options=_options(model, given),
+    )  # fmt: skip
     if json:
         print_json(result.to_dict())
         return
@@ -108,6 +122,52 @@ def evaluate(
     for failure in result.failures:
         print(f"failed: {failure}")
     print(f"weights: {result.weights} ({result.disclaimer})\nper-case table and figure are in {folder}")
+
+
+def robustness(
+    model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
+    data: Data,
+    corruption: Annotated[
+        list[str] | None, typer.Option(help="One of the 18 corruptions; may be repeated; default all of them.")
+    ] = None,
+    severity: Annotated[
+        list[int] | None, typer.Option(min=1, max=5, help="1 to 5; may be repeated; default all.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="The metric of table and figure; default the first.")] = None,
+    weights: Annotated[str | None, typer.Option(help="demo, a folder, a .safetensors file or hf://ORG/REPO.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder for table, figure and examples.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the corruptions.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Measure also on cases that the weights were trained on.")
+    ] = False,
+    given: Annotated[
+        list[str] | None, typer.Option("--with", metavar="NAME=VALUE", help="An optional input of the model.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a model on corrupted images: 18 kinds of noise, blur, weather and bad files, in 5 severities."""
+    from zoo.data.corruptions import KINDS, SEVERITIES
+    from zoo.robustness import robustness as run_robustness
+
+    folder = out or Path("robustness") / model
+    result = run_robustness(
+        model, data, corruptions=corruption or KINDS, severities=severity or SEVERITIES, metric=metric, weights=weights,
+        split=split, out=folder, resume=resume, seed=seed, device=device, allow_seen=allow_seen,
+        options=_options(model, given),
+    )  # fmt: skip
+    if json:
+        print_json(result.to_dict())
+        return
+    print_table(
+        ["corruption", "clean", *map(str, result.severities)], result.rows(),
+        title=f"{result.metric} of {model} on {data} ({split}, n = {result.cases})",
+    )  # fmt: skip
+    for note in (*result.notes, *(f"failed: {failure}" for failure in result.failures)):
+        print(f"note: {note}")
+    print(f"weights: {result.weights} ({result.disclaimer})\ntable, figure and examples are in {folder}")
 
 
 def reproduce(

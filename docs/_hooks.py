@@ -145,6 +145,7 @@ def train_page(card: Plugin) -> str:
     training = registry.part(card, "training")[1]
     presets = {name: fields_of(training.configure(name)) for name in training.presets}
     defaults = presets.get("paper") or fields_of(training.recipe())
+    presets |= {name: fields_of(training.configure("paper", {"recipe": name})) for name in training.readings}
     others = [name for name in presets if name != "paper"]
     meanings = meanings_of(type(training.configure(next(iter(presets)))))
     rows = []
@@ -160,7 +161,13 @@ def train_page(card: Plugin) -> str:
         code(train_command(card), f'zoo evaluate {card.name} --data "{data_of(card)}" --weights runs/{card.name}'),
     ]
     parts += [said.replace(FROM_NOTES, "](../../")] if said else []
-    parts += ["## Recipe", "`--preset NAME` chooses a column, `--set FIELD=VALUE` changes a field."]
+    if card.readings:
+        readings = [[f"`--set recipe={name}`", text] for name, text in card.readings.items()]
+        parts += ["## Readings", "The paper and the authors' code differ.", table(["", ""], readings)]
+    parts += [
+        "## Recipe",
+        "`--preset NAME` (or `--set recipe=READING`) chooses a column, `--set FIELD=VALUE` changes a field.",
+    ]
     parts.append(table(["field", "paper", *others, "meaning"], rows))
     return "\n\n".join(parts) + "\n"
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import OptionError
@@ -55,6 +55,17 @@ def override(config: T, changes: Mapping[str, str]) -> T:
     for name, text in changes.items():
         _set(type(config), data, name, str(text), prefix="")
     return from_dict(type(config), data)
+
+
+def changed(config: T, changes: Mapping[str, Any]) -> T:
+    """``config`` with other values; a mapping changes some fields of a nested dataclass and leaves the others."""
+    values = {
+        name: changed(inner, value)
+        if is_dataclass(inner := getattr(config, name)) and isinstance(value, Mapping)
+        else value
+        for name, value in changes.items()
+    }
+    return replace(config, **values)  # type: ignore[type-var]
 
 
 def parse(text: str, kind: Any, name: str) -> Any:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,34 +103,9 @@ def evaluate(
     Raises ``DataError`` when the set lacks what the task needs, the weights saw its cases or none could be predicted,
     ``OptionError`` for an unknown split.
     """
-    from zoo.data.check import require
-    from zoo.data.patients import by_patient
-    from zoo.data.sets import load_dataset
-    from zoo.progress import track
-
-    network, plugin = _network(model, weights, device)
-    score = _score_of(plugin)
-    dataset = load_dataset(data, plugin=plugin)
-    part, notes = _part(dataset, split, weights, seed, network, plugin, allow_seen)
-    if not len(part):
-        raise DataError(f"the {split} part of {data} is empty")
-    require(part, plugin) if plugin.task == "segmentation" else require(part)
-    if plugin.primary_input.kind == "images":
-        part = by_patient(part)
-
-    rows: list[dict[str, Any]] = []
-    failures: list[str] = []
-    for place in track(range(len(part)), f"evaluating {plugin.name}", enabled=progress):
-        entry = part.entries[place]
-        row: dict[str, Any] = {"id": entry.id}
-        if entry.patient is not None:
-            row["patient"] = entry.patient
-        try:
-            scores = score(network, part[place], options or {})
-        except ZooError as error:
-            failures.append(f"{entry.id}: {error}")
-            continue
-        rows += [{**row, **one} for one in (scores if isinstance(scores, list) else [scores])]
+    network, part, notes = prepared(model, data, weights, split, seed, device, allow_seen)
+    plugin = network.plugin
+    rows, failures = rows_of(network, part, options or {}, progress=progress)
     if not rows:
         raise DataError(f"none of the {len(part)} cases of {data} could be evaluated; the first: {failures[0]}")
     metrics = over_rows(rows, seed)
@@ -142,6 +117,58 @@ def evaluate(
     if out is not None:
         result.save(out)
     return result
+
+
+def prepared(
+    model: str | Plugin | Model, data: str, weights: str | None, split: str, seed: int, device: str, allow_seen: bool
+) -> tuple[Model, Dataset, list[str]]:
+    """The network in eval mode, the cases to measure it on, and what a reader of the numbers should know of them.
+
+    Takes and raises what :func:`evaluate` does.
+    """
+    from zoo.data.check import require
+    from zoo.data.patients import by_patient
+    from zoo.data.sets import load_dataset
+
+    network, plugin = _network(model, weights, device)
+    dataset = load_dataset(data, plugin=plugin)
+    part, notes = _part(dataset, split, weights, seed, network, plugin, allow_seen)
+    if not len(part):
+        raise DataError(f"the {split} part of {data} is empty")
+    require(part, plugin) if plugin.task == "segmentation" else require(part)
+    return network, by_patient(part) if plugin.primary_input.kind == "images" else part, notes
+
+
+def rows_of(
+    network: Model,
+    part: Dataset,
+    options: Mapping[str, Any],
+    *,
+    change: Callable[[Case], Case] | None = None,
+    progress: bool = True,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the plugin's score says of every case, and the cases that couldn't be predicted.
+
+    ``change``: what is done to a case before it's predicted, such as corrupting its image.
+    """
+    from zoo.progress import track
+
+    score = _score_of(network.plugin)
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for place in track(range(len(part)), f"evaluating {network.plugin.name}", enabled=progress):
+        entry = part.entries[place]
+        row: dict[str, Any] = {"id": entry.id}
+        if entry.patient is not None:
+            row["patient"] = entry.patient
+        try:
+            case = part[place] if change is None else change(part[place])
+            scores = score(network, case, options)
+        except ZooError as error:
+            failures.append(f"{entry.id}: {error}")
+            continue
+        rows += [{**row, **one} for one in (scores if isinstance(scores, list) else [scores])]
+    return rows, failures
 
 
 def figure(evaluation: Evaluation) -> bytes:

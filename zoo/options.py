@@ -18,11 +18,12 @@ _VALUES = ("text", "number", "integer", "choice", "flag", "box", "point")
 _PATHS = ("image", "images", "volume", "mask", "file", "folder")
 
 
-def parse(plugin: Plugin, assignments: Iterable[str]) -> dict[str, Any]:
+def parse(plugin: Plugin, assignments: Iterable[str], *, whole: bool = True) -> dict[str, Any]:
     """``["threshold=0.4", "modality=fundus"]`` to checked values.
 
     An option that may be given several times takes repeated assignments or, unless it is a coordinate, a
-    comma-separated list. Raises ``OptionError`` naming the option and what it expects.
+    comma-separated list. ``whole``: required options must be among them. Raises ``OptionError`` naming the option and
+    what it expects.
     """
     given: dict[str, list[str]] = {}
     for assignment in assignments:
@@ -40,10 +41,10 @@ def parse(plugin: Plugin, assignments: Iterable[str]) -> dict[str, Any]:
             raise OptionError(f"option {name} of {plugin.name} was given {len(texts)} times; it takes one value")
         else:
             values[name] = _parse_one(declared, texts[0])
-    return check(plugin, values)
+    return check(plugin, values, whole=whole)
 
 
-def check(plugin: Plugin, values: Mapping[str, Any]) -> dict[str, Any]:
+def check(plugin: Plugin, values: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
     """Check values that a Python caller passes, and return them in plain Python.
 
     Numbers may be NumPy's or torch's, coordinates an array; a single value of an option that may be given several
@@ -57,7 +58,7 @@ def check(plugin: Plugin, values: Mapping[str, Any]) -> dict[str, Any]:
             checked[name] = found or None
         else:
             checked[name] = None if value is None else _checked(declared, value)
-    for declared in plugin.options:
+    for declared in plugin.options if whole else ():
         if declared.required and checked.get(declared.name) is None:
             raise OptionError(f"{plugin.name} needs {declared.name} ({declared.help}); add --with {declared.name}=...")
     return checked

@@ -115,6 +115,7 @@ class Plugin:
     operators: tuple[Operator, ...] = ()  # functions of zoo.ops that the code calls
     extras: tuple[str, ...] = ()
     weights: WeightsInfo | None = None
+    readings: dict[str, str] = field(default_factory=dict)  # of the training, where paper and released code differ
     sample: str | None = None  # e.g. "sample:retina": a real image to try
     phantom: str | None = None  # e.g. "phantom:fundus": a procedural one with ground truth
     licence_notes: str = ""

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import pytest
 from safetensors.torch import load_file
 
 import zoo.training.recipe as recipes
 from zoo.errors import DataError, OptionError, PluginError, WeightsError
-from zoo.training import train
+from zoo.training import Training, train
 
 
 def fit(toy, data, out, **options):
@@ -35,6 +36,35 @@ def test_presets_and_overrides(toy):
         toy.training.configure("papr")
     with pytest.raises(OptionError, match="did you mean 'steps'"):
         toy.training.configure("paper", {"step": "3"})
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 4
+    depth: int = 2
+
+
+@dataclass(frozen=True)
+class TwoReadings:
+    recipe: Literal["paper", "released"] = "paper"
+    inner: Inner = field(default_factory=Inner)
+    epochs: int = 30
+
+
+def test_a_reading_changes_defaults_and_a_preset_comes_after_it():
+    training = Training(
+        recipe=TwoReadings,
+        run=lambda recipe, data, run: None,
+        presets={"paper": {}, "demo": {"inner": {"width": 1}, "epochs": 3}},
+        readings={"released": {"inner": {"width": 8, "depth": 3}, "epochs": 50}},
+    )
+    released = {"recipe": "released"}
+    assert training.configure("paper", released) == TwoReadings("released", Inner(8, 3), 50)
+    assert training.configure("demo", released) == TwoReadings("released", Inner(1, 3), 3)
+    assert training.configure("demo") == TwoReadings("paper", Inner(1, 2), 3)
+    assert training.configure("paper", {**released, "epochs": "7"}).epochs == 7
+    with pytest.raises(OptionError, match="recipe must be one of paper, released"):
+        training.configure("paper", {"recipe": "printed"})
 
 
 def test_weights_can_be_stored_in_half_precision(toy, squares, tmp_path):

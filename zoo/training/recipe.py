@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ class Training:
     ``run``: the procedure, ``(recipe, data, run) -> model``. A recipe's field ``dtype`` (``float32`` or ``float16``),
     if it has one, is the precision the weights are stored in. ``split``: how the data are divided, in shares or folds.
 
+    ``readings``: where the authors' code trains otherwise than the paper says, by the value of the recipe's field
+    ``recipe``, the fields that differ from the defaults. A preset's own fields come after those of its reading. In
+    both, a mapping changes some fields of a nested dataclass.
+
     ``score``: how ``zoo evaluate`` measures one case, ``(model, case, options) -> {name: number}``, or a list of such
     rows, one for each thing predicted; ``None`` for the usual measures of segmentation and classification. It asks the
     model itself, so that it can tell it what the case knows (the box around the mask), or ask several times.
@@ -44,6 +48,7 @@ class Training:
     recipe: type
     run: Callable[[Any, TrainData, Run], Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
+    readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     split: Split = field(default_factory=Split)
     score: Callable[[Any, Case, Mapping[str, Any]], Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
     federation: Callable[[Any, TrainData, int], Any] | None = None
@@ -52,9 +57,13 @@ class Training:
         """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""
         if preset not in self.presets:
             raise OptionError(f"there is no preset {preset!r}; {configs.nearest(preset, self.presets)}")
-        chosen = replace(self.recipe(), **self.presets[preset])
+        chosen, changes, overrides = self.recipe(), self.presets[preset], overrides or {}
+        if self.readings:
+            reading = overrides.get("recipe", changes.get("recipe", chosen.recipe))
+            chosen = configs.changed(chosen, self.readings.get(reading, {}))
+        chosen = configs.changed(chosen, changes)
         configs.validate(chosen)
-        return configs.override(chosen, overrides or {})
+        return configs.override(chosen, overrides)
 
 
 def train(

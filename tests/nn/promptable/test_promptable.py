@@ -16,6 +16,7 @@ from zoo.nn.promptable import (
     Prompt,
     Promptable,
     add_mask_tokens,
+    all_masks,
     before_neck,
     decode,
     encode_prompts,
@@ -137,6 +138,18 @@ def test_more_mask_tokens_keep_the_old_ones(sam, image: np.ndarray) -> None:
     assert found.logits.shape == (1, 7, 32, 32)
     assert found.quality.shape == (1, 7)
     assert sum(p.numel() for p in sam.mask_decoder.mask_tokens.parameters()) == 8 * 64
+
+
+def test_all_masks_are_those_that_the_decoder_gives_in_two_calls(sam, image: np.ndarray) -> None:
+    first = Promptable(sam).embed(image)
+    each = torch.cat([first.features, first.features.roll(3, -1)])
+    prompts = encode_prompts(sam, first.frame.tensors([Prompt(Box(0, 0, 9, 9))] * 2, mask_side(sam)))
+    for features in (first.features, each):  # of one image for both objects, and of one each
+        found = all_masks(sam, features, prompts)
+        for one, part in ((False, slice(0, 1)), (True, slice(1, 4))):
+            plain = decode(sam, features, prompts, multimask=one)
+            torch.testing.assert_close(found.logits[:, part], plain.logits, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found.quality[:, part], plain.quality, rtol=1e-4, atol=1e-4)
 
 
 def test_the_two_way_transformer_is_the_decoders(sam, image: np.ndarray) -> None:

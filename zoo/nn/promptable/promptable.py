@@ -159,7 +159,7 @@ def add_mask_tokens(decoder: SamMaskDecoder, count: int, *, noise: float = 0.02)
     """Give a mask decoder ``count`` mask tokens in all, with their hyper-networks and quality outputs, in place.
 
     Token 0 stays the single-mask token; new ones are copies of SAM's ambiguity tokens in turn, plus Gaussian noise.
-    For decoders with one output per class: call it with ``multimask_output=True`` and drop none.
+    For decoders with one output per class: ``all_masks`` gives the masks of all tokens.
     """
     import copy
 
@@ -181,14 +181,39 @@ def add_mask_tokens(decoder: SamMaskDecoder, count: int, *, noise: float = 0.02)
     decoder.num_multimask_outputs = count - 1
 
 
+def all_masks(
+    sam: SamModel,
+    features: Float[Tensor, "#n c g g"],
+    prompts: PromptEmbeddings,
+    *,
+    decoder: SamMaskDecoder | None = None,
+) -> Decoded:
+    """The masks of all tokens of the decoder, token 0 and those beyond SAM's four too, as decoders by class need them.
+
+    ``features`` and ``prompts`` as for :func:`decode`.
+    """
+    decoder = sam.mask_decoder if decoder is None else decoder
+    queries, image = two_way(sam, features, prompts, decoder=decoder)
+    fine = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(image)))
+    fine = decoder.activation(decoder.upscale_conv2(fine))
+    tokens = queries[:, 1 : 1 + decoder.num_mask_tokens].unbind(1)
+    heads = torch.stack([head(q) for head, q in zip(decoder.output_hypernetworks_mlps, tokens, strict=True)], dim=1)
+    return Decoded(torch.einsum("nkc,nchw->nkhw", heads, fine), decoder.iou_prediction_head(queries[:, 0]))
+
+
 def two_way(
-    sam: SamModel, features: Float[Tensor, "1 c g g"], prompts: PromptEmbeddings
+    sam: SamModel,
+    features: Float[Tensor, "#n c g g"],
+    prompts: PromptEmbeddings,
+    *,
+    decoder: SamMaskDecoder | None = None,
 ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n c g g"]]:
     """The mask decoder's transformer alone: tokens and image after both have read each other, for other heads.
 
-    Tokens come in SAM's order: quality, masks, then those of the prompts.
+    Tokens come in SAM's order: quality, masks, then those of the prompts. ``features``: of one image for all ``n``
+    objects, or one row for each.
     """
-    decoder = sam.mask_decoder
+    decoder = sam.mask_decoder if decoder is None else decoder
     n, (_, c, g, _g) = prompts.sparse.shape[1], features.shape
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(n, 1, -1, -1)
     tokens = torch.cat([own, prompts.sparse.transpose(0, 1)], dim=2)
