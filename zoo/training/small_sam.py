@@ -74,8 +74,8 @@ class Recipe:
         Stage(image_size=256, images=560, steps=900, batch_size=4, objects=4, lr=5e-4, corrections=1),
     )
     # both of the same size as the last of ``stages``
-    wide: Stage = Stage(image_size=256, images=840, steps=800, batch_size=4, objects=3, lr=5e-4, corrections=3)
-    masks: Stage = Stage(image_size=256, images=560, steps=300, batch_size=4, objects=4, lr=1e-3, corrections=0)
+    wide: Stage = Stage(image_size=256, images=480, steps=420, batch_size=4, objects=3, lr=5e-4, corrections=3)
+    masks: Stage = Stage(image_size=256, images=280, steps=150, batch_size=4, objects=4, lr=1e-3, corrections=0)
     warmup: int = 50
     weight_decay: float = 0.01
     kinship: float = 1.0  # weight of that loss

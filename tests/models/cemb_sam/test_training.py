@@ -18,13 +18,11 @@ from zoo.data.splits import TrainData
 from zoo.errors import DataError
 from zoo.models.cemb_sam.claim import GROUPS, SIDE, draw, run
 from zoo.models.cemb_sam.claim import told as told_arm
+from zoo.models.cemb_sam.data import box_of, conditions_of, load, loosened
+from zoo.models.cemb_sam.model import CEmbSamConfig
 from zoo.models.cemb_sam.training import (
     CEmbSamRecipe,
-    box_of,
-    conditions_of,
     dice_of,
-    load,
-    loosened,
     score,
     told,
     train,
@@ -39,6 +37,7 @@ def dataset(first: int, count: int) -> Dataset:
     return Dataset("phantom:ultrasound", [Entry(case.id, case) for case in cases])
 
 
+SMALL = CEmbSamConfig(working_size=64)
 DATA = TrainData(dataset(0, 9), dataset(20, 3), dataset(40, 3))
 
 
@@ -97,7 +96,7 @@ class TestCEmbSam(PluginTests):
         assert np.isfinite(result.probability).all()
 
     def test_dice_in_batches_is_that_of_each_and_cases_without_a_lesion_do_not_count(self, trained: Trained) -> None:
-        items = [load(case, ("benign", "malignant", "normal"), 64) for case in DATA.train]
+        items = [load(case, SMALL) for case in DATA.train]
         each = dice_of(trained.model, items)
         np.testing.assert_allclose(dice_of(trained.model, items, batch_size=4), each, atol=1e-4)
         lesions = [d for d, item in zip(each, items, strict=True) if item.mask.any()]
@@ -148,10 +147,10 @@ def test_sub_groups_come_from_the_cases_in_busis_order_or_sorted() -> None:
 def test_cases_that_do_not_fit_are_refused() -> None:
     case = ultrasound(0, size=64)
     with pytest.raises(DataError, match="'benign', which is none of FH, ulnar"):
-        load(case, ("FH", "ulnar"), 64)
+        load(case, replace(SMALL, conditions=("FH", "ulnar")))
     wrong = Case(case.image[:30], case.id, masks=case.masks, label="benign")
     with pytest.raises(DataError, match="differ in size"):
-        load(wrong, ("benign",), 64)
+        load(wrong, replace(SMALL, conditions=("benign",)))
 
 
 # ---- the claim ----
