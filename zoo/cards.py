@@ -35,7 +35,8 @@ def input_row(item: Input) -> list[str]:
     if item.minimum is not None or item.maximum is not None:
         low, high = ("" if limit is None else f"{limit:g}" for limit in (item.minimum, item.maximum))
         limits = f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}"
-    default = "required" if item.required else "optional" if item.default is None else f"default {item.default}"
+    needed = f"required unless {item.unless} is given" if item.unless else "required"
+    default = needed if item.required else "optional" if item.default is None else f"default {item.default}"
     return [item.name, item.kind + (f" ({limits})" if limits else ""), default, item.help]
 
 

@@ -437,6 +437,8 @@ def good_values(item: Input, image: media.Image) -> list[Any]:
         return [(w // 4, h // 4, 3 * w // 4, 3 * h // 4)]
     if item.kind == "point":
         return [(w // 2, h // 2)]
+    if item.kind == "click":
+        return [(w // 2, h // 2, 1), (w // 2, h // 2, 0)]
     return default
 
 
@@ -461,6 +463,8 @@ def wrong_values(item: Input) -> list[Any]:
         return [(1, 2, 3), (0, 0, math.inf, 1), "everywhere"]
     if item.kind == "point":
         return [(1,), (math.nan, 0), "everywhere"]
+    if item.kind == "click":
+        return [(1, 1), (0, math.nan, 1), "everywhere"]
     return ["no/such/file", 1.5]  # images, file, folder
 
 

@@ -62,7 +62,7 @@ class Promptable:
         key = content_key(image, self._weights, str(self.size), self.fit)
 
         def encode() -> Tensor:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may be used where gradients are wanted
                 pixels = frame.pixels(torch.from_numpy(np.ascontiguousarray(image)).to(self.device))
                 return self.sam.get_image_embeddings(pixels).cpu()
 
@@ -206,12 +206,12 @@ def two_way(
     features: Float[Tensor, "#n c g g"],
     prompts: PromptEmbeddings,
     *,
-    decoder: SamMaskDecoder | None = None,
+    decoder: Any = None,
 ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n c g g"]]:
     """The mask decoder's transformer alone: tokens and image after both have read each other, for other heads.
 
     Tokens come in SAM's order: quality, masks, then those of the prompts. ``features``: of one image for all ``n``
-    objects, or one row for each.
+    objects, or one row for each. ``decoder``: whose ``iou_token``, ``mask_tokens`` and ``transformer``.
     """
     decoder = sam.mask_decoder if decoder is None else decoder
     n, (_, c, g, _g) = prompts.sparse.shape[1], features.shape
