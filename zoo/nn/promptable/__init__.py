@@ -1,10 +1,10 @@
 """Promptable segmentation on ``transformers``' Segment Anything: what all plugins of the family share.
 
-``load_sam`` gets a model, ``Promptable`` embeds an image once and answers prompts, ``Session`` answers click after
-click, ``follow`` clicks as a user would and ``click_scores`` measures it. The functions below are the joints at which a
-paper adds its own idea: features between encoder and decoder (``decode``), other heads (``two_way``), other necks
-(``before_neck``), more outputs (``add_mask_tokens``, ``all_masks``), a decoder of one's own (``new_decoder``),
-gradients to prompts (``encode_prompts``).
+``load_sam`` gets a model, ``Promptable`` embeds an image once and answers prompts, ``find_everything`` asks for all
+that is there, ``Session`` answers click after click, ``follow`` clicks as a user would, ``click_scores`` measures it.
+The functions below are the joints at which a paper adds its own idea: features between encoder and decoder
+(``decode``), other heads (``two_way``), other necks (``before_neck``), more outputs (``add_mask_tokens``,
+``all_masks``), a decoder of one's own (``new_decoder``), gradients to prompts (``encode_prompts``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from zoo.nn.promptable.attention import use_operator
 from zoo.nn.promptable.clicks import Trace, click_scores, follow, iou, next_click
 from zoo.nn.promptable.decoder import SMALL, DecoderConfig, new_decoder
+from zoo.nn.promptable.everything import AutoMask, Grid, find_everything
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.nn.promptable.promptable import (
     Decoded,
@@ -32,11 +33,13 @@ from zoo.nn.promptable.session import Session, inside_of, sam_answer
 
 __all__ = [
     "SMALL",
+    "AutoMask",
     "Box",
     "Decoded",
     "DecoderConfig",
     "Embedded",
     "Frame",
+    "Grid",
     "Mask",
     "Point",
     "Prompt",
@@ -53,6 +56,7 @@ __all__ = [
     "click_scores",
     "decode",
     "encode_prompts",
+    "find_everything",
     "follow",
     "freeze",
     "inside_of",
