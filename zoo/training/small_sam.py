@@ -16,6 +16,7 @@ Three things differ, because this one learns from nothing in less than an hour:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,34 +25,36 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from transformers import SamModel
 
+from zoo.data.augment import turned
+from zoo.data.case import Case
+from zoo.data.phantoms import PHANTOMS
 from zoo.nn.losses import dice_bce, dice_losses
 from zoo.nn.promptable.attention import use_operator
-from zoo.nn.promptable.frame import MASK_LOGIT, Frame, Tensors
-from zoo.nn.promptable.promptable import decode, encode_prompts, mask_side
-from zoo.nn.promptable.prompts import Mask, Point, Prompt
-from zoo.nn.promptable.sam import load_sam, resize_input, small_config
+from zoo.nn.promptable.clicks import follow, iou
+from zoo.nn.promptable.frame import Frame, Tensors
+from zoo.nn.promptable.promptable import Promptable, decode, encode_prompts, mask_side
+from zoo.nn.promptable.prompts import Box, Point, Prompt, box_around
+from zoo.nn.promptable.sam import resize_input, small_config
+from zoo.nn.promptable.session import Session
 from zoo.nn.schedules import cosine_schedule
-from zoo.training.prompted import (
-    HELD_OUT,
-    MIXTURE,
-    WIDE,
-    Sample,
-    augmented,
-    click,
-    correction,
-    deep_click,
-    loose_box,
-    rough,
-    samples,
-    some,
-    spoilt,
-    zoomed,
-)
 from zoo.training.run import Run
+
+MIXTURE: dict[str, tuple[str, ...]] = {  # which masks of a phantom hold objects
+    "skin-lesion": ("mask",),
+    "fundus": ("disc", "fov"),
+    "he-tile": ("nuclei", "tumour"),
+    "chest-xray": ("lungs", "heart", "mask"),
+    "ultrasound": ("mask",),
+    "ct-slice": ("mask", "lesions"),
+    "surgical-frame": ("instances", "parts"),
+}
+SMALLEST = 24  # px of an object at the size of the network's input
+MOST = 16  # objects kept of one image
+HELD_OUT = 1_000_000  # seeds from here on are for testing
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,108 @@ class Recipe:
         Stage(image_size=128, images=1400, steps=4200, batch_size=8, objects=6, lr=1.5e-3, corrections=0),
         Stage(image_size=256, images=560, steps=900, batch_size=4, objects=4, lr=5e-4, corrections=1),
     )
-    # both of the same size as the last of ``stages``
-    wide: Stage = Stage(image_size=256, images=480, steps=420, batch_size=4, objects=3, lr=5e-4, corrections=3)
-    masks: Stage = Stage(image_size=256, images=280, steps=150, batch_size=4, objects=4, lr=1e-3, corrections=0)
+    masks: Stage = Stage(  # of the same size as the last of ``stages``
+        image_size=256, images=560, steps=600, batch_size=4, objects=4, lr=1e-3, corrections=0
+    )
     warmup: int = 50
     weight_decay: float = 0.01
     kinship: float = 1.0  # weight of that loss
     places: int = 128  # per image, compared with each other
 
 
+@dataclass(frozen=True)
+class Sample:
+    image: UInt8[np.ndarray, "h w 3"]
+    objects: list[Bool[np.ndarray, "h w"]]
+    phantom: str
+
+
+def objects_of(case: Case, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Connected parts of the masks of a phantom that are large enough to point at."""
+    from scipy.ndimage import label
+
+    found = []
+    for name in names:
+        values = np.asarray(case.masks[name])
+        for value in np.unique(values[values > 0]):
+            parts, count = label(values == value)
+            sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+            found += [parts == k + 1 for k in np.flatnonzero(sizes >= SMALLEST)]
+    return found
+
+
+def sample(phantom: str, seed: int, size: int) -> Sample:
+    """One phantom with up to ``MOST`` of its objects, at the size of the network's input."""
+    case = PHANTOMS[phantom].load()(seed, size=size)
+    image = np.asarray(case.image)
+    image = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+    objects = objects_of(case, MIXTURE[phantom])
+    chosen = np.random.default_rng(seed).permutation(len(objects))[:MOST]
+    return Sample(image, [objects[k] for k in chosen], phantom)
+
+
+def samples(size: int, first_seed: int, count: int) -> Iterator[Sample]:
+    """``count`` images with at least one object each, the phantoms by turns."""
+    seed = first_seed
+    names = list(MIXTURE)
+    made = 0
+    while made < count:
+        one = sample(names[made % len(names)], seed, size)
+        seed += 1
+        if one.objects:
+            made += 1
+            yield one
+
+
 @lru_cache(maxsize=1)
-def training_samples(size: int, count: int, wide: bool = False) -> tuple[Sample, ...]:
-    """Made when first needed: a stage that is resumed after its end needs none, and stages of one kind share theirs."""
-    return tuple(samples(size, 0, count, WIDE if wide else tuple(MIXTURE)))
+def training_samples(size: int, count: int) -> tuple[Sample, ...]:
+    """Made when first needed: a stage that is resumed after its end needs none, and the last two share theirs."""
+    return tuple(samples(size, 0, count))
+
+
+def augmented(one: Sample, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The image turned, mirrored, in other colours and contrast; and its objects."""
+    turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+
+    def moved(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(turned(array, turns, mirror))
+
+    image = moved(one.image) / 255
+    image = image ** np.exp(rng.normal(0, 0.25)) * rng.uniform(0.8, 1.2, 3) + rng.uniform(-0.1, 0.1)
+    if rng.uniform() < 0.2:  # grey
+        image = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
+    return 255 * np.clip(image, 0, 1).astype(np.float32), [moved(found) for found in one.objects]
+
+
+def some(objects: list[np.ndarray], count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """``count`` of the objects; some twice if there are fewer."""
+    return [objects[k] for k in rng.choice(len(objects), count, replace=len(objects) < count)]
+
+
+def loose_box(target: np.ndarray, rng: np.random.Generator, looseness: float = 0.1) -> Box:
+    """The box around ``target`` with each side moved by noise of a tenth of its length, at most 20 px (SAM)."""
+    height, width = target.shape
+    box = box_around(target)
+    dx = np.clip(rng.normal(0, looseness * (box.x1 - box.x0), 2), -20, 20)
+    dy = np.clip(rng.normal(0, looseness * (box.y1 - box.y0), 2), -20, 20)
+    x0, x1 = np.clip([box.x0 + dx[0], box.x1 + dx[1]], 0, width)
+    y0, y1 = np.clip([box.y0 + dy[0], box.y1 + dy[1]], 0, height)
+    return Box(float(x0), float(y0), float(max(x1, x0 + 1)), float(max(y1, y0 + 1)))
+
+
+def click(region: np.ndarray, rng: np.random.Generator) -> Point:
+    rows, columns = np.nonzero(region)
+    k = int(rng.integers(len(rows)))
+    return Point(float(columns[k]), float(rows[k]))
+
+
+def correction(target: np.ndarray, answer: np.ndarray, rng: np.random.Generator) -> Point | None:
+    """A click where the answer is wrong: in what it missed, or (a background click) in what it has too much."""
+    wrong = target != answer
+    if not wrong.any():
+        return None
+    point = click(wrong, rng)
+    return Point(point.x, point.y, bool(target[int(point.y), int(point.x)]))
 
 
 def loss_of(
@@ -137,10 +229,10 @@ class Kinship(nn.Module):
         return torch.stack(losses).mean()
 
 
-def pretrain(recipe: Recipe, run: Run, start: SamModel | None = None) -> SamModel:
-    """The training; resumes exactly. ``start``: what an earlier run's ``stages`` came to, instead of making them."""
-    sam = start
-    for stage in recipe.stages if start is None else ():
+def pretrain(recipe: Recipe, run: Run) -> SamModel:
+    """The training; resumes exactly."""
+    sam = None
+    for stage in recipe.stages:
         run.stage(f"{stage.image_size}px")
         if sam is None:
             sam = build(stage.image_size)
@@ -149,7 +241,6 @@ def pretrain(recipe: Recipe, run: Run, start: SamModel | None = None) -> SamMode
             resize_input(sam, stage.image_size)
         learn(sam, kinship, stage, recipe, run)
     assert sam is not None
-    learn_widely(sam, recipe.wide, recipe, run)
     learn_three_masks(sam, recipe.masks, recipe, run)
     return sam.eval()
 
@@ -178,40 +269,14 @@ def learn(sam: SamModel, kinship: Kinship, stage: Stage, recipe: Recipe, run: Ru
         run.log(loss=loss, kinship=alike)
 
 
-def learn_widely(sam: SamModel, stage: Stage, recipe: Recipe, run: Run) -> None:
-    """Corrections by the handful, masks as prompts, and images of any kind, whole and in parts: the encoder too."""
-    run.stage("wide")
-    sam.requires_grad_(True)
-    for fixed in (sam.shared_image_embedding, sam.prompt_encoder.shared_embedding):
-        fixed.requires_grad_(False)
-    parameters = [p for p in sam.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, weight_decay=recipe.weight_decay)
-    schedule = cosine_schedule(optimizer, stage.steps, warmup=recipe.warmup)
-    run.track(model=sam, optimizer=optimizer)
-    run.keep(schedule=schedule)
-    frame = Frame(stage.image_size, stage.image_size, stage.image_size)
-    for step in run.steps(stage.steps):
-        pixels, _, targets, rng = drawn(stage, frame, run, step, wide=True)
-        features = sam.vision_encoder(pixels).last_hidden_state.repeat_interleave(stage.objects, 0)
-        loss = ask_widely(sam, features, targets, stage.corrections, frame, rng)
-        optimizer.zero_grad()
-        run.backward(loss)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        run.log(loss=loss)
-
-
 def drawn(
-    stage: Stage, frame: Frame, run: Run, step: int, *, wide: bool = False
+    stage: Stage, frame: Frame, run: Run, step: int
 ) -> tuple[Float[Tensor, "b 3 s s"], list[list[np.ndarray]], list[np.ndarray], np.random.Generator]:
     """The images of a step, all objects of each, those that are asked for, and what the prompts are drawn from."""
-    made = training_samples(stage.image_size, stage.images, wide)
+    made = training_samples(stage.image_size, stage.images)
     rng = run.generator("prompts", step)
     index = run.indices(len(made), stage.batch_size, step)
-    chosen = [zoomed(made[i], rng) if wide and rng.random() < 0.5 else made[i] for i in index]
-    images, objects = zip(*(augmented(one, rng) for one in chosen), strict=True)
-    images = tuple(spoilt(image, rng) if wide else image for image in images)
+    images, objects = zip(*(augmented(made[i], rng) for i in index), strict=True)
     pixels = torch.cat([frame.pixels(torch.from_numpy(image)) for image in images]).to(run.device)
     targets = [target for each in objects for target in some(each, stage.objects, rng)]
     return pixels, list(objects), targets, rng
@@ -289,51 +354,6 @@ def ask(
     return loss / (1 + corrections)
 
 
-def ask_widely(
-    sam: SamModel,
-    features: Float[Tensor, "n c g g"],
-    targets: list[np.ndarray],
-    corrections: int,
-    frame: Frame,
-    rng: np.random.Generator,
-) -> Float[Tensor, ""]:
-    """The mean loss of a first answer, to a box, a click or a rough mask, and of those after each correction.
-
-    A correction comes with the last answer as the decoder gave it, as a mask of yes and no, or with clicks alone: users
-    have all three.
-    """
-    side, device = mask_side(sam), features.device
-    kind, deep = str(rng.choice(["box", "click", "mask"], p=[0.3, 0.55, 0.15])), bool(rng.random() < 0.5)
-    clicked = kind == "click" or (kind == "mask" and rng.random() < 0.5)
-    prompts = [
-        Prompt(
-            loose_box(target, rng) if kind == "box" else None,
-            ((deep_click(target) if deep else click(target, rng)),) if clicked else (),
-            Mask(rough(target, rng)) if kind == "mask" else None,
-        )
-        for target in targets
-    ]
-    truth = truth_of(targets, frame, side, device)
-    answer = decode(sam, features, encode_prompts(sam, frame.tensors(prompts, side, device)))
-    loss = loss_of(*answer, truth)
-    told = str(rng.choice(["logits", "mask", "nothing"], p=[0.5, 0.3, 0.2]))
-    for _ in range(corrections):
-        low = answer.logits.detach()
-        current = (frame.logits(low)[:, 0] > 0).cpu().numpy()
-        points = [correction(t, now, rng, deep=deep) for t, now in zip(targets, current, strict=True)]
-        prompts = [  # an answer without fault to a mask alone: a click inside says the same
-            Prompt(p.box, (*p.points, *([point] if point else [] if p.box or p.points else [deep_click(t)])))
-            for p, point, t in zip(prompts, points, targets, strict=True)
-        ]
-        given = frame.tensors(prompts, side, device)
-        masks = None if told == "nothing" else low
-        if told == "mask":
-            masks = frame.low(MASK_LOGIT * (2 * torch.from_numpy(current).float().to(device) - 1), side)
-        answer = decode(sam, features, encode_prompts(sam, Tensors(given.boxes, given.points, given.labels, masks)))
-        loss = loss + loss_of(*answer, truth)
-    return loss / (1 + corrections)
-
-
 def build(image_size: int = 256) -> SamModel:
     """The small SAM before training, all of it trainable but the Fourier features of positions.
 
@@ -353,40 +373,30 @@ def build(image_size: int = 256) -> SamModel:
     return use_operator(sam)
 
 
-@torch.no_grad()
 def measure(
     sam: SamModel, per_phantom: int = 8, objects: int = 3, first_seed: int = HELD_OUT
 ) -> dict[str, dict[str, float]]:
-    """Mean IoU on held-out phantoms: of a loose box, of a click, and of that click after up to five corrections.
+    """Mean IoU on held-out phantoms: of a loose box, of one click, and of that click after up to five corrections.
 
-    Clicks lie deepest in the largest part that is wrong; each comes with the last answer as mask prompt.
+    The clicks are those of ``zoo.nn.promptable.clicks``.
     """
-    size = sam.config.vision_config.image_size
-    frame, side = Frame(size, size, size), mask_side(sam)
+    promptable = Promptable(sam)
     found: dict[str, dict[str, list[float]]] = {}
-
-    def answer(prompt: Prompt, target: np.ndarray, kind: str, last: Tensor | None = None) -> tuple[np.ndarray, Tensor]:
-        given = frame.tensors([prompt], side)
-        told = Tensors(given.boxes, given.points, given.labels, last)
-        logits = decode(sam, features, encode_prompts(sam, told)).logits
-        mask = (frame.logits(logits)[0, 0] > 0).numpy()
-        scores.setdefault(kind, []).append(float((mask & target).sum() / (mask | target).sum()))
-        return mask, logits
-
-    for one in samples(size, first_seed, per_phantom * len(MIXTURE)):
-        scores = found.setdefault(one.phantom, {})
-        rng = np.random.default_rng(len(scores.get("box", ())))
-        features = sam.get_image_embeddings(frame.pixels(torch.from_numpy(one.image)))
+    for one in samples(promptable.size, first_seed, per_phantom * len(MIXTURE)):
+        scores = found.setdefault(one.phantom, {name: [] for name in ("box", *CORRECTED)})
+        rng = np.random.default_rng(len(scores["box"]))
+        image = promptable.embed(one.image)
         for k in rng.permutation(len(one.objects))[:objects]:
             target = one.objects[k]
-            answer(Prompt(loose_box(target, rng)), target, "box")
-            points: tuple[Point, ...] = (deep_click(target),)
-            mask, logits = answer(Prompt(points=points), target, "click")
-            for count in range(1, 6):
-                point = correction(target, mask, rng, deep=True)
-                points += (point,) if point else ()
-                mask, logits = answer(Prompt(points=points), target, f"{count} more", logits)
+            boxed = promptable.ask(image, [Prompt(loose_box(target, rng))])
+            scores["box"].append(iou((image.frame.logits(boxed.logits)[0, 0] > 0).numpy(), target))
+            trace = follow(Session(promptable, one.image), target, most=6)
+            for name, clicks in CORRECTED.items():
+                scores[name].append(trace.after(clicks))
     return {name: {kind: float(np.mean(v)) for kind, v in kinds.items()} for name, kinds in found.items()}
+
+
+CORRECTED = {"click": 1, "1 more": 2, "3 more": 4, "5 more": 6}  # clicks in all
 
 
 def save(sam: SamModel, folder: Path) -> None:
@@ -399,16 +409,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--start", help="weights that the first stages came to: 'demo' or a folder; only the last two run"
-    )
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
     recipe = Recipe()
-    identity = {"model": "sam", "recipe": asdict(recipe), "start": options.start}
-    start = load_sam(options.start, needed_by="the small SAM") if options.start else None
+    identity = {"model": "sam", "recipe": asdict(recipe)}
     with Run(options.out, seed=options.seed, resume=options.resume, identity=identity) as run:
-        sam = pretrain(recipe, run, start)
+        sam = pretrain(recipe, run)
     save(sam, options.out / "sam")
     for name, kinds in measure(SamModel.from_pretrained(options.out / "sam").float()).items():
         print(name, " ".join(f"{kind} {value:.3f}" for kind, value in kinds.items()))
