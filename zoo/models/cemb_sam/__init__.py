@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="cemb-sam",
@@ -58,8 +58,46 @@ plugin = Plugin(
         },
     ),
     phantom="phantom:ultrasound",
+    readings={
+        "paper": "one embedding each for scale and shift through shared matrices without biases, 1 added to the scale",
+        "released": (
+            "one embedding and one MLP with biases for both, SAM fed 0 to 255 without its normalisation, bilinear soft "
+            "masks, weight decay 1e-3, batch 8, the rate by plateau, the last epoch's network, logits cut at 0.5"
+        ),
+    },
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. On BUSI the sub-group "
         "is the diagnosis: results with it given assume that it is known."
+    ),
+    departures=(
+        Departure(
+            "The block starts as plain instance normalisation: 1 is added to gamma.",
+            "As printed, gamma starts near 0 and the block near nothing; gamma_offset=0 is the formula.",
+        ),
+        Departure(
+            "Features of the frozen SAM are computed at the encoder's 1024 px from the 256 px square.",
+            "SAM's positions are those of a 1024 px image; the paper doesn't say how 256 px enter.",
+        ),
+        Departure(
+            "Gamma and beta of a normalisation share their first layer, the two normalisations don't.",
+            "Eq. 1 has one set of matrices; the text calls the layers independent.",
+        ),
+        Departure(
+            "Images without a lesion train with the whole image as box and an empty mask.",
+            "The paper counts BUSI's normal images and says nothing of their box.",
+        ),
+        Departure(
+            "Epochs (100), batch (16) and early stopping are our choice.",
+            "Not stated.",
+        ),
+        Departure(
+            "A sub-group that isn't told is inferred by a small head on the frozen features; it may answer 'not known'.",
+            "The paper always knows it; on BUSI it is the diagnosis. Sub-groups without objects are never inferred.",
+            "see the notes on which sub-group",
+        ),
+        Departure(
+            "A mask is cut off a tenth of the box's sides beyond its box.",
+            "What lies far from the box is not what was asked for. Not part of the training.",
+        ),
     ),
 )

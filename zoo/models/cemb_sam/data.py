@@ -43,7 +43,7 @@ def loose_box(item: Item, jitter: int, empty: Literal["image", "centre"], rng: n
 
 
 def loosened(box: Box, jitter: int, size: tuple[int, ...], rng: np.random.Generator) -> Box:
-    """Each side moved outwards by 0 to ``jitter`` px, within the image (Sec. 3.1)."""
+    """Each side moved outwards by 0 to ``jitter`` px, within the image (Sec. 3.2)."""
     x0, y0, x1, y1 = map(int, rng.integers(0, jitter + 1, 4))
     return Box(max(0, box.x0 - x0), max(0, box.y0 - y0), min(size[1], box.x1 + x1), min(size[0], box.y1 + y1))
 

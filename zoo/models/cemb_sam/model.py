@@ -273,7 +273,7 @@ def said_of(names: Sequence[str], known: Float[np.ndarray, " m"]) -> str:
 
 
 def working_image(picture: media.Image, config: CEmbSamConfig) -> Float[np.ndarray, "s s"]:
-    """Grey, from 0 for its darkest to 255 for its brightest pixel, stretched to a square (Sec. 3.1).
+    """Grey, from 0 for its darkest to 255 for its brightest pixel, stretched to a square (Sec. 3.2).
 
     Bicubic; bilinear as released.
     """

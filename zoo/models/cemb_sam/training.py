@@ -39,9 +39,9 @@ class CEmbSamRecipe:
 
     recipe: Reading = "paper"
     method: Method = "cemb-sam"
-    sam: str = "facebook/sam-vit-base"  # Sec. 3.1
+    sam: str = "facebook/sam-vit-base"  # Sec. 3.2
     image_size: int | None = field(default=None, metadata={"min": 16, "max": 4096})
-    # px; every image is brought to this square, Sec. 3.1
+    # px; every image is brought to this square, Sec. 3.2
     working_size: int = field(default=256, metadata={"min": 32, "max": 8192})
     conditions: tuple[str, ...] = ()
     """Names of the sub-groups in the order of their numbers; none: those that the training cases state."""
@@ -49,10 +49,10 @@ class CEmbSamRecipe:
     gamma_offset: float = field(default=1.0, metadata={"min": -100.0, "max": 100.0})
     residual: bool = False
     infers: bool = True  # train, after all else, a head that infers the condition; not in the paper
-    lr: float = field(default=3e-4, metadata={"min": 0.0, "max": 100.0})  # Sec. 3.1, Adam
+    lr: float = field(default=3e-4, metadata={"min": 0.0, "max": 100.0})  # Sec. 3.2, Adam
     epochs: int = field(default=100, metadata={"min": 1, "max": 1_000_000})  # not stated
     batch_size: int = field(default=16, metadata={"min": 1, "max": 65_536})  # not stated
-    jitter: int = field(default=10, metadata={"min": 0, "max": 64})  # px of the working square; Sec. 3.1
+    jitter: int = field(default=10, metadata={"min": 0, "max": 64})  # px of the working square; Sec. 3.2
     weight_decay: float = field(default=0.0, metadata={"min": 0.0, "max": 100.0})  # not stated
     # what is added to both parts of the Dice; not stated
     smooth: float = field(default=1.0, metadata={"min": 0.0, "max": 1e6})
@@ -313,6 +313,6 @@ training = Training(
     presets={"paper": {}, "demo": DEMO},
     readings=READINGS,
     run=train,
-    split=Split((0.64, 0.16, 0.20)),  # Sec. 3.1
+    split=Split((0.64, 0.16, 0.20)),  # Sec. 3.2
     score=score,
 )
