@@ -22,7 +22,7 @@ from zoo.data.phantoms.texture import Map, as_bytes, as_mask, blob, check_size, 
 from zoo.errors import DataError
 
 GROUPS = ("benign", "malignant", "normal")
-Style = Literal["breast", "any"]
+Style = Literal["breast", "any", "both"]
 
 
 def ultrasound(seed: int, *, size: int = 256, group: str | None = None, style: Style = "breast") -> Case:
@@ -32,7 +32,8 @@ def ultrasound(seed: int, *, size: int = 256, group: str | None = None, style: S
         seed: the phantom is a pure function of it and the options.
         size: width and height of the square image, px (32 to 1024).
         group: ``benign``, ``malignant`` or ``normal``; by turns when not given.
-        style: ``breast``, or ``any``: organ, probe, machine and settings are drawn too (see ``sonograms``).
+        style: ``breast``, or ``any``: organ, probe, machine and settings are drawn too (see ``sonograms``); ``both``:
+            a quarter of the seeds is the breast.
 
     Returns:
         A case with a uint8 [h w] image, the group as label and as attribute ``condition``, and uint8 [h w] masks:
@@ -45,7 +46,7 @@ def ultrasound(seed: int, *, size: int = 256, group: str | None = None, style: S
     if group not in (None, *GROUPS):
         raise DataError(f"the ultrasound phantom has no group {group!r}; choose one of {', '.join(GROUPS)}")
     label = group or GROUPS[seed % len(GROUPS)]
-    if style == "any":
+    if style == "any" or (style == "both" and seed // len(GROUPS) % 4):
         picture, marked, core = sonogram(label, size, np.random.default_rng([0x50406, seed]))
         return _case(picture, seed, label, marked, core)
     rng = np.random.default_rng([0x05A6D, seed])

@@ -91,7 +91,7 @@ plugin = Plugin(
             "Not stated.",
         ),
         Departure(
-            "A sub-group that isn't told is inferred by a small head on the frozen features; it may answer 'not known'.",
+            "A sub-group that isn't told is inferred by a small head on frozen features, which may say 'not known'.",
             "The paper always knows it; on BUSI it is the diagnosis. Sub-groups without objects are never inferred.",
             "see the notes on which sub-group",
         ),

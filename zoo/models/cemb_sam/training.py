@@ -289,9 +289,9 @@ def score(model: CEmbSam, case: Case, options: Mapping[str, Any]) -> Mapping[str
 DEMO = {
     "sam": "demo",
     "lr": 1e-3,
-    "epochs": 30,
+    "epochs": 24,
     "batch_size": 16,
-    "patience": 10,
+    "patience": 8,
     "dtype": "float16",
 }
 
