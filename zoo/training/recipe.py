@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from zoo import registry
 from zoo.data.case import Case
 from zoo.data.seen import Seen
 from zoo.data.splits import Split, TrainData, divide, save_split
-from zoo.errors import OptionError, ZooError
+from zoo.errors import DataWarning, OptionError, ZooError
 from zoo.model import Model
 from zoo.plugin import Plugin
 from zoo.spec import is_kind
@@ -98,7 +99,7 @@ def train(
     Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
     ``PluginError`` for a model without training.
     """
-    from zoo.data.check import require
+    from zoo.data.check import patient_doubt, require
     from zoo.data.sets import load_dataset
 
     plugin, training = registry.part(model, "training")
@@ -110,6 +111,8 @@ def train(
     recipe = training.configure(preset, overrides)
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
+    if doubt := patient_doubt(dataset):
+        warnings.warn(f"{data}: {doubt}", DataWarning, stacklevel=2)
     parts = divide(dataset, training.split, recipe, seed or 0)
     out = Path(out)
     identity = {
