@@ -80,9 +80,16 @@ def info(
     print_table(["output", "meaning"], [[item.name, item.help] for item in card.outputs], title="\nOutputs")
     if card.readings:
         print_table(["--set recipe=", ""], [[name, text] for name, text in card.readings.items()], title="\nReadings")
+    if card.departures:
+        print("\nDepartures from the paper")
+        for item in card.departures:
+            print(plain(f"  {item.what} {item.why}{f' Effect: {item.effect}.' if item.effect else ''}"))
     if card.weights:
         rows = [[name, text.replace("`", "")] for name, text in cards.weights_facts(card).items()]
         print_table(["", ""], rows, title="\nDemo weights")
+    if card.claim:
+        told = cards.claim(card).translate(str.maketrans("", "", "*`")).replace("\n\n", "\n  ")
+        print(plain(f"\nClaim\n  {told}"))
     print(plain(f"\nExample\n  {cards.example(card)}\n\nCitation\n{card.paper.bibtex()}"))
 
 

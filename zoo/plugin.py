@@ -99,6 +99,15 @@ class WeightsInfo:
 
 
 @dataclass(frozen=True)
+class Departure:
+    """Where the defaults do otherwise than the paper says, or settle what it leaves open."""
+
+    what: str
+    why: str
+    effect: str = ""  # on the results, where it was measured
+
+
+@dataclass(frozen=True)
 class Plugin:
     """One paper's card. Raises ``ValueError`` when a field is malformed."""
 
@@ -122,6 +131,7 @@ class Plugin:
     sample: str | None = None  # e.g. "sample:retina": a real image to try
     phantom: str | None = None  # e.g. "phantom:fundus": a procedural one with ground truth
     licence_notes: str = ""
+    departures: tuple[Departure, ...] = ()  # from the paper
     contract: int = CONTRACT_VERSION
 
     def __post_init__(self) -> None:

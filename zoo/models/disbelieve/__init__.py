@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.diagnoses import ISIC_2019
-from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="disbelieve",
@@ -57,5 +57,33 @@ plugin = Plugin(
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. Their poisoned copies "
         "exist to be compared with, carry names that end in -poisoned, and decide nothing."
+    ),
+    departures=(
+        Departure(
+            "The scale search on gradients is corrected.",
+            "As Algorithm 2 is printed it ends at scale 1000 whatever the distances; the authors' code runs the"
+            " consistent form.",
+            "see the claim's arm as printed",
+        ),
+        Departure(
+            "The ascent on parameters ends on the sphere of the distance bound.",
+            "Algorithm 1 stops after the first step that leaves it; the text asks for a bounded distance.",
+        ),
+        Departure(
+            "Clients of unlike classes are drawn by Dirichlet(0.5).",
+            "The paper says non-iid and takes the partition of the work on DOS, which it doesn't print.",
+        ),
+        Departure(
+            "AUC is of probabilities, macro one-vs-rest.",
+            "The paper doesn't say; the authors' code scores hard predictions.",
+        ),
+        Departure(
+            "Krum and the trimmed mean are told the true number of attackers.",
+            "Not stated; the authors' code trims one client on each side.",
+        ),
+        Departure(
+            "BreakHis is split by patient.",
+            "Not stated; the authors' code splits by image, which puts a patient on both sides.",
+        ),
     ),
 )

@@ -36,7 +36,7 @@ class DisbelieveConfig:
     for CheXpert; ``vgg11`` without batch normalisation at CIFAR's widths for BreakHis and CIFAR-10, ``vgg11-released``
     with three linear layers and dropout, ``vgg11-imagenet`` as torchvision has it; ``mlp``: one hidden layer."""
     multi_label: bool = False  # several labels may hold, as on CheXpert: sigmoid instead of softmax
-    image_size: int = field(default=128, metadata={"min": 4, "max": 1024})  # px; Sec. 3.1 for HAM10k
+    image_size: int = field(default=128, metadata={"min": 4, "max": 1024})  # px; Sec. 4.1 for HAM10k
     channels: int = field(default=3, metadata={"choices": (1, 3)})
     hidden: int = field(default=32, metadata={"min": 1, "max": 65536})  # of the MLP
     mean: tuple[float, ...] = field(default=(), metadata={"min": 0.0, "max": 1.0})  # of the training images, if known

@@ -58,19 +58,19 @@ class DisbelieveRecipe(AttackSettings):
 
     recipe: Literal["paper", "released"] = "paper"  # whose values the other fields have
     attack: AttackName = "disbelieve"
-    batch_size: int = field(default=890, metadata={"min": 1, "max": 65_536})  # Sec. 3.2; of clients and attackers
-    lr: float = field(default=0.01, metadata={"min": 0.0, "max": 100.0})  # Sec. 3.2; of plain SGD, which is open
+    batch_size: int = field(default=890, metadata={"min": 1, "max": 65_536})  # Sec. 4.2; of clients and attackers
+    lr: float = field(default=0.01, metadata={"min": 0.0, "max": 100.0})  # Sec. 4.2; of plain SGD, which is open
     network: DisbelieveConfig = field(default_factory=DisbelieveConfig)
     baselines: tuple[AttackName, ...] = ()
     """Further attacks that are run for their AUC curves; their models aren't kept."""
     aggregator: tuple[RuleName, ...] = ("dos",)
     """The rules under audit. The clean global model is the first one's."""
-    share: Share = "params"  # Sec. 3.2: params for HAM10k and CheXpert, grads for BreakHis and CIFAR-10
-    clients: int = field(default=10, metadata={"min": 1, "max": 1000})  # n; Sec. 3.2
+    share: Share = "params"  # Sec. 4.2: params for HAM10k and CheXpert, grads for BreakHis and CIFAR-10
+    clients: int = field(default=10, metadata={"min": 1, "max": 1000})  # n; Sec. 4.2
     attackers: int = field(default=4, metadata={"min": 0, "max": 499})
-    """f; Sec. 3.2. Krum and the trimmed mean are told the true number, also where nobody attacks."""
-    rounds: int = field(default=120, metadata={"min": 1, "max": 1_000_000})  # Sec. 3.2
-    local_epochs: int = field(default=3, metadata={"min": 1, "max": 1_000_000})  # Sec. 3.2
+    """f; Sec. 4.2. Krum and the trimmed mean are told the true number, also where nobody attacks."""
+    rounds: int = field(default=120, metadata={"min": 1, "max": 1_000_000})  # Sec. 4.2
+    local_epochs: int = field(default=3, metadata={"min": 1, "max": 1_000_000})  # Sec. 4.2
     trim: float | None = field(default=None, metadata={"min": 0.0, "max": 0.49})
     """Share that the trimmed mean drops on either side; none: the true share of attackers."""
     alpha: float | None = field(default=0.5, metadata={"min": 1e-3, "max": 1e6})
