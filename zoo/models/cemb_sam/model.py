@@ -28,6 +28,7 @@ from zoo.nn.promptable import (
     PromptEmbeddings,
     decode,
     encode_prompts,
+    fitted,
     load_sam,
     mask_side,
     prompts_from,
@@ -212,15 +213,14 @@ class CEmbSam(Model[PromptedSegmentation]):
     def _segmented(
         self, picture: media.Image, prompts: tuple[Prompt, ...], given: int | None, threshold: float
     ) -> PromptedSegmentation:
-        for prompt in prompts:
-            prompt.check(*picture.size)
+        prompts, clipped = fitted(prompts, *picture.size)
         tried = [given] if given is not None else list(range(len(self.config.conditions)))
         if self.block is None:
             tried = tried[:1]
         answers = [self._answer(picture, prompts, c) for c in tried]
         best = int(np.argmax([answer.quality.mean() for answer in answers]))
         names = self.config.conditions
-        notes = []
+        notes = [*clipped]
         if self.block is None and given is not None:
             notes.append(f"{self.config.method} knows no conditions: {names[given]} was not used")
         elif self.block is not None and given is None:
