@@ -21,6 +21,7 @@ from zoo import domain, loading, media, options, weights
 from zoo.data import patients
 from zoo.data.seen import Seen
 from zoo.errors import PluginError
+from zoo.media.appearance import statistics, textures
 from zoo.media.doubts import require_content
 from zoo.media.reading import listening
 from zoo.plugin import Plugin
@@ -146,25 +147,25 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
     # ---- the kind of images that the weights know ---------------------------------------------------------------
 
     @torch.inference_mode()
-    def measured(
-        self, pictures: Iterable[media.Image]
-    ) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "n f"] | None]:
-        """Statistics of 2-D images and, where the plugin gives them, the network's features."""
-        statistics, features = [], []
+    def measured(self, pictures: Iterable[media.Image]) -> domain.Measured:
+        """What tells the kind of 2-D images: a row of statistics, of textures and, where the plugin gives them, of
+        features for each."""
+        rows: dict[str, list[np.ndarray]] = {"statistics": [], "textures": []}
         stream = iter(pictures)
         with _evaluating(self):
             while batch := list(islice(stream, MEASURED)):
-                statistics += [domain.statistics(one) for one in batch]
+                rows["statistics"] += [statistics(one) for one in batch]
+                rows["textures"] += [textures(one) for one in batch]
                 found = self._network_features(batch)
                 if found is not None:
-                    features.append(found.double().cpu().numpy())
-        return np.array(statistics).reshape(len(statistics), -1), np.concatenate(features) if features else None
+                    rows.setdefault("features", []).extend(found.double().cpu().numpy())
+        return {name: np.array(found) for name, found in rows.items()}
 
     def _kind_of(self, case: Any, chosen: dict[str, Any]) -> domain.Verdict | None:
         if self.domain is None:
             return None
-        statistics, features = self.measured(self._pictures(case, **chosen))
-        return self.domain.judge(statistics, features) if len(statistics) else None
+        measured = self.measured(self._pictures(case, **chosen))
+        return self.domain.judge(measured) if len(measured["statistics"]) else None
 
     # PyTorchModelHubMixin's hooks: `from_pretrained`, `save_pretrained` and `push_to_hub` use our layout and checks.
 
