@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
@@ -22,6 +23,7 @@ from zoo.data.seen import Seen
 from zoo.errors import PluginError
 from zoo.media.appearance import statistics, textures
 from zoo.media.doubts import require_content
+from zoo.media.reading import listening
 from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
 
@@ -82,7 +84,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         for case in cases:
             if isinstance(case, media.Image):
                 require_content(case)
-        with torch.inference_mode(), _evaluating(self):
+        with torch.inference_mode(), _evaluating(self), listening() as heard:
             made = list(self._predict(cases, **chosen)) if cases else []
             verdicts = [self._kind_of(case, chosen) for case in cases]
         if len(made) != len(cases) or not all(isinstance(one, Prediction) for one in made):
@@ -98,7 +100,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
             prediction.source = prediction.source or str(getattr(case, "source", getattr(case, "id", "input")))
             prediction.provenance = self.provenance
             # what reading had to assume, what the plugin says, and what makes it doubtful
-            prediction.notes = (*getattr(case, "notes", ()), *prediction.notes, *prediction.cautions())
+            prediction.notes = (*_notes_of(case, heard), *prediction.notes, *prediction.cautions())
             prediction.options = {**options.record(chosen), **prediction.options}
         return made
 
@@ -179,6 +181,16 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> Model[P]:
         spec = model_id if Path(model_id).exists() else f"hf://{model_id}" + (f"@{revision}" if revision else "")
         return loading.load_into(cls, spec)
+
+
+def _notes_of(case: Any, heard: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What reading a case had to assume, or reading its images, which are named."""
+    named: dict[str, list[str]] = {}
+    for one in getattr(case, "images", ()):
+        for note in heard.get(str(one.image), ()) if isinstance(one.image, (str, os.PathLike)) else ():
+            named.setdefault(note, []).append(str(one.id))
+    more = {note: f" and {len(names) - 1} more" if len(names) > 1 else "" for note, names in named.items()}
+    return (*getattr(case, "notes", ()), *(f"{names[0]}{more[note]}: {note}" for note, names in named.items()))
 
 
 @contextmanager
