@@ -10,7 +10,7 @@ The functions below are the joints at which a paper adds its own idea: features 
 from __future__ import annotations
 
 from zoo.nn.promptable.attention import use_operator
-from zoo.nn.promptable.clicks import Trace, click_scores, follow, iou, next_click
+from zoo.nn.promptable.clicks import MOST, Trace, click_scores, follow, iou, next_click
 from zoo.nn.promptable.decoder import SMALL, DecoderConfig, new_decoder
 from zoo.nn.promptable.everything import AutoMask, Grid, find_everything
 from zoo.nn.promptable.frame import Frame, Tensors
@@ -32,6 +32,7 @@ from zoo.nn.promptable.sam import add_lora, freeze, load_sam, resize_input, smal
 from zoo.nn.promptable.session import Session, inside_of, sam_answer
 
 __all__ = [
+    "MOST",
     "SMALL",
     "AutoMask",
     "Box",
