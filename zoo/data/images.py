@@ -86,6 +86,24 @@ def square_of(size: Sequence[int]) -> tuple[int, int, int]:
     return (h - side) // 2, (w - side) // 2, side
 
 
+@dataclass(frozen=True)
+class Window:
+    """The square of an image that a network sees, in px."""
+
+    top: int
+    left: int
+    side: int
+
+    def cut(self, array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "s s *c"]:
+        return array[self.top : self.top + self.side, self.left : self.left + self.side]
+
+
+def cell_edges(cell: int, side: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a cell of a map of ``side`` x ``side``, as shares of the square."""
+    row, column = divmod(cell, side)
+    return column / side, row / side, (column + 1) / side, (row + 1) / side
+
+
 def resize(
     array: Shaped[np.ndarray, "h w *c"], size: int | Sequence[int], resample: Resample = "bicubic"
 ) -> Shaped[np.ndarray, "H W *c"]:

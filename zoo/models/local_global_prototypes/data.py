@@ -12,9 +12,8 @@ from PIL import Image as PILImage
 
 from zoo import media
 from zoo.data.dermoscopy import shades_of_gray
-from zoo.data.images import ImageSet, resize, rgb_bytes, square_of
+from zoo.data.images import ImageSet, Window, resize, rgb_bytes, square_of
 from zoo.models.local_global_prototypes import plugin
-from zoo.models.local_global_prototypes.result import Window
 
 
 @dataclass(frozen=True)
