@@ -50,7 +50,7 @@ class SamPathConfig:
 
     labels: tuple[str, ...] = CRAG  # by value of the mask
     ignored: bool = False  # value 0 is what nobody labelled: neither trained on, nor predicted, nor measured
-    dummy: bool = False  # a map for it all the same, as in the authors' code
+    dummy: bool = False  # a map for what nobody labelled all the same, as in the authors' code
     prompts: Prompts = "joint"
     """``joint``: a mask token for each class, all in one pass, as the authors' code has it; ``single``: a prompt token
     for each class and a pass for each, as the text may be read."""
@@ -77,7 +77,8 @@ class SamPathConfig:
     @property
     def maps(self) -> tuple[str, ...]:
         """The classes that the decoder draws, in its order."""
-        return self.labels[1:] if self.ignored and not self.dummy else self.labels
+        classes = self.labels[1:] if self.ignored else self.labels
+        return ("unlabelled", *classes) if self.dummy else classes
 
     @property
     def width(self) -> int:

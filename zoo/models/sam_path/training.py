@@ -174,7 +174,7 @@ def loss_of(found: ClassMasks, y: Int[Tensor, "b t t"], recipe: SamPathRecipe) -
     one, unlabelled pixels have all logits at 0 and are background to every class.
     """
     logits = F.interpolate(found.logits, y.shape[1:], mode="bilinear", align_corners=False)
-    shift = int(recipe.ignored and not recipe.dummy)  # the number of the first map
+    shift = int(recipe.ignored) - int(recipe.dummy)  # the class of the first map
     known = y > 0 if recipe.ignored else torch.ones_like(y, dtype=torch.bool)
     classes = torch.arange(logits.shape[1], device=y.device) + shift
     truth = ((y[:, None] == classes.view(-1, 1, 1)) & known[:, None]).float()
@@ -205,7 +205,7 @@ def loss_of(found: ClassMasks, y: Int[Tensor, "b t t"], recipe: SamPathRecipe) -
 
 def pretrain(encoder: nn.Module, items: Sequence[Item], recipe: SamPathRecipe, run: Run) -> None:
     """Teach the small encoder, without labels, that two crops of a place are alike (SimCLR), then freeze it."""
-    run.stage("pathology encoder")
+    run.stage("pathology-encoder")
     encoder.requires_grad_(True)
     width = recipe.pathology_width
     head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 32))
