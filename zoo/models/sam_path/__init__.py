@@ -79,10 +79,18 @@ plugin = Plugin(
             "Their comparison freezes the neck in one arm alone, so it measures that too.",
         ),
         Departure(
+            "The default pathology encoder is DINO's ViT-S; pathology=PATH.safetensors takes HIPT's file.",
+            "HIPT's weights are a PyTorch checkpoint under a licence of their own and can't be fetched as safetensors.",
+        ),
+        Departure(
             "Patients stay together when a validation part is drawn.",
             "The released split draws tiles, and 105 of 106 cases are then in training and validation.",
         ),
     ),
+    readings={
+        "paper": "SAM's neck moved behind both encoders; the loss of Eq. 3 on probabilities, summed over the classes",
+        "released": "a new neck, means with a sigmoid focal term, and a map for what nobody labelled",
+    },
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. HIPT's weights have a "
         "licence of their own; get them from its authors."
