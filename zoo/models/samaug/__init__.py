@@ -53,14 +53,14 @@ plugin = Plugin(
         ),
         Departure(
             "Nuclei and glands are three classes: background, object, and a rim of 1 px (3 px of glands).",
-            "Sec. 3.2 argues with a class for borders and AJI needs objects; how many classes there were is not stated.",
+            "Sec. 3.2 argues with a class for borders, and AJI needs objects; the number of classes isn't stated.",
         ),
         Departure(
             "Crops are turned and mirrored (turns=false: not).",
             "The paper states random crops alone; 30 images are few.",
         ),
         Departure(
-            "Polyps are trained as HSNet's code stood when the paper was written; --preset polyp-released is its own script.",
+            "Polyps are trained as HSNet's code then stood; --preset polyp-released is as the authors' own script.",
             "The paper says that HSNet's setup was not changed; the script has other rates, losses and another choice.",
         ),
         Departure(
