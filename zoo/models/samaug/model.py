@@ -281,7 +281,8 @@ def instances(
     large = np.bincount(labels.ravel(), minlength=count + 1) >= max(least, 1)
     large[0] = False
     numbered = np.where(large, large.cumsum(), 0)[labels]
-    return np.where(mask, expand_labels(numbered, border), 0).astype(np.int32)
+    reach = 1.5 * border  # to the corners of a rim, which are farther than its sides
+    return np.where(mask, expand_labels(numbered, reach), 0).astype(np.int32)
 
 
 def is_grey(rgb: UInt8[np.ndarray, "h w 3"]) -> bool:
