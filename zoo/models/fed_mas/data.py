@@ -29,7 +29,7 @@ RENAME = "choose other classes with --set network.labels=A,B,..."
 
 def load_views(cases: Dataset, size: int) -> UInt8[Tensor, "n 3 s s"]:
     """The images as the network takes them, in memory."""
-    views = read_views(cases, lambda picture: view(picture, size), plugin.name)
+    views = read_views(cases, lambda picture: view(picture, size), plugin.name, str(size))
     return ImageSet.of(views, [0] * len(views), empty=(3, size, size)).views
 
 
@@ -83,9 +83,6 @@ def own_test(
     places = [i for i, case in enumerate(data.test) if case.attributes.get(name) == value]
     cases = data.test.subset(places)
     return load_views(cases, config.image_size), torch.from_numpy(labels_of(cases, config.labels))
-
-
-# ---- measuring -------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
