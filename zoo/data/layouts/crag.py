@@ -35,4 +35,6 @@ def read(spec: str, root: Path) -> Dataset:
     return Dataset(spec, entries, ["image", "mask", "split"])
 
 
-layout = Layout("CRAG: glands (train/ and valid/ with Images/ and Annotation/)", read)
+layout = Layout(
+    "CRAG: glands (train/ and valid/ with Images/ and Annotation/)", read, licence="research use; see its authors' page"
+)

@@ -57,4 +57,8 @@ def numbered(image: str, note: str, name: str, label: str | None, attributes: di
     return Case(image, name, masks=masks, label=label, attributes=attributes)
 
 
-layout = Layout("GlaS: glands of the colon (train_*.bmp, testA_*, testB_*, each with *_anno.bmp)", read)
+layout = Layout(
+    "GlaS: glands of the colon (train_*.bmp, testA_*, testB_*, each with *_anno.bmp)",
+    read,
+    licence="research use; see its authors' page",
+)

@@ -45,4 +45,8 @@ def _one_of(spec: str, folder: Path, *names: str) -> Path:
     raise DataError(f"data {spec!r}: there is no folder {folder / names[0]}; unpack the set there")
 
 
-layout = Layout("Polyp: five sets (TrainDataset/, TestDataset/SET/ with images/ and masks/)", read)
+layout = Layout(
+    "Polyp: five sets (TrainDataset/, TestDataset/SET/ with images/ and masks/)",
+    read,
+    licence="research use; each set has terms of its own",
+)
