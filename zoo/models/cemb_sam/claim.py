@@ -37,7 +37,7 @@ SIDE = 64  # px
 GROUPS = ("first", "second", "third")
 Kind = Literal["appearance", "rules"]
 KINDS: tuple[Kind, ...] = ("appearance", "rules")
-COUNTS = (96, 32, 64)  # images to train on, to choose the threshold on, and to test on
+COUNTS = (64, 24, 48)  # images to train on, to choose the threshold on, and to test on
 THRESHOLDS = np.arange(-2, 2.1, 0.25)  # logits
 TUNED_ON = (900,)  # size, length and rate of an earlier form of this claim, by time and by its arms without sub-groups
 
