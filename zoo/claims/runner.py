@@ -146,9 +146,12 @@ def _with(result: ClaimResult, stored: ClaimResult) -> ClaimResult:
 
 def _only(result: ClaimResult, seeds: Sequence[int]) -> ClaimResult:
     """Without the seeds that the claim didn't name in advance."""
-    parts = {name: {seed: getattr(result, name)[seed] for seed in sorted(seeds)} for name in
-             ("results", "wall_seconds", "budgets")}  # fmt: skip
-    return replace(result, **parts)
+    return replace(
+        result,
+        results={seed: result.results[seed] for seed in sorted(seeds)},
+        wall_seconds={seed: result.wall_seconds[seed] for seed in sorted(seeds)},
+        budgets={seed: result.budgets[seed] for seed in sorted(seeds)},
+    )
 
 
 def _text(result: ClaimResult) -> str:

@@ -42,7 +42,7 @@ def refer(model: Model, data: TrainData, training: Any) -> None:
 
 def domain_of(model: Model, dataset: Dataset) -> Domain | None:
     """What the images of ``dataset`` are like; ``None`` where they are too few, or the model looks at no images."""
-    return Domain.of(*model.measured(islice(_pictures(model, dataset), MOST)))
+    return Domain.of(model.measured(islice(_pictures(model, dataset), MOST)))
 
 
 def _pictures(model: Model, dataset: Dataset) -> Iterator[media.Image]:
