@@ -181,7 +181,7 @@ claim = Claim(
         recipe="paper",
         readings={
             "supported": "Where sub-groups differ in appearance, knowing them helps.",
-            "not supported": "Where sub-groups differ in appearance alone, knowing them gains nothing.",
+            "not supported": "Where sub-groups differ in appearance alone, knowing them gains less than a point.",
             "inconclusive": "Whether knowing sub-groups of other appearance helps stays open.",
         },
     ),
@@ -196,7 +196,7 @@ claim = Claim(
             headline=True,
             readings={
                 "supported": "As released, knowing sub-groups of other appearance helps.",
-                "not supported": "As released, knowing sub-groups of other appearance gains nothing either.",
+                "not supported": "As released, knowing sub-groups of other appearance gains less than a point, too.",
                 "inconclusive": "As released, whether it helps stays open.",
             },
         ),
@@ -221,7 +221,7 @@ claim = Claim(
             recipe="released",
             readings={
                 "supported": "As released, knowing sub-groups that want different things helps.",
-                "not supported": "As released, knowing sub-groups that want different things does not help.",
+                "not supported": "As released, knowing sub-groups that want different things gains less than 3 points.",
                 "inconclusive": "As released, whether knowing sub-groups that want different things helps stays open.",
             },
         ),
@@ -251,8 +251,15 @@ claim = Claim(
     paper={"cemb": {"appearance": 89.35}, "dec": {"appearance": 85.95}},
     seeds=(50, 51, 52, 53, 54, 55, 56, 57),  # named before any of them was run
     tuned_on=TUNED_ON,
+    changes=(
+        "Primary are now sub-groups that differ in appearance, as the paper's do; the earlier form had sub-groups of "
+        "different rules, which are its secondary comparison and still gain. The authors' code is an arm; its block "
+        "starts with embeddings that are nearly alike, and the 48 steps of the miniature hardly tell them apart. "
+        "Thresholds are chosen on validation images. Eight fresh seeds instead of five, with fewer images and without "
+        "the control of one rule, for the time they take."
+    ),
     falsified_if={
-        "on sub-groups of other appearance, the block told the sub-group is not above the block with one condition": (
+        "on sub-groups of other appearance, being told the sub-group gains the block less than a point of Dice": (
             "cemb vs. m1, appearance",
         )
     },
