@@ -110,6 +110,16 @@ def confirm(model: str | Plugin) -> ClaimResult:
     return result
 
 
+def is_current(model: str | Plugin) -> bool:
+    """Whether the recorded claim is what is claimed now, made by the code as it stands."""
+    plugin, claim = _claim(model)
+    path = record_path(plugin)
+    if path is None or not path.is_file():
+        return False
+    stored = load_result(path)
+    return stored.claim.to_dict() == claim.to_dict() and not stored.stale
+
+
 def _moved(
     before: Mapping[str, Mapping[str, float]], now: Mapping[str, Mapping[str, float]], timed: Sequence[str]
 ) -> list[str]:
