@@ -47,8 +47,8 @@ plugin = Plugin(
     extras=("imaging", "sam"),
     weights=WeightsInfo(
         trained_on=(
-            "phantom:ultrasound?n=400&style=both (256 procedural images of many looks), on the zoo's small SAM, trained on "
-            "phantoms too"
+            "phantom:ultrasound?n=400&style=both (256 procedural images of many looks), on the small SAM, "
+            "which was trained on phantoms too"
         ),
         command="zoo train cemb-sam --data 'phantom:ultrasound?n=400&style=both' --preset demo --out DIR",
         seconds=180,
