@@ -52,7 +52,13 @@ plugin = Plugin(
         ),
         command="zoo train cemb-sam --data 'phantom:ultrasound?n=400&style=both' --preset demo --out DIR",
         seconds=180,
-        metrics={},
+        metrics={
+            # zoo evaluate cemb-sam --data "phantom:ultrasound?n=45&seed=20000&style=both" --split all
+            "Dice in %, 30 other phantoms with a lesion": 84.7,
+            "Dice in %, benign": 81.7,
+            "Dice in %, malignant": 87.8,
+            "pixel accuracy in %, 45 other phantoms": 99.2,
+        },
     ),
     phantom="phantom:ultrasound",
     readings={
