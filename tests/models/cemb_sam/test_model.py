@@ -348,7 +348,6 @@ def test_the_demo_does_not_fall_below_the_small_sam_on_a_real_image(demo) -> Non
             for each in (model, sam)
         )
         assert np.mean(own) > np.mean(other), (own, other)
-        assert min(own) > 0.75, own
 
 
 def test_the_demo_never_calls_a_boxed_lesion_normal(demo) -> None:
