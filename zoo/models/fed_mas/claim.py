@@ -242,6 +242,7 @@ claim = Claim(
         "bsm + kd, released": "the same with distillation",
         "kd, uniform weights, released": "the same with equal weights",
     },
+    changes="The released factor turns round who weighs more; it and its rivals, trained alike, are arms too.",
     run="zoo.models.fed_mas.claim:run",
     seeds=tuple(range(1201, 1209)),  # named before any of them was run
     tuned_on=(900,),
