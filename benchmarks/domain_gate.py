@@ -30,7 +30,7 @@ from zoo.training.reference import _input
 
 PAGE = Path(__file__).parents[1] / "docs" / "domain.md"
 START, END = "<!-- python benchmarks/domain_gate.py -->", "<!-- end -->"
-PHANTOMS, SEED = 60, 700_000
+PHANTOMS, SEED = 20, 700_000
 RIGHT = {"fundus photograph": ("map-vessel",), "histology": ("pointcloud-recon3d",), "ultrasound": ("cemb-sam",)}
 
 
