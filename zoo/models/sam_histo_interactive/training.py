@@ -243,8 +243,11 @@ def score(model: SamHistoInteractive, case: Case, options: Mapping[str, Any]) ->
 DEMO = {
     "sam": "demo",
     "target": "tumour",
+    "heads": 2,
     "lr": 1e-3,
-    "epochs": 30,
+    "epochs": 8,
+    "drops": (6, 7),
+    "batch_size": 4,
     "turns": False,
     "dtype": "float16",
 }
