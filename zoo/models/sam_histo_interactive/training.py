@@ -189,7 +189,7 @@ def truths(items: Sequence[Item], side: int, size: int) -> Bool[np.ndarray, "b m
     """The regions on the decoder's grid; a cell counts that is covered by more than half."""
     rows = []
     for item in items:
-        frame = Frame(*item.mask.shape, size)
+        frame = Frame(item.mask.shape[0], item.mask.shape[1], size)
         rows.append(frame.low(torch.from_numpy(item.mask).float()[None], side)[0, 0] > 0.5)
     return torch.stack(rows).numpy()
 

@@ -94,7 +94,10 @@ def build(recipe: SampotRecipe) -> Sampot:
 
 def samples_of(model: Sampot, recipe: SampotRecipe, cases: Sequence[Case], rng: np.random.Generator) -> Samples | None:
     """Of every case: level sets of its mask, and what SAM makes of clicks within and beside it."""
-    grey, masks, scores, image = [], [], [], []
+    grey: list[Tensor] = []
+    masks: list[Tensor] = []
+    scores: list[float] = []
+    image: list[int] = []
     for case in cases:
         picture, truth = load(case, recipe.target)
         if not truth.any():
