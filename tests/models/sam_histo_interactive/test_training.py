@@ -147,7 +147,7 @@ def test_the_claims_tumours_cover_a_fifth_to_four_fifths_and_grow_with_the_magni
 
 def test_a_quick_claim_goes_through_all_arms_and_is_repeatable() -> None:
     first = run(3, quick=True)
-    assert set(first) == {"refine", "dot product", "wide", "untrained"}
+    assert set(first) == {"refine", "dot product", "wide"}
     assert run(3, quick=True) == first
 
 

@@ -242,11 +242,12 @@ def score(model: SamHistoInteractive, case: Case, options: Mapping[str, Any]) ->
 
 DEMO = {
     "sam": "demo",
+    "image_size": 128,
     "target": "tumour",
-    "heads": 2,
+    "heads": 4,
     "lr": 1e-3,
-    "epochs": 8,
-    "drops": (6, 7),
+    "epochs": 10,
+    "drops": (7, 9),
     "batch_size": 4,
     "turns": False,
     "dtype": "float16",
