@@ -234,7 +234,7 @@ def score(model: Sampot, case: Case, options: Mapping[str, Any]) -> list[dict[st
     ]
 
 
-DEMO = {"sam": "demo", "target": "left_lung", "epochs": 40, "dtype": "float16"}
+DEMO = {"sam": "demo", "target": "left_lung", "epochs": 20, "dtype": "float16"}
 
 training = Training(
     recipe=SampotRecipe,
