@@ -45,10 +45,9 @@ def predict(
     assert plugin is not None
     chosen = options.parse(plugin, given or [])
     found, failed = _expand(inputs, together=plugin.primary_input.kind == "images")
-    if any(_is_table(one) for one in found):
-        from zoo import inference
-
-        found = inference.unfold(found)
+    if plugin.primary_input.kind == "images" and any(_is_table(one) for one in found):
+        found, torn = _unfolded(found)
+        failed += torn
     names = [_name(one) for one in found]
     stems = _stems(names)
     _check_out(out, stems, names)
@@ -57,8 +56,10 @@ def predict(
 
     loaded = inference.load(model, weights=weights, device=device)
     rows: list[list[str]] = []
-    here = (Path(name).resolve() for name in names if Path(name).exists())
-    taken = {path.name.casefold() for path in here if path.parent == out.resolve()}  # inputs, and what is written
+    here = (Path(os.path.realpath(name)) for name in names if os.path.exists(name))
+    taken = {
+        path.name.casefold() for path in here if str(path.parent) == os.path.realpath(out)
+    }  # inputs, and what is written
     with _progress(len(stems), visible=len(stems) > 1 and not json) as advance:
         outcomes = inference.predict_each(loaded, found, batch_size=batch_size, **chosen)
         for (one, outcome), stem in zip(outcomes, stems, strict=True):
@@ -118,6 +119,24 @@ def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], int]:
     return list(found.values()), len(errors)
 
 
+def _unfolded(found: Sequence[Any]) -> tuple[list[Any], int]:
+    """The inputs with tables replaced by their patients, and how many tables can't be used; raises when none can."""
+    from zoo import inference
+
+    unfolded: list[Any] = []
+    errors: list[ZooError] = []
+    for one in found:
+        try:
+            unfolded += inference.unfold([one])
+        except ZooError as error:
+            errors.append(error)
+    if not unfolded:
+        raise errors[0]
+    for error in errors:
+        refuse(error)
+    return unfolded, len(errors)
+
+
 def _is_table(one: Any) -> bool:
     return any(str(name).lower().endswith((".csv", ".tsv")) for name in (one if isinstance(one, list) else [one]))
 
@@ -164,10 +183,10 @@ def _check_out(out: Path, stems: Sequence[str], found: Sequence[str]) -> None:
         raise OptionError(f"--out {out} can't be a folder because {existing} is a file; choose another")
     if not os.access(existing, os.W_OK):
         raise OptionError(f"--out {out} can't be written to; choose another folder or change its permissions")
-    inputs = {Path(source).resolve() for source in found if Path(source).exists()}
+    inputs = {os.path.realpath(source) for source in found if os.path.exists(source)}
     for stem in stems:
         for name in (f"{stem}.png", f"{stem}.json", f"{stem}_mask.png", f"{stem}_mask.nii.gz", f"{stem}_mask.nii"):
-            if (out / name).resolve() in inputs:
+            if os.path.realpath(out / name) in inputs:
                 raise OptionError(f"writing {out / name} would overwrite an input; choose another folder with --out")
 
 
