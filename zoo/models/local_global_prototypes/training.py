@@ -306,7 +306,7 @@ training = Training(
     presets={
         "paper": {},
         # A small network from scratch: higher rates, fewer epochs, minutes on two CPU cores. As released, because a
-        # class's local prototypes stay apart then; random crops would cut lesions.
+        # class's local prototypes are the further apart; random crops would cut lesions.
         "demo": {
             "recipe": "released",
             "augment": "full",
