@@ -41,24 +41,6 @@ from zoo.nn.promptable import (
     new_decoder,
 )
 
-ENDOVIS17 = (
-    "bipolar forceps",
-    "prograsp forceps",
-    "large needle driver",
-    "vessel sealer",
-    "grasping retractor",
-    "monopolar curved scissors",
-    "other",
-)
-ENDOVIS18 = (
-    "bipolar forceps",
-    "prograsp forceps",
-    "large needle driver",
-    "monopolar curved scissors",
-    "ultrasound probe",
-    "suction instrument",
-    "clip applier",
-)
 PHANTOM = ("grasper", "scissors", "hook")
 Method = Literal["lora", "decoder-only", "u-net", "ternausnet"]
 

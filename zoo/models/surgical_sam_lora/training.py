@@ -17,11 +17,11 @@ from torch import Tensor
 from zoo import media
 from zoo.data.case import Case
 from zoo.data.images import resize, rgb_bytes
+from zoo.data.layouts.endovis18 import TYPES as ENDOVIS18
 from zoo.data.sets import read_mask
 from zoo.data.splits import Split
 from zoo.errors import DataError
 from zoo.models.surgical_sam_lora.model import (
-    ENDOVIS18,
     PHANTOM,
     EncoderConfig,
     Method,
