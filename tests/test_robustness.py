@@ -14,6 +14,7 @@ from zoo import media
 from zoo.data.case import Case
 from zoo.errors import DataError, OptionError
 from zoo.evaluation import evaluate
+from zoo.inference import load
 from zoo.robustness import corrupted, robustness
 
 DATA = "phantom:ultrasound?n=2&seed=77000&size=64"
@@ -21,14 +22,19 @@ ASKED = {"corruptions": ["gaussian_noise", "contrast"], "severities": [1, 5], "s
 
 
 @pytest.fixture(scope="module")
-def table(demo, tmp_path_factory):
+def model():
+    return load("cemb-sam", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def table(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("robustness")
-    return robustness(demo("cemb-sam"), DATA, out=folder, device="cpu", **ASKED), folder
+    return robustness(model, DATA, out=folder, device="cpu", **ASKED), folder
 
 
-def test_the_clean_column_is_the_evaluation(table, demo) -> None:
+def test_the_clean_column_is_the_evaluation(table, model) -> None:
     found, _ = table
-    plain = evaluate(demo("cemb-sam"), DATA, split="all", device="cpu", progress=False)
+    plain = evaluate(model, DATA, split="all", device="cpu", progress=False)
     assert found.metric == plain.metrics[0].name
     assert found.values["clean", 0][found.metric] == plain[found.metric].mean
     assert list(found.values) == [
@@ -49,7 +55,7 @@ def test_it_writes_table_figure_and_examples(table) -> None:
     assert [row[0] for row in found.rows()] == ["gaussian_noise", "contrast"]
 
 
-def test_an_interrupted_table_goes_on_and_another_one_is_not_taken_for_it(table, demo, monkeypatch) -> None:
+def test_an_interrupted_table_goes_on_and_another_one_is_not_taken_for_it(table, model, monkeypatch) -> None:
     found, folder = table
     import zoo.robustness as room
 
@@ -57,10 +63,10 @@ def test_an_interrupted_table_goes_on_and_another_one_is_not_taken_for_it(table,
         raise AssertionError("measured again")
 
     monkeypatch.setattr(room, "rows_of", never)
-    again = robustness(demo("cemb-sam"), DATA, out=folder, resume=True, device="cpu", **ASKED)
+    again = robustness(model, DATA, out=folder, resume=True, device="cpu", **ASKED)
     assert again.values == found.values
     with pytest.raises(OptionError, match="another model, set or split"):
-        robustness(demo("cemb-sam"), DATA, out=folder, resume=True, device="cpu", **{**ASKED, "seed": 1})
+        robustness(model, DATA, out=folder, resume=True, device="cpu", **{**ASKED, "seed": 1})
 
 
 def test_the_truth_stays_and_every_image_has_its_own_noise() -> None:
@@ -84,10 +90,10 @@ def test_the_truth_stays_and_every_image_has_its_own_noise() -> None:
         ({"metric": "beauty"}, "no metric 'beauty'"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(changes, words, demo) -> None:
+def test_what_cannot_be_measured_is_refused(changes, words, model) -> None:
     few = {**ASKED, "corruptions": ["contrast"], "severities": [1], **changes}
     with pytest.raises(OptionError, match=words):
-        robustness(demo("cemb-sam"), DATA.replace("n=2", "n=1"), device="cpu", **few)
+        robustness(model, DATA.replace("n=2", "n=1"), device="cpu", **few)
 
 
 def test_the_command_line_prints_it(zoo_cli, tmp_path: Path) -> None:
