@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from zoo import claims, registry
+from zoo.claims import digests
 from zoo.errors import DataError, OptionError
 from zoo.extras import DISTRIBUTION
 
@@ -23,12 +27,20 @@ def test_every_record_is_complete_and_of_its_models_claim(card) -> None:
     assert path is not None
     result = claims.load_result(path)
     assert (result.model, result.complete, result.quick) == (card.name, True, False)
-    assert result.claim.to_dict() == registry.part(card, "claim")[1].to_dict(), "the claim says something else by now"
+    claim = registry.part(card, "claim")[1]
+    assert result.claim.to_dict() == claim.to_dict(), "the claim says something else by now"
+    assert sorted(result.results) == sorted(claim.seeds), "it's of other seeds than those named in advance"
     assert len(result.results) >= 5
     record = claims.record_of(card)
     assert record["verdict"] == result.verdict
     stored = [(item["verdict"], item["reason"]) for item in record["comparisons"]]
     assert stored == [(item.verdict, item.reason) for item in (result.primary, *result.secondary)]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_every_record_is_by_the_code_as_it_stands_on_one_thread_and_fair(card) -> None:
+    """Stale after a change of code? ``zoo reproduce MODEL --confirm`` says whether its numbers are the same."""
+    assert claims.load_result(claims.record_path(card)).doubts == []
 
 
 def test_records_are_found_from_any_folder(tmp_path, monkeypatch) -> None:
@@ -49,6 +61,7 @@ def toy(monkeypatch, tmp_path):
     (tmp_path / "package" / "toy_plugin.py").write_bytes(source.read_bytes())
     monkeypatch.syspath_prepend(str(tmp_path / "package"))
     monkeypatch.delitem(sys.modules, "toy_plugin", raising=False)
+    monkeypatch.setattr(digests, "STARTED", math.inf)  # the module is written, then imported
     yield import_module("toy_plugin")
     del sys.modules["toy_plugin"]
 
@@ -66,18 +79,21 @@ def test_seeds_of_the_folder_and_of_the_record_are_not_run_again(toy, tmp_path, 
     ran: list[int] = []
     real = toy.arms
     monkeypatch.setattr(toy, "arms", lambda seed, *, quick: ran.append(seed) or real(seed, quick=quick))
-    claims.reproduce(toy.plugin, out=tmp_path / "one", seeds=3)
+    claims.reproduce(toy.plugin, out=tmp_path / "one", seeds=[0, 1, 2, 9])
     claims.reproduce(toy.plugin, out=tmp_path / "one", record=True)
-    assert ran == [0, 1, 2, 3, 4]
+    assert ran == [0, 1, 2, 9, 3, 4]
+    assert sorted(claims.load_result(claims.record_path(toy.plugin)).results) == [0, 1, 2, 3, 4]
     claims.reproduce(toy.plugin, out=tmp_path / "two", record=True)
-    assert len(ran) == 5
+    assert len(ran) == 6
     claims.reproduce(toy.plugin, out=tmp_path / "three")  # who asks for no record runs everything
-    assert len(ran) == 10
+    assert len(ran) == 11
 
 
 def test_what_can_not_be_recorded_is_refused_in_one_sentence(toy, tmp_path, monkeypatch) -> None:
     with pytest.raises(OptionError, match="quick run proves nothing"):
         claims.reproduce(toy.plugin, out=tmp_path, quick=True, record=True)
+    with pytest.raises(OptionError, match="leave out --seeds"):
+        claims.reproduce(toy.plugin, out=tmp_path / "out", seeds=3, record=True)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OptionError, match="run from a checkout"):
         claims.reproduce(toy.plugin, out=tmp_path / "out", record=True)
@@ -89,3 +105,84 @@ def test_a_damaged_record_is_named(toy, text: str) -> None:
     claims.record_path(toy.plugin).write_text(text)
     with pytest.raises(DataError, match=r"claim\.json is no record of the claim of toy-threshold"):
         claims.record_of(toy.plugin)
+
+
+def test_a_record_names_its_code_and_goes_stale_with_it(toy, tmp_path) -> None:
+    claims.reproduce(toy.plugin, out=tmp_path / "out", record=True)
+    record = claims.load_result(claims.record_path(toy.plugin))
+    assert {"toy_plugin", "zoo.model", "zoo.training.run"} <= record.modules.keys()
+    assert not any(name.startswith(("zoo.cli", "zoo.errors", "zoo.models.")) for name in record.modules)
+    assert record.doubts == ["5 seeds of 0 s each; the primary comparison gets 8"]
+    module = Path(toy.__file__)
+    source = module.read_text()
+    module.write_text(source.replace("a threshold on brightness", "a simple thing"))
+    assert len(record.doubts) == 1
+    module.write_text(source.replace("rng.normal(3, 0.4)", "rng.normal(3, 0.5)"))
+    assert "the code has changed since: toy_plugin; run: zoo reproduce toy-threshold --confirm" in record.doubts
+
+
+def test_confirming_renews_digests_where_numbers_stay_and_says_what_differs_where_not(
+    toy, tmp_path, monkeypatch
+) -> None:
+    with pytest.raises(OptionError, match="no record to confirm"):
+        claims.confirm(toy.plugin)
+    claims.reproduce(toy.plugin, out=tmp_path / "out", record=True)
+    path = claims.record_path(toy.plugin)
+    module = Path(toy.__file__)
+    module.write_text(module.read_text().replace("base = float(", "base = 1.0 * float("))
+    assert digests.stale(claims.load_result(path).modules) == ["toy_plugin"]
+    claims.confirm(toy.plugin)
+    assert digests.stale(claims.load_result(path).modules) == []
+    before, real = path.read_bytes(), toy.arms
+
+    def moved(seed, *, quick):
+        arms = real(seed, quick=quick)
+        arms["better"]["dice"] += 1e-12
+        return arms
+
+    monkeypatch.setattr(toy, "arms", moved)
+    with pytest.raises(
+        DataError, match=r"seed 0 of toy-threshold doesn't give what the record says: dice of better is"
+    ):
+        claims.confirm(toy.plugin)
+    assert path.read_bytes() == before
+    monkeypatch.setattr(toy, "claim", replace(toy.claim, timed=("dice", "seconds")))
+    claims.confirm(toy.plugin)  # times differ from run to run
+    monkeypatch.setattr(toy, "claim", replace(toy.claim, primary=replace(toy.claim.primary, margin=0.5)))
+    with pytest.raises(OptionError, match="asks something else than its record"):
+        claims.confirm(toy.plugin)
+
+
+def test_what_is_recorded_is_committed(toy, tmp_path) -> None:
+    package = Path(toy.__file__).parent
+
+    def git(*words: str) -> str:
+        names = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        return subprocess.run(["git", *names, *words], cwd=package, check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q")
+    with pytest.raises(OptionError, match=r"toy_plugin\.py isn't committed"):
+        claims.reproduce(toy.plugin, out=tmp_path / "out", record=True)
+    git("add", "toy_plugin.py")
+    git("commit", "-qm", "a toy")
+    result = claims.reproduce(toy.plugin, out=tmp_path / "out", record=True)
+    assert git("rev-parse", "HEAD").startswith(result.commit)
+    assert len(result.commit) == 12
+
+
+def test_digests_are_of_what_can_move_a_number(tmp_path) -> None:
+    def digest(text: str) -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.py"
+        path.write_text(text)
+        return digests._digest(((path, 0),))
+
+    base = 'def f(x):\n    """Says."""\n    if x > 1:\n        raise ValueError("too much")\n    return x + 1\n'
+    for same in (
+        ("Says.", "Says more."),
+        ("too much", f"{base[:3]} more"),
+        ("x + 1", "(x + 1)  # one"),
+        ("\n    if", "\n\n    if"),
+    ):
+        assert digest(base.replace(*same)) == digest(base), same
+    for other in (("x + 1", "x + 2"), ("x > 1", "x >= 1"), ("ValueError", "TypeError"), ("def f", "def g")):
+        assert digest(base.replace(*other)) != digest(base), other

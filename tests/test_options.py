@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from zoo import options
@@ -22,6 +24,7 @@ CARD = Plugin(
         Input("site", "choice", "where", choices=("arm", "leg"), many=True),
         Input("box", "box", "a box", many=True),
         Input("masks", "folder", "a folder"),
+        Input("click", "click", "a click", many=True),
     ),
     outputs=(Output("p", "probability"),),
     model="a.b:C",
@@ -74,3 +77,18 @@ def test_python_callers_are_checked_too() -> None:
         options.check(CARD, {"pruned": 1})
     with pytest.raises(OptionError, match="top_k must be a whole number"):
         options.check(CARD, {"top_k": True})
+
+
+def test_clicks_keep_their_order_and_have_a_label() -> None:
+    assert options.parse(CARD, ["click=4,5,1", "click=2,3,0"]) == {"click": ((4.0, 5.0, 1.0), (2.0, 3.0, 0.0))}
+    assert options.check(CARD, {"click": (4, 5, 1)}) == {"click": ((4, 5, 1),)}
+    with pytest.raises(OptionError, match="click must be 3 numbers separated by commas"):
+        options.parse(CARD, ["click=4,5"])
+
+
+def test_what_is_required_may_be_replaced_by_another_input() -> None:
+    needed = Input("box", "box", "a box", required=True, unless="masks")
+    card = replace(CARD, inputs=(CARD.inputs[0], needed, Input("masks", "folder", "a folder")))
+    with pytest.raises(OptionError, match=r"toy needs box \(a box\); add --with box=\.\.\. or --with masks=\.\.\."):
+        options.check(card, {})
+    assert options.check(card, {"masks": "."})["masks"] == "."

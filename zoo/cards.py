@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.claims.records import record_of
+from zoo.claims.report import said
 from zoo.plugin import Input, Plugin
 
 NOTES = "notes.md"
@@ -35,7 +36,8 @@ def input_row(item: Input) -> list[str]:
     if item.minimum is not None or item.maximum is not None:
         low, high = ("" if limit is None else f"{limit:g}" for limit in (item.minimum, item.maximum))
         limits = f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}"
-    default = "required" if item.required else "optional" if item.default is None else f"default {item.default}"
+    needed = f"required unless {item.unless} is given" if item.unless else "required"
+    default = needed if item.required else "optional" if item.default is None else f"default {item.default}"
     return [item.name, item.kind + (f" ({limits})" if limits else ""), default, item.help]
 
 
@@ -68,22 +70,24 @@ def claim(card: Plugin) -> str:
     record = record_of(card)
     if record is None:
         return f"Not run. `zoo reproduce {card.name}` re-tests the paper's headline."
-    stated = record.get("claim")
-    statement = stated.get("statement") if isinstance(stated, Mapping) else None
-    said = f"{sentence(statement)}\n\n" if isinstance(statement, str) else ""
+    about = record.get("claim")
+    statement = about.get("statement") if isinstance(about, Mapping) else None
+    stated = f"{sentence(statement)}\n\n" if isinstance(statement, str) else ""
     seeds = len(record["seeds"]) if isinstance(record.get("seeds"), list) else "an unknown number of"
-    parts = [f"Verdict of `zoo reproduce {card.name}` over {seeds} seeds: **{record['verdict']}**."]
+    verdict = said(record["verdict"], record.get("by_recipe") or {})
+    parts = [f"Verdict of `zoo reproduce {card.name}` over {seeds} seeds: **{verdict}**."]
     if isinstance(record.get("reason"), str) and record["reason"]:
         parts.append(sentence(record["reason"]))
     if not record.get("complete", True):
         parts.append("The run was stopped before all its seeds.")
-    return said + " ".join([*parts, *readings(record)])
+    return stated + " ".join([*parts, *readings(record)])
 
 
 def readings(record: Mapping[str, Any]) -> list[str]:
     """What the verdicts mean: of the primary comparison, and of those that belong beside it wherever it's quoted."""
     compared = record.get("comparisons") or []
-    chosen = [item for place, item in enumerate(compared) if place == 0 or item.get("headline")]
+    quoted = ("headline", "recipe")
+    chosen = [item for place, item in enumerate(compared) if place == 0 or any(map(item.get, quoted))]
     texts = [item.get("readings", {}).get(item["verdict"]) for item in chosen]
     return [sentence(text) for text in texts if text]
 
@@ -93,7 +97,10 @@ def models_table(cards: Iterable[Plugin], page: str) -> str:
     rows = []
     for card in cards:
         record = record_of(card)
-        verdict = " ".join([f"[{record['verdict']}]({page}#{card.name}).", *readings(record)]) if record else "not run"
+        verdict = "not run"
+        if record:
+            words = said(record["verdict"], record.get("by_recipe") or {})
+            verdict = " ".join([f"[{words}]({page}#{card.name}).", *readings(record)])
         rows.append([f"`{card.name}`", card.summary, verdict])
     return table(["model", "what it does", "its claim, re-tested"], rows)
 

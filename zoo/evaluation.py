@@ -109,6 +109,8 @@ def evaluate(
     if not rows:
         raise DataError(f"none of the {len(part)} cases of {data} could be evaluated; the first: {failures[0]}")
     metrics = over_rows(rows, seed)
+    if unlike := {row["id"] for row in rows if row.get("unlike_training_images")}:
+        notes.append(f"{len(unlike)} cases are unlike the training images, such as {min(unlike)}")
     provenance = network.provenance
     result = Evaluation(
         plugin.name, provenance.weights, provenance.disclaimer, data, split, seed,
@@ -167,6 +169,8 @@ def rows_of(
         except ZooError as error:
             failures.append(f"{entry.id}: {error}")
             continue
+        if (verdict := getattr(network, "verdict", None)) is not None:
+            row["unlike_training_images"] = verdict.unlike
         rows += [{**row, **one} for one in (scores if isinstance(scores, list) else [scores])]
     return rows, failures
 

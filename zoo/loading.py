@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.modules import module as registration
 
 from zoo import config as configs
-from zoo import hub
+from zoo import domain, hub
 from zoo.data import seen
 from zoo.errors import OptionError, WeightsError, ZooError
 from zoo.plugin import CONTRACT_VERSION, WEIGHTS_CONTRACTS, Plugin
@@ -28,6 +28,7 @@ from zoo.prediction import Provenance
 from zoo.text import normalised
 from zoo.weights import (
     CONFIG,
+    DOMAIN,
     SEEN,
     TENSORS,
     Located,
@@ -86,6 +87,8 @@ def load_into(model_class: type[M], spec: str, device: str | torch.device = "cpu
         disclaimer=printable(record.get("disclaimer", "for research; not for clinical use")),
     )
     model.seen = seen.read(located.folder / SEEN)
+    model.domain = domain.read(located.folder / DOMAIN)
+    model.temperature = _temperature(record.get("temperature"), spec)
     return model.to(device).eval()
 
 
@@ -127,6 +130,16 @@ def _checked(
         ) from error
     _compare(located, plugin, stored, expected)
     return record, config, expected, stored
+
+
+def _temperature(stated: Any, spec: str) -> float | None:
+    if stated is None:
+        return None
+    if isinstance(stated, bool) or not isinstance(stated, (int, float)) or not 0.01 <= stated <= 100:
+        raise WeightsError(
+            f"{CONFIG} of weights {spec} states the temperature {shown(stated)}, which must lie between 0.01 and 100"
+        )
+    return float(stated)
 
 
 class _TooLarge(Exception):

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, final
 
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from zoo import loading, media, options, weights
+from zoo import domain, loading, media, options, weights
 from zoo.data import patients
 from zoo.data.seen import Seen
 from zoo.errors import PluginError
+from zoo.media.doubts import require_content
 from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
 
 P = TypeVar("P", bound=Prediction, default=Prediction)
+MEASURED = 16  # images whose features are made at a time
 
 
 class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
@@ -37,7 +42,12 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         super().__init__()
         self.config = self.config_class() if config is None else config
         self.provenance = Provenance(model=self.plugin.name)
-        self.seen: Seen | None = None  # the cases it was trained on, where its weights state them
+        # What its weights state beside themselves: the cases they saw, the kind of images that these are, and by what
+        # logits are divided.
+        self.seen: Seen | None = None
+        self.domain: domain.Domain | None = None
+        self.temperature: float | None = None
+        self.verdict: domain.Verdict | None = None  # of the case predicted last
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)
@@ -56,8 +66,10 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         """Predict on one input: a path, ``sample:NAME``, ``phantom:NAME``, array, tensor, PIL or ``zoo.media.Image``.
 
         ``given``: the options that the plugin's card declares, as ``zoo info`` lists them; one that is left out or
-        ``None`` has the card's default. Raises ``MediaError`` for an input that can't be used and ``OptionError`` for
-        a wrong option.
+        ``None`` has the card's default. Raises ``MediaError`` for an input that can't be used, which an empty or
+        saturated image can't either, and ``OptionError`` for a wrong option.
+
+        An input that is unlike the training images is marked so, and gets no diagnosis: see ``Prediction.unlike``.
         """
         return self.predict_batch([input], **given)[0]
 
@@ -66,17 +78,25 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         """Predict on several inputs with the same options; the same results as one by one."""
         chosen = options.complete(self.plugin, given)
         cases = [self._read(one) for one in inputs]
+        for case in cases:
+            if isinstance(case, media.Image):
+                require_content(case)
         with torch.inference_mode(), _evaluating(self):
             made = list(self._predict(cases, **chosen)) if cases else []
+            verdicts = [self._kind_of(case, chosen) for case in cases]
         if len(made) != len(cases) or not all(isinstance(one, Prediction) for one in made):
             kinds = ", ".join(type(one).__name__ for one in made[:3]) or "nothing"
             raise PluginError(
                 f"{self.plugin.name} must give a zoo.Prediction for each of {len(cases)} inputs, not {kinds}"
             )
-        for case, prediction in zip(cases, made, strict=True):
+        for case, prediction, verdict in zip(cases, made, verdicts, strict=True):
+            if self.temperature is not None:
+                prediction.temper(self.temperature)
+            self.verdict = prediction.domain = verdict
             prediction.source = prediction.source or str(getattr(case, "source", getattr(case, "id", "input")))
             prediction.provenance = self.provenance
-            prediction.notes = (*getattr(case, "notes", ()), *prediction.notes)  # what reading had to assume
+            # what reading had to assume, what the plugin says, and what makes it doubtful
+            prediction.notes = (*getattr(case, "notes", ()), *prediction.notes, *prediction.cautions())
             prediction.options = {**options.record(chosen), **prediction.options}
         return made
 
@@ -105,6 +125,43 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         if kind == "images":
             return patients.case_of(given)
         return given
+
+    def _pictures(self, case: Any, **chosen: Any) -> Iterable[media.Image]:
+        """The 2-D images of a case by which it's told whether it is of the training's kind; none: that isn't told.
+
+        Of a volume some slices, of a case its images. ``chosen``: the options, where the case is to be predicted.
+        """
+        return domain.pictures(case)
+
+    def _network_features(self, images: Sequence[media.Image]) -> Float[Tensor, "n f"] | None:
+        """What the network makes of 2-D images, one vector each; by default nothing, and only the images are looked at.
+
+        A plugin that gives it has unlike images told by its features too. They are compared in eval mode.
+        """
+        return None
+
+    # ---- the kind of images that the weights know ---------------------------------------------------------------
+
+    @torch.inference_mode()
+    def measured(
+        self, pictures: Iterable[media.Image]
+    ) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "n f"] | None]:
+        """Statistics of 2-D images and, where the plugin gives them, the network's features."""
+        statistics, features = [], []
+        stream = iter(pictures)
+        with _evaluating(self):
+            while batch := list(islice(stream, MEASURED)):
+                statistics += [domain.statistics(one) for one in batch]
+                found = self._network_features(batch)
+                if found is not None:
+                    features.append(found.double().cpu().numpy())
+        return np.array(statistics).reshape(len(statistics), -1), np.concatenate(features) if features else None
+
+    def _kind_of(self, case: Any, chosen: dict[str, Any]) -> domain.Verdict | None:
+        if self.domain is None:
+            return None
+        statistics, features = self.measured(self._pictures(case, **chosen))
+        return self.domain.judge(statistics, features) if len(statistics) else None
 
     # PyTorchModelHubMixin's hooks: `from_pretrained`, `save_pretrained` and `push_to_hub` use our layout and checks.
 

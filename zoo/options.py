@@ -13,8 +13,8 @@ from zoo.spec import is_kind
 from zoo.text import close_to
 
 _FLAGS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
-_COORDINATES = {"box": 4, "point": 2}
-_VALUES = ("text", "number", "integer", "choice", "flag", "box", "point")
+_COORDINATES = {"box": 4, "point": 2, "click": 3}
+_VALUES = ("text", "number", "integer", "choice", "flag", "box", "point", "click")
 _PATHS = ("image", "images", "volume", "mask", "file", "folder")
 
 
@@ -59,8 +59,11 @@ def check(plugin: Plugin, values: Mapping[str, Any], *, whole: bool = True) -> d
         else:
             checked[name] = None if value is None else _checked(declared, value)
     for declared in plugin.options if whole else ():
-        if declared.required and checked.get(declared.name) is None:
-            raise OptionError(f"{plugin.name} needs {declared.name} ({declared.help}); add --with {declared.name}=...")
+        if declared.required and checked.get(declared.name) is None and checked.get(declared.unless) is None:
+            also = f" or --with {declared.unless}=..." if declared.unless else ""
+            raise OptionError(
+                f"{plugin.name} needs {declared.name} ({declared.help}); add --with {declared.name}=...{also}"
+            )
     return checked
 
 

@@ -20,8 +20,9 @@ ENTRY_POINT_GROUP = "zoo.models"
 
 Task = Literal["classification", "segmentation", "multi-task", "report", "reconstruction", "registration", "detection"]
 InputKind = Literal[
-    "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "file", "folder"
-]
+    "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "click", "file",
+    "folder",
+]  # fmt: skip
 Operator = Literal[
     "cosine_filter", "cosine_topk", "icp", "masked_attention", "nearest_neighbors", "prototype_similarity"
 ]
@@ -73,7 +74,8 @@ class Input:
     choices: tuple[str, ...] = ()  # of a ``choice``, all; of a ``text``, those of the demo weights, others may differ
     minimum: float | None = None
     maximum: float | None = None
-    many: bool = False  # may be given several times; the model receives a tuple
+    many: bool = False  # may be given several times; the model receives a tuple, in the order given
+    unless: str = ""  # a required input may be left out where the one of this name is given
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,9 @@ from PIL import Image as PILImage
 
 from zoo import figure as fig
 from zoo import media
+from zoo.domain import SHARE, Verdict
 from zoo.errors import OptionError
+from zoo.spec import is_kind
 from zoo.storage import filling
 
 
@@ -36,15 +39,49 @@ class Provenance:
     disclaimer: str = "untrained weights; the output means nothing"
 
 
+UNKNOWN = "the weights don't state what their training images were like, so unlike ones can't be told"
+
+
 class _TakenError(Exception):
     """A file of this name belongs to another prediction."""
 
 
+def _guarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """A ``summary`` or ``figure`` that says first what an unlike input deserves, whoever wrote it."""
+
+    @wraps(method)
+    def guarded(self: Prediction, *args: Any, **options: Any) -> Any:
+        if "_inside" in vars(self):  # called by another one
+            return method(self, *args, **options)
+        vars(self)["_inside"] = True
+        try:
+            if self.unlike and self.withholds:
+                made = self._withheld_figure() if name == "figure" else ""
+            else:
+                made = method(self, *args, **options)
+        finally:
+            del vars(self)["_inside"]
+        return self._marked_figure(made) if name == "figure" else self._marked_summary(made)
+
+    return guarded
+
+
 @dataclass(kw_only=True)
 class Prediction:
-    """Base of all predictions. Subclasses add their data and override ``summary``, ``panels`` and ``to_dict``."""
+    """Base of all predictions. Subclasses add their data and override ``summary``, ``panels`` and ``to_dict``.
+
+    An input that is unlike the images that the weights were trained on gets no answer: ``summary`` and ``figure`` then
+    say only that, unless a subclass sets ``withholds`` to False, which has both say it beside the answer.
+    """
 
     kind: ClassVar[str] = "prediction"
+    withholds: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        for name in ("summary", "figure"):
+            if name in vars(cls):
+                setattr(cls, name, _guarded(name, vars(cls)[name]))
 
     # these three are filled in by Model.predict; options that the plugin states stay as it states them
     source: str = ""
@@ -52,6 +89,32 @@ class Prediction:
     options: dict[str, Any] = field(default_factory=dict)  # the optional inputs as used
     notes: tuple[str, ...] = ()  # what a person should know, such as "modality guessed: fundus"
     measurements: dict[str, float] = field(default_factory=dict)
+    domain: Verdict | None = None  # whether the input is of the training's kind; filled in too, None: not known
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the input is unlike the images that the weights were trained on, as far as the weights state it."""
+        return self.domain is not None and self.domain.unlike
+
+    @property
+    def demonstration(self) -> bool:
+        """Whether weights that were trained on phantoms were shown something else."""
+        return is_kind(self.provenance.trained_on, "phantom") and not is_kind(self.source, "phantom")
+
+    def cautions(self) -> list[str]:
+        """Notes on what may be believed of it."""
+        notes = []
+        if self.domain is None and self.provenance.weights != "none":
+            notes.append(UNKNOWN)
+        if self.domain is not None and self.unlike:
+            consequence = "no result is shown" if self.withholds else "don't rely on the result"
+            notes.append(f"{self.domain.sentence()}; {consequence}")
+        if self.demonstration:
+            notes.append("demonstration: the weights were trained on phantoms, and this is none")
+        return notes
+
+    def temper(self, temperature: float) -> None:
+        """Divide the logits by ``temperature``; for predictions that have probabilities of classes."""
 
     def summary(self) -> str:
         """One line for a table."""
@@ -76,6 +139,8 @@ class Prediction:
             "kind": self.kind,
             **asdict(self.provenance),
             "options": self.options,
+            "demonstration": self.demonstration,
+            "domain": None if self.domain is None else self.domain.to_dict(),
             "notes": list(self.notes),
             "measurements": self.measurements,
         }
@@ -83,6 +148,33 @@ class Prediction:
     def figure(self) -> PILImage.Image:
         """Input left, result right, legend and the disclaimer below."""
         return fig.compose(self.panels(), legend=self.legend(), title=self.title, footer=self.footer)
+
+    def known_panels(self) -> list[fig.Panel]:
+        """The panels that stay where the answer is withheld: the input, without a word about it."""
+        return []
+
+    def _withheld_figure(self) -> PILImage.Image:
+        assert self.domain is not None
+        facts = {
+            "farther out than": f"{1 - SHARE:.1%} of them",
+            "differs most in": self.domain.reason,
+            "known by": f"{self.domain.images} images",
+        }
+        said = fig.statement("no result", "unlike the training images", facts, fill=fig.colour(6), ink=(255, 255, 255))
+        panels = [*self.known_panels(), fig.Panel("result withheld", said)]
+        return fig.compose(panels, title=self.title, footer=self.footer)
+
+    def _marked_figure(self, picture: PILImage.Image) -> PILImage.Image:
+        if self.demonstration:
+            picture = fig.across(picture, "DEMONSTRATION")
+        if self.domain is not None and self.unlike:
+            picture = fig.banner(picture, self.domain.sentence())
+        return picture
+
+    def _marked_summary(self, text: str) -> str:
+        marks = [self.domain.sentence()] if self.domain is not None and self.unlike else []
+        marks += ["demonstration"] if self.demonstration else []
+        return ": ".join(part for part in (", ".join(marks), text) if part)
 
     @property
     def title(self) -> str:
@@ -129,6 +221,17 @@ class Prediction:
         return [out / path.name for path in written]
 
 
+Prediction.figure = _guarded("figure", Prediction.figure)  # type: ignore[method-assign]
+
+
+def tempered(probabilities: Mapping[str, float], temperature: float) -> dict[str, float]:
+    """Probabilities in [0, 1] that add up to 1, as if their logits had been divided by ``temperature``."""
+    names = list(probabilities)
+    logits = np.log(np.maximum([probabilities[name] for name in names], 1e-38)) / temperature
+    values = np.exp(logits - logits.max())
+    return dict(zip(names, (values / values.sum()).tolist(), strict=True))
+
+
 @dataclass(kw_only=True)
 class Classification(Prediction):
     """Class probabilities for one image."""
@@ -138,11 +241,20 @@ class Classification(Prediction):
     image: media.Image
     probabilities: dict[str, float]
     extra_panels: Sequence[fig.Panel] = ()
+    temperature: float | None = None  # that the logits were divided by; filled in
 
     @property
-    def label(self) -> str:
-        """The most probable class."""
+    def most_probable(self) -> str:
+        """The most probable class, whatever the image is."""
         return max(self.probabilities, key=lambda name: self.probabilities[name])
+
+    @property
+    def label(self) -> str | None:
+        """The diagnosis: the most probable class, or ``None`` for an image that is unlike the training images."""
+        return None if self.unlike else self.most_probable
+
+    def temper(self, temperature: float) -> None:
+        self.probabilities, self.temperature = tempered(self.probabilities, temperature), temperature
 
     def summary(self) -> str:
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])[:3]
@@ -150,7 +262,11 @@ class Classification(Prediction):
 
     def to_dict(self) -> dict[str, Any]:
         rounded = {name: round(float(p), 6) for name, p in self.probabilities.items()}
-        return {**super().to_dict(), "label": self.label, "probabilities": rounded}
+        found = {"label": self.label, "temperature": self.temperature, "probabilities": rounded}
+        return {**super().to_dict(), **found}
+
+    def known_panels(self) -> list[fig.Panel]:
+        return [fig.Panel("input", self.image.thumbnail(fig.PANEL_SIDE))]
 
     def panels(self) -> list[fig.Panel]:
         picture = fig.Panel("input", self.image.thumbnail(fig.PANEL_SIDE))
@@ -166,6 +282,7 @@ class Segmentation(Prediction):
     """
 
     kind: ClassVar[str] = "segmentation"
+    withholds: ClassVar[bool] = False  # a wrong mask shows itself
 
     image: media.Image
     mask: UInt8[np.ndarray, "*grid"]
@@ -179,6 +296,8 @@ class Segmentation(Prediction):
         return {name: float(counts[i] / self.mask.size) for i, name in enumerate(self.labels) if i > 0}
 
     def summary(self) -> str:
+        if self.unlike:
+            return "mask written, its shares are not stated"
         return ", ".join(f"{name} {share:.1%} of the image" for name, share in self.areas().items())
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,7 +314,7 @@ class Segmentation(Prediction):
 
     def legend(self) -> list[fig.LegendEntry]:
         return [
-            fig.LegendEntry(f"{name} ({share:.1%})", fig.colour(i))
+            fig.LegendEntry(name if self.unlike else f"{name} ({share:.1%})", fig.colour(i))
             for i, (name, share) in enumerate(self.areas().items(), start=1)
         ]
 

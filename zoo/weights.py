@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SEEN = "seen.json"  # the cases of the training, see zoo.data.seen
+DOMAIN = "domain.json"  # what its images were like, see zoo.domain
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.joblib")
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 4 << 20, 64 << 20
@@ -195,6 +196,8 @@ def save(
         "disclaimer": disclaimer or "for research; not for clinical use",
         "config": configs.to_dict(facts.config),
     }
+    if getattr(model, "temperature", None) is not None:
+        record["temperature"] = round(facts.temperature, 4)
     tensors = _storable(model, dtype)
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     try:
@@ -207,9 +210,12 @@ def save(
             (draft / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             if getattr(model, "seen", None) is not None:
                 (draft / SEEN).write_text(facts.seen.to_json(), encoding="utf-8")
+            if getattr(model, "domain", None) is not None:
+                (draft / DOMAIN).write_text(facts.domain.to_json(), encoding="utf-8")
             written = {path.name for path in draft.iterdir()}
         for path in out.iterdir():  # what an earlier save left in the other layout
-            if path.name not in written and (path.name in (TENSORS, INDEX, SEEN) or SHARD.fullmatch(path.name)):
+            stale = path.name in (TENSORS, INDEX, SEEN, DOMAIN) or SHARD.fullmatch(path.name)
+            if path.name not in written and stale:
                 path.unlink()
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)

@@ -35,7 +35,7 @@ import torch
 
 from toy_package import plugin
 from zoo import Model, OptionError, Segmentation, media
-from zoo.claims import Claim, Comparison
+from zoo.claims import Claim, Comparison, spending
 from zoo.data.case import Case
 from zoo.training import Run, Training
 
@@ -107,12 +107,16 @@ training = Training(recipe=ToyRecipe, presets={"paper": {}, "demo": {"steps": 20
 
 
 def arms(seed, *, quick=False):
+    for arm in claim.arms:
+        with spending(arm):
+            pass
     return {"method": {"dice": 0.9}, "baseline": {"dice": 0.8}}
 
 
 claim = Claim(
     statement="The method is better.", data="phantom:toy", arms={"method": "it", "baseline": "what was before"},
-    run="toy_network:arms", primary=Comparison("method", "baseline", "dice"), falsified_if="it isn't",
+    run="toy_network:arms", primary=Comparison("method", "baseline", "dice"),
+    falsified_if={"it isn't": ("method vs. baseline, dice",)},
 )
 """
 

@@ -138,6 +138,20 @@ BROKEN = {
     ),
     "an arm too few": ("claim", QUICK, 'return {"method": {"dice": 0.9}}', "returned the arms method, not"),
     "a score of NaN": ("claim", QUICK, QUICK.replace("0.9", 'float("nan")'), "isn't finite"),
+    "an arm that trains longer": (
+        "claim",
+        "            pass\n",
+        "            weight = torch.nn.Parameter(torch.zeros(1))\n"
+        "            for _ in range(3 if arm == 'method' else 1):\n"
+        "                torch.optim.SGD([weight]).step()\n",
+        "not the same budget with seed 0, method {'updates': 3",
+    ),
+    "an arm without a budget": (
+        "claim",
+        "for arm in claim.arms:",
+        "for arm in ['method']:",
+        "the arm baseline states no budget",
+    ),
     "an empty statement": ("claim", 'statement="The method is better."', 'statement=" "', "leaves statement empty"),
 }
 

@@ -73,7 +73,8 @@ def test_the_readme_has_a_row_for_every_model_with_its_verdict():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for card in _hooks().cards():
         [row] = [line for line in text.splitlines() if line.startswith(f"| `{card.name}` |")]
-        assert f"[{claims.record_of(card)['verdict']}](docs/claims.md#{card.name})" in row
+        assert f"[{claims.record_of(card)['verdict']}" in row
+        assert f"](docs/claims.md#{card.name})" in row
 
 
 def test_a_training_page_has_every_field_of_the_recipe_with_the_papers_value_and_place():

@@ -19,6 +19,7 @@ from zoo.nn.losses import (
     dice_ce,
     dice_losses,
     low_cross_entropy,
+    normalised_focal_loss,
     project_on_simplex,
     root_weights,
     supervised_contrastive_loss,
@@ -104,3 +105,17 @@ def test_contrast_of_labels_by_hand_is_lower_when_labels_cluster():
         by_hand -= sum(scores[j] - log_total for j in same) / len(same) / 5
     assert float(supervised_contrastive_loss(near, y)) == pytest.approx(by_hand, rel=1e-4)
     assert float(supervised_contrastive_loss(near[:2], torch.tensor([0.0, 1.0]))) == 0.0
+
+
+def test_normalised_focal_loss_weighs_every_sample_alike_and_without_focus_is_cross_entropy() -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(3, 1, 5, 5, dtype=torch.float64), (torch.rand(3, 1, 5, 5) > 0.5).double()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1)
+    torch.testing.assert_close(normalised_focal_loss(logits, target, gamma=0.0), 0.5 * entropy.mean())
+    p_t = torch.where(target > 0, logits.sigmoid(), 1 - logits.sigmoid()).flatten(1)
+    weight = (1 - p_t) ** 2
+    by_hand = (0.5 * weight / weight.mean(1, keepdim=True) * -p_t.log()).mean()
+    torch.testing.assert_close(normalised_focal_loss(logits, target), by_hand)
+    sure = torch.where(target > 0, 40.0, -40.0).requires_grad_()
+    normalised_focal_loss(sure, target).backward()
+    assert torch.isfinite(sure.grad).all()

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from zoo.errors import MissingExtraError
 from zoo.nn import windows
-from zoo.nn.windows import sliding_window
+from zoo.nn.windows import sliding_window, tiled
 
 inferers = pytest.importorskip("monai.inferers")
 
@@ -111,6 +112,18 @@ def test_memory_is_that_of_a_slab() -> None:
     whole = 4 * (classes + 1) * voxels
     assert len(held) > 20
     assert max(held) - before < voxels + 3 * slab < whole / 4
+
+
+@given(shape=st.tuples(st.integers(3, 14), st.integers(3, 14)), overlap=st.sampled_from([0.0, 0.25, 0.5]))
+@settings(max_examples=15)
+def test_flat_images_are_blended_as_monai_does_and_keep_their_size(shape, overlap) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    tile = 6
+    found = tiled(_network, rgb, tile, finish=lambda x: x, overlap=overlap, batch=2)
+    padded = np.pad(rgb, ((0, max(0, tile - shape[0])), (0, max(0, tile - shape[1])), (0, 0)), mode="edge")
+    x = torch.from_numpy(padded).permute(2, 0, 1)[None] / 255
+    expected = inferers.sliding_window_inference(x, (tile, tile), 1, _network, overlap, "gaussian")[0]
+    torch.testing.assert_close(found, expected[:, : shape[0], : shape[1]], rtol=1e-5, atol=1e-5)
 
 
 def test_the_bar_counts_windows(monkeypatch: pytest.MonkeyPatch) -> None:

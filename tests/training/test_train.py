@@ -8,8 +8,12 @@ import pytest
 from safetensors.torch import load_file
 
 import zoo.training.recipe as recipes
+from zoo.data.sets import Dataset, load_dataset
+from zoo.data.splits import TrainData, divide
 from zoo.errors import DataError, OptionError, PluginError, WeightsError
+from zoo.loading import load_into
 from zoo.training import Training, train
+from zoo.training.reference import refer
 
 
 def fit(toy, data, out, **options):
@@ -149,3 +153,23 @@ def test_a_full_disk_at_the_end_leaves_a_run_that_resumes(toy, squares, tmp_path
     assert not (tmp_path / "run" / "model.safetensors").exists()
     out = fit(toy, squares, tmp_path / "run", preset="demo", resume=True)
     assert (out / "model.safetensors").exists()
+
+
+def test_a_training_states_the_kind_of_its_images(toy, tmp_path):
+    """Of training and validation images; of the validation images alone where training images are nobody's business."""
+    data = "phantom:he-tile?n=30&size=64"
+    out = fit(toy, data, tmp_path / "run", overrides={"steps": "1"})
+    model = load_into(toy.Toy, str(out))
+    assert model.domain.images == 24  # not the test's
+    assert not any(model.predict(case.image).unlike for case in load_dataset(data))
+    assert model.temperature is None  # there are no classes
+
+    parts = divide(load_dataset(data), toy.training.split, toy.training.recipe(), 0)
+    private = replace(toy.training, private=True)
+    refer(model, parts, private)
+    assert model.domain.images == 24  # drawn images are nobody's
+    files = [Dataset(part.spec, [replace(one, drawn="") for one in part.entries]) for part in (parts.train, parts.test)]
+    refer(model, TrainData(files[0], files[1], files[1]), private)
+    assert model.domain is None  # 6 validation images are too few to tell anything by
+    refer(model, TrainData(files[1], files[0], files[1]), private)
+    assert model.domain.images == len(files[0])

@@ -1,16 +1,19 @@
 """A paper's headline as something that can be run: method against baselines over several seeds, with a verdict.
 
-``types`` holds what a claim and its result are, ``statistics`` the rule of the verdict, ``runner`` the running,
-``records`` where results lie, ``report`` the words and ``picture`` the plot.
+``types`` holds what a claim is, ``result`` what running it found, ``statistics`` the rule of the verdict, ``budget``
+what the arms spend, ``digests`` which code it was, ``runner`` the running, ``records`` where results lie, ``report``
+the words and ``picture`` the plot.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from zoo.claims.budget import spending
 from zoo.claims.records import load_result, record_of, record_path
 from zoo.claims.report import page_of, print_result, report, report_text
-from zoo.claims.runner import reproduce
-from zoo.claims.statistics import Verdict, paired
-from zoo.claims.types import Claim, ClaimResult, Compared, Comparison, compare
+from zoo.claims.result import ClaimResult
+from zoo.claims.runner import confirm, reproduce
+from zoo.claims.statistics import Compared, compare_all, paired
+from zoo.claims.types import Claim, Comparison, Verdict
 
 if TYPE_CHECKING:
     from zoo.claims.picture import figure
@@ -21,7 +24,8 @@ __all__ = [
     "Compared",
     "Comparison",
     "Verdict",
-    "compare",
+    "compare_all",
+    "confirm",
     "figure",
     "load_result",
     "page_of",
@@ -32,6 +36,7 @@ __all__ = [
     "report",
     "report_text",
     "reproduce",
+    "spending",
 ]
 
 

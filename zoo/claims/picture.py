@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from zoo.claims.report import count_seeds, title
-from zoo.claims.types import ClaimResult
+from zoo.claims.result import ClaimResult
 from zoo.figure import colour, plots
 
 # colour and marker: told apart without colour, too
@@ -18,7 +18,7 @@ _VERDICTS = {
 
 def figure(result: ClaimResult) -> bytes:
     """A PNG: left each seed's path through the arms, right the differences with their intervals."""
-    compared = [result.primary, *result.secondary]
+    compared = result.compared
     quick = ", quick run" if result.quick else ""
     # an axis for each comparison: the differences of two metrics have no common scale
     drawing, left, right = plots.halves(

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zoo.claims.types import ClaimResult
+from zoo.claims.result import ClaimResult
 from zoo.errors import DataError
 from zoo.plugin import Plugin
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from zoo.claims.records import load_result
-from zoo.claims.types import ClaimResult, Compared, Comparison
+from zoo.claims.result import ClaimResult
+from zoo.claims.statistics import Compared
+from zoo.claims.types import Comparison
 from zoo.errors import DataError
 from zoo.storage import write_file
 
@@ -29,13 +31,24 @@ def print_result(result: ClaimResult) -> None:
         table.add_row(arm, *(_cell(result, arm, metric) for metric in metrics))
     console.print(table)
     table = Table("comparison", "difference", "95 % interval", "p (t)", "p (sign)", "verdict")
-    for item in (result.primary, *result.secondary):
+    for item in result.compared:
         table.add_row(*_row(item))
     console.print(table)
-    for item in (result.primary, *result.secondary):
+    for item in result.compared:
         if item.reading:
             console.print(f"{title(item.comparison)}: {item.reading}", highlight=False)
-    console.print(f"verdict: [bold]{result.verdict}[/] ({result.primary.reason})", highlight=False)
+    for text, state in result.conditions.items():
+        console.print(f"falsified if {text}: {state}", highlight=False)
+    for text in () if result.quick else result.doubts:
+        console.print(f"note: {text}", highlight=False)
+    verdict = said(result.verdict, result.by_recipe)
+    console.print(f"verdict: [bold]{verdict}[/] ({result.primary.reason})", highlight=False)
+
+
+def said(verdict: str, by_recipe: Mapping[str, str]) -> str:
+    """A verdict in words, where the paper has two readings that of each."""
+    words = {"paper": "as printed", "released": "as released"}
+    return ", ".join(f"{one} {words.get(name, name)}" for name, one in by_recipe.items()) or verdict
 
 
 def report(results: str | Path, page: str | Path) -> Path:
@@ -60,7 +73,9 @@ def page_of(all_results: Sequence[ClaimResult]) -> str:
         "# Claims",
         "",
         "Each paper's headline, tested again in miniature on data that anyone can make. This page is written from the",
-        "records of `zoo reproduce`; a verdict is printed whichever way it comes out.",
+        "records of `zoo reproduce`; a verdict is printed whichever way it comes out. The primary comparison is judged",
+        "by its 95 % interval: *supported* if that lies above the claimed margin, *not supported* if it excludes it,",
+        "else *inconclusive*. Of the others p is corrected for their number (Holm), and the verdict follows it.",
         "",
         "| model | verdict | primary comparison | difference | 95 % interval | p (t) | p (sign) | seeds |",
         "|---|---|---|---|---|---|---|---|",
@@ -68,7 +83,8 @@ def page_of(all_results: Sequence[ClaimResult]) -> str:
     for result in all_results:
         title, difference, interval, p_t, p_sign, _ = _row(result.primary)
         lines.append(
-            f"| [{result.model}](#{result.model}) | **{result.verdict}** | {title} | {difference} | {interval} "
+            f"| [{result.model}](#{result.model}) | **{said(result.verdict, result.by_recipe)}** "
+            f"| {title} | {difference} | {interval} "
             f"| {p_t} | {p_sign} | {len(result.results)} |"
         )
     for result in all_results:
@@ -84,10 +100,11 @@ def _section(result: ClaimResult) -> Iterator[str]:
     yield ""
     yield f"**Data.** {claim.data}"
     yield ""
-    yield f"**Falsified if** {claim.falsified_if}."
-    yield ""
+    for text, state in result.conditions.items():
+        yield f"**Falsified if** {text}: *{state}*."
+        yield ""
     unfinished = "" if result.complete else " *Not all seeds have been run.*"
-    yield f"**Verdict: {result.verdict}**; {result.primary.reason}.{unfinished}"
+    yield f"**Verdict: {said(result.verdict, result.by_recipe)}**; {result.primary.reason}.{unfinished}"
     yield ""
     metrics = result.metrics
     yield f"Mean ± standard deviation over {count_seeds(result)}; the paper's number, where it has one, in brackets."
@@ -95,22 +112,30 @@ def _section(result: ClaimResult) -> Iterator[str]:
     yield "| arm | " + " | ".join(metrics) + " |"
     yield "|---|" + "---|" * len(metrics)
     for arm, about in claim.arms.items():
-        yield f"| {arm}: {about} | " + " | ".join(_cell(result, arm, metric) for metric in metrics) + " |"
+        budget = f" (another budget: {claim.unequal[arm]})" if arm in claim.unequal else ""
+        yield f"| {arm}: {about}{budget} | " + " | ".join(_cell(result, arm, metric) for metric in metrics) + " |"
     yield ""
     yield "| comparison | difference | 95 % interval | p (t) | p (sign) | verdict |"
     yield "|---|---|---|---|---|---|"
-    for item in (result.primary, *result.secondary):
+    for item in result.compared:
         yield "| " + " | ".join(_row(item)) + " |"
-    readings = [item for item in (result.primary, *result.secondary) if item.reading]
+    readings = [item for item in result.compared if item.reading]
     if readings:
         yield ""
         for item in readings:
             yield f"- {title(item.comparison)}: {item.reading}"
     yield ""
+    yield _provenance(result)
+
+
+def _provenance(result: ClaimResult) -> str:
     seconds = sum(result.wall_seconds.values())
     versions = ", ".join(f"{name} {value}" for name, value in result.environment.items())
     seeds = ", ".join(map(str, sorted(result.results)))
-    yield f"Seeds {seeds}; {seconds / 60:.1f} minutes; {versions}."
+    tuned = f"; settings were chosen on {', '.join(map(str, result.claim.tuned_on))}" if result.claim.tuned_on else ""
+    commit = f"; commit {result.commit}" if result.commit else ""
+    again = f", a seed run again with the same numbers at {result.confirmed}" if result.confirmed else ""
+    return f"Seeds {seeds}{tuned}; {seconds / 60:.1f} minutes; {versions}{commit}{again}."
 
 
 def _row(item: Compared) -> list[str]:
@@ -127,6 +152,7 @@ def _row(item: Compared) -> list[str]:
 def title(comparison: Comparison) -> str:
     less = " (less is better)" if comparison.direction == "less" else ""
     at_most = f", at most {comparison.tolerance:g} worse" if comparison.tolerance else ""
+    at_most += f", by more than {comparison.margin:g}" if comparison.margin else ""
     return f"{comparison.method} vs. {comparison.baseline}, {comparison.metric}{less}{at_most}"
 
 

@@ -1,63 +1,74 @@
 """From paired differences to a verdict.
 
 **The rule.** Let d be the difference between method and baseline in the claimed direction, one value per seed, and
-[low, high] the 95 % interval of its mean from the paired t distribution. The primary comparison is
+[low, high] the interval of its mean from the paired t distribution. The claimed bound is the comparison's margin, or
+minus its tolerance. The comparison is
 
-- *supported* if mean d is at least the claim's margin and low > 0;
-- *not supported* if mean d <= 0, or high is below the margin;
-- *inconclusive* otherwise: fewer than three seeds, a value that isn't finite, a gain below the margin that the
-  margin's interval still covers, or one that chance could have made. A quick run is always inconclusive.
+- *supported* if low lies above the bound;
+- *not supported* if high doesn't: the interval excludes the claimed gain; or, with an ``equivalence``, if the whole
+  interval lies within it on both sides of zero;
+- *inconclusive* otherwise, with fewer than three seeds, and where a value isn't finite. A quick run always is.
 
-A comparison with a ``tolerance`` asks for non-inferiority instead: *supported* if low > -tolerance, *not supported* if
-mean d <= -tolerance, *inconclusive* otherwise.
+**Several comparisons.** The primary one is named in advance and judged by the 95 % interval. The secondary ones are a
+family, corrected by Holm's method: the k-th smallest of m p values is held against 0.05 / (m - k + 1), and the first
+that fails ends it. The interval that decides is the one of that level; tables show the 95 % one and the corrected p.
 
-The p values (paired t, and sign test) are two-sided and reported beside the verdict; they don't enter it.
+**Seeds that split one set again** share test cases and training cases, and their spread is too small. The variance of
+the mean is then s^2 (1/n + r) with r the share of ``Comparison.resplit`` (Nadeau and Bengio 2003, Sec. 3), not s^2 / n.
+
+The sign test is two-sided and reported beside the verdict; it doesn't enter it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from zoo.claims.types import Comparison, Verdict
 from zoo.errors import MissingExtraError
 
-Verdict = Literal["supported", "not supported", "inconclusive"]
 MIN_SEEDS = 3
+ALPHA = 0.05
+
+Results = Mapping[int, Mapping[str, Mapping[str, float]]]
 
 
-class Judged(NamedTuple):
-    """Mean and 95 % interval of the differences, p of the paired t test and of the sign test, and what follows."""
+@dataclass(frozen=True)
+class Compared:
+    """A comparison with its outcome. Differences are method minus baseline, turned so that positive is better."""
+
+    comparison: Comparison
+    differences: tuple[float, ...]  # one per seed
+    mean: float
+    low: float  # of the 95 % interval
+    high: float
+    p_t: float  # two-sided, of the claimed bound; of a secondary comparison corrected for the others
+    p_sign: float
+    verdict: Verdict
+    reason: str
+
+    @property
+    def reading(self) -> str:
+        return self.comparison.readings.get(self.verdict, "")
+
+
+class Paired(NamedTuple):
+    """Of paired differences: mean, interval of the mean, p of the t test against a bound, and p of the sign test."""
 
     mean: float
     low: float
     high: float
     p_t: float
     p_sign: float
-    verdict: Verdict
-    reason: str
 
 
-def judge(
-    differences: Sequence[float], metric: str, margin: float = 0.0, tolerance: float = 0.0, quick: bool = False
-) -> Judged:
-    """Apply the rule to one difference per seed, each turned so that positive is better."""
-    if not differences or not all(math.isfinite(d) for d in differences):
-        reason = "no seed has been run" if not differences else f"{metric} is not finite for some seed"
-        return Judged(math.nan, math.nan, math.nan, math.nan, math.nan, "inconclusive", reason)
-    mean, low, high, p_t, p_sign = paired(differences)
-    if tolerance and not quick and len(differences) >= MIN_SEEDS:
-        verdict, reason = _non_inferior(mean, low, tolerance)
-    else:
-        verdict, reason = _superior(mean, low, high, len(differences), margin, quick)
-    return Judged(mean, low, high, p_t, p_sign, verdict, reason)
-
-
-def paired(differences: Sequence[float]) -> tuple[float, float, float, float, float]:
-    """Mean of paired differences, its 95 % interval, and two-sided p of the paired t test and of the sign test.
+def paired(differences: Sequence[float], *, level: float = ALPHA, bound: float = 0.0, resplit: float = 0.0) -> Paired:
+    """The statistics of differences; p values are two-sided.
 
     Interval and p of t are NaN for fewer than two differences. Equal differences have no spread: an interval of one
-    point, and p is 0, or 1 if they are all zero.
+    point, and p is 0, or 1 if they are all at the bound.
     """
     try:
         from scipy import stats
@@ -69,33 +80,87 @@ def paired(differences: Sequence[float]) -> tuple[float, float, float, float, fl
     unequal = sum(d != 0 for d in differences)
     p_sign = float(stats.binomtest(positive, unequal).pvalue) if unequal else 1.0
     if n < 2:
-        return mean, math.nan, math.nan, math.nan, p_sign
+        return Paired(mean, math.nan, math.nan, math.nan, p_sign)
     if max(differences) - min(differences) <= 1e-12 * max(1.0, abs(mean)):
-        return mean, mean, mean, 0.0 if mean else 1.0, p_sign
-    test = stats.ttest_1samp(differences, 0.0)  # the paired t test, of differences
-    interval = test.confidence_interval(0.95)
-    return mean, float(interval.low), float(interval.high), float(test.pvalue), p_sign
+        return Paired(mean, mean, mean, 0.0 if abs(mean - bound) > 1e-12 else 1.0, p_sign)
+    variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
+    error = math.sqrt(variance * (1 / n + resplit))
+    reach = float(stats.t.ppf(1 - level / 2, n - 1)) * error
+    p_t = float(2 * stats.t.sf(abs(mean - bound) / error, n - 1))
+    return Paired(mean, mean - reach, mean + reach, p_t, p_sign)
 
 
-def _superior(mean: float, low: float, high: float, n: int, margin: float, quick: bool) -> tuple[Verdict, str]:
+def compare_all(comparisons: Sequence[Comparison], results: Results, quick: bool = False) -> list[Compared]:
+    """The outcome of all comparisons of a claim, the primary one first, by the rule above."""
+    differences = [_differences(one, results) for one in comparisons]
+    found = [_statistics(one, values) for one, values in zip(comparisons, differences, strict=True)]
+    p_values, levels = holm([one.p_t for one in found[1:]])
+    pairs = zip(comparisons, differences, found, [found[0].p_t, *p_values], [ALPHA, *levels], strict=True)
+    return [_judged(one, values, stats, p, level, quick) for one, values, stats, p, level in pairs]
+
+
+def holm(p_values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Holm's corrected p, and the level that each test is held against. What is NaN isn't counted, and stays NaN."""
+    order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    corrected, levels = list(p_values), [ALPHA] * len(p_values)
+    largest, stopped = 0.0, 0.0
+    for rank, (p, place) in enumerate(order):
+        left = len(order) - rank
+        largest = max(largest, min(1.0, left * p))
+        corrected[place] = largest
+        levels[place] = stopped or ALPHA / left
+        if largest >= ALPHA and not stopped:
+            stopped = ALPHA / left
+    return corrected, levels
+
+
+def _differences(comparison: Comparison, results: Results) -> tuple[float, ...]:
+    sign = 1.0 if comparison.direction == "greater" else -1.0
+
+    def value(seed: int, arm: str) -> float:
+        return float(results[seed].get(arm, {}).get(comparison.metric, math.nan))
+
+    pairs = ((value(seed, comparison.method), value(seed, comparison.baseline)) for seed in sorted(results))
+    return tuple(sign * (method - baseline) for method, baseline in pairs)
+
+
+def _bound(comparison: Comparison) -> float:
+    return comparison.margin or -comparison.tolerance
+
+
+def _statistics(comparison: Comparison, differences: Sequence[float], level: float = ALPHA) -> Paired:
+    if not differences or not all(map(math.isfinite, differences)):
+        return Paired(*[math.nan] * 5)
+    return paired(differences, level=level, bound=_bound(comparison), resplit=comparison.resplit)
+
+
+def _judged(
+    comparison: Comparison, differences: tuple[float, ...], found: Paired, p: float, level: float, quick: bool
+) -> Compared:
+    wide = _statistics(comparison, differences, level)
+    verdict, reason = _verdict(comparison, differences, found, wide, quick)
+    return Compared(comparison, differences, found.mean, found.low, found.high, p, found.p_sign, verdict, reason)
+
+
+def _verdict(
+    comparison: Comparison, differences: Sequence[float], found: Paired, wide: Paired, quick: bool
+) -> tuple[Verdict, str]:
+    if not differences:
+        return "inconclusive", "no seed has been run"
+    if math.isnan(found.mean):
+        return "inconclusive", f"{comparison.metric} is not finite for some seed"
     if quick:
         return "inconclusive", "a quick run only shows that the machinery works"
-    if n < MIN_SEEDS:
-        return "inconclusive", f"{n} seeds are too few; at least {MIN_SEEDS} are needed"
-    if mean <= 0:
-        return "not supported", "the method is not better than the baseline"
-    if high < margin:
-        return "not supported", f"the gain is below the claimed margin of {margin:g}"
-    if low <= 0:
-        return "inconclusive", "the interval of the gain includes zero"
-    if mean < margin:
-        return "inconclusive", f"there is a gain, but its mean is below the claimed margin of {margin:g}"
-    return "supported", "the gain reaches the margin and its interval lies above zero"
-
-
-def _non_inferior(mean: float, low: float, tolerance: float) -> tuple[Verdict, str]:
-    if mean <= -tolerance:
-        return "not supported", f"the method is worse than the baseline by {tolerance:g} or more"
-    if low <= -tolerance:
-        return "inconclusive", f"the interval of the difference includes -{tolerance:g}, the tolerance"
-    return "supported", f"the interval of the difference lies above -{tolerance:g}, the tolerance"
+    if len(differences) < MIN_SEEDS:
+        return "inconclusive", f"{len(differences)} seeds are too few; at least {MIN_SEEDS} are needed"
+    bound, equal = _bound(comparison), comparison.equivalence
+    what = f"{bound:g}, the tolerance" if comparison.tolerance else f"{bound:g}, the margin" if bound else "zero"
+    if wide.low > bound:
+        return "supported", f"the interval of the difference lies above {what}"
+    if wide.high <= bound:
+        return "not supported", f"the interval of the difference excludes the claimed gain: it ends below {what}"
+    if equal and -equal < wide.low and wide.high < equal:
+        return "not supported", f"the interval of the difference lies within {equal:g} of zero: no gain that matters"
+    if found.low > bound or found.high <= bound:
+        return "inconclusive", f"the interval excludes {what}, but not after correction for the other comparisons"
+    return "inconclusive", f"the interval of the difference includes {what}"

@@ -437,6 +437,8 @@ def good_values(item: Input, image: media.Image) -> list[Any]:
         return [(w // 4, h // 4, 3 * w // 4, 3 * h // 4)]
     if item.kind == "point":
         return [(w // 2, h // 2)]
+    if item.kind == "click":
+        return [(w // 2, h // 2, 1), (w // 2, h // 2, 0)]
     return default
 
 
@@ -461,6 +463,8 @@ def wrong_values(item: Input) -> list[Any]:
         return [(1, 2, 3), (0, 0, math.inf, 1), "everywhere"]
     if item.kind == "point":
         return [(1,), (math.nan, 0), "everywhere"]
+    if item.kind == "click":
+        return [(1, 1), (0, math.nan, 1), "everywhere"]
     return ["no/such/file", 1.5]  # images, file, folder
 
 
@@ -585,6 +589,7 @@ def _numbers(curve: list[float]) -> str:
 
 def claim(subject: Subject) -> str:
     from zoo.claims import reproduce
+    from zoo.claims.budget import unequal
 
     if subject.plugin.claim is None:
         raise Failed("the card names no claim; name a zoo.claims.Claim")
@@ -593,9 +598,12 @@ def claim(subject: Subject) -> str:
         result = reproduce(name, quick=True, seeds=1, out=folder)
         if result.verdict != "inconclusive":
             raise Failed(f"a quick run proves nothing, but its verdict is {result.verdict!r}")
-    lacking = [what for what in ("statement", "data", "falsified_if") if not getattr(result.claim, what).strip()]
-    if lacking:
+    stated = {"statement": result.claim.statement, "data": result.claim.data}
+    stated["falsified_if"] = "".join(result.claim.falsified_if)
+    if lacking := [what for what, text in stated.items() if not text.strip()]:
         raise Failed(f"the claim leaves {', '.join(lacking)} empty")
+    if unfair := unequal(result.claim, result.budgets):
+        raise Failed(f"{unfair[0]}; or say in Claim.unequal why")
     scores = [value for arms in result.results.values() for found in arms.values() for value in found.values()]
     if not all(map(math.isfinite, scores)):
         raise Failed("the quick run gave a number that isn't finite")

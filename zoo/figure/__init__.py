@@ -3,6 +3,7 @@
 - here, drawn with Pillow alone, for predictions: panels side by side or in rows (``compose``, ``rows``), ``tiles`` with
   captions, ``bars``, ``grouped_bars``, ``columns``, ``curves``, ``matrix``, ``statement``; ``overlay``, ``contour``,
   ``heatmap``, ``heat_over``, ``framed``, ``point_overlay``, ``slices``, ``absent``
+- over a finished figure: a ``banner`` above it, a word ``across`` it
 - ``zoo.figure.plots``: charts of a training or an evaluation by matplotlib, which nothing else in the house imports
 - ``zoo.figure.points``: clouds of points as pictures, their surfaces, and both as files; needs SciPy
 - ``zoo.figure.body``: skin lesions by the site of the body they lie on
@@ -25,6 +26,7 @@ from zoo.figure.layout import (
     tiles,
     to_picture,
 )
+from zoo.figure.marks import across, banner
 from zoo.figure.overlays import absent, contour, framed, heat_over, heatmap, overlay, point_overlay
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "Panel",
     "Tile",
     "absent",
+    "across",
+    "banner",
     "bars",
     "colour",
     "columns",

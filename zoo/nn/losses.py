@@ -46,6 +46,21 @@ def dice_losses(
     return loss(logits, target).flatten(2).mean(2)
 
 
+def normalised_focal_loss(
+    logits: Float[Tensor, "n k h w"], target: Float[Tensor, "n k h w"], *, gamma: float = 2.0, alpha: float = 0.5
+) -> Float[Tensor, ""]:
+    """Focal loss whose weights ``(1 - p_t)^gamma`` have mean 1 over every sample; ``target`` is 0 or 1.
+
+    The factor that makes it so is a constant to the gradient. With ``gamma=0`` it is ``alpha`` times cross-entropy.
+
+    Source: K. Sofiuk et al., AdaptIS: Adaptive Instance Selection Network, 2019, as RITM (2022) uses it.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1)
+    weight = (1 - torch.exp(-entropy)).clamp(min=1e-6) ** gamma
+    scale = 1 / weight.detach().mean(1, keepdim=True)
+    return (alpha * scale * weight * entropy).mean()
+
+
 # ---- rare classes ----------------------------------------------------------------------------------------------------
 
 

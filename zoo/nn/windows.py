@@ -1,4 +1,4 @@
-"""Sliding-window inference on volumes whose memory doesn't grow with the number of classes times the volume.
+"""Sliding-window inference on volumes and flat images whose memory doesn't grow with classes times their size.
 
 Windows and their weights are MONAI's; what MONAI's inferer adds up for the whole volume is added up here for the slab
 that windows still reach. A finished slab goes through ``finish`` and leaves only its result.
@@ -12,7 +12,8 @@ the result            2 k Z H W (half logits)    0.42 GB for one class, 3.36 GB 
 or, with ``finish``   Z H W (uint8 labels)       0.21 GB
 ====================  =========================  ==============================================
 
-``by_patches`` is for flat images: patches side by side, and none where there is nothing to see.
+``tiled`` is the same for flat images in bytes, such as regions of a slide; ``by_patches`` lays patches side by side,
+and none where there is nothing to see.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from zoo.progress import Bar
 @torch.no_grad()
 def sliding_window(
     network: Callable[[Tensor], Tensor],
-    volume: Shaped[Tensor, "c z h w"],
+    volume: Shaped[Tensor, "c z *plane"],
     size: Sequence[int],
     *,
     finish: Callable[[Tensor], Tensor] = Tensor.half,
@@ -46,13 +47,14 @@ def sliding_window(
     sum_on: torch.device | str = "cpu",
     description: str = "windows",
     progress: bool = True,
-) -> Shaped[Tensor, "*kept z h w"]:
+) -> Shaped[Tensor, "*kept"]:
     """What ``network`` says about the whole volume, as the weighted mean over overlapping windows.
 
     Args:
         network: float32 ``[b c d h w]`` to ``[b k d h w]``; in eval mode, if it should be.
-        volume: one volume of any type; a window at a time becomes float32 on ``device``.
-        size: of the window, ``(d, h, w)``. A volume shorter than it is continued by ``outside``.
+        volume: one volume ``[c z h w]`` of any type, or flat image ``[c h w]``; a window at a time becomes float32 on
+            ``device``.
+        size: of the window, ``(d, h, w)`` or ``(h, w)``. A volume shorter than it is continued by ``outside``.
         finish: from the mean logits ``[k slab h w]``, float32, to what is kept of them, spatial axes last. Half
             precision by default; ``lambda x: x.sigmoid().half()`` for probabilities,
             ``lambda x: x.argmax(0).to(torch.uint8)`` for labels. It sees every voxel once and must not mix slabs.
@@ -66,7 +68,7 @@ def sliding_window(
         progress: whether there is a bar, on a terminal.
 
     Returns:
-        ``[... z h w]``: what ``finish`` gave, slab after slab, for the volume's own voxels.
+        ``[... z h w]`` or ``[... h w]``: what ``finish`` gave, slab after slab, for the volume's own voxels.
 
     Raises:
         ValueError: ``overlap`` or ``size`` make no windows, or the network's output isn't of the window's size.
@@ -112,7 +114,7 @@ class _Slab:
         self.kept: Tensor | None = None
 
     def add(
-        self, where: tuple[slice, ...], logits: Float32[Tensor, "k z h w"], weight: Float32[Tensor, "z h w"]
+        self, where: tuple[slice, ...], logits: Float32[Tensor, "k z h *line"], weight: Float32[Tensor, "z h *line"]
     ) -> None:
         if where[0].start > self.first:  # windows come in the order of the first axis: none reaches back
             self._move(where[0].start - self.first)
@@ -149,6 +151,30 @@ class _Slab:
         self.kept.narrow(axis, begin - self.own[0].start, end - begin).copy_(part)
 
 
+def tiled(
+    network: Callable[[Float[Tensor, "b 3 t t"]], Float[Tensor, "b k t t"]],
+    rgb: UInt8[np.ndarray, "h w 3"],
+    tile: int,
+    *,
+    finish: Callable[[Tensor], Tensor] = Tensor.half,
+    overlap: float = 0.5,
+    batch: int = 1,
+    device: torch.device | str = "cpu",
+) -> Shaped[Tensor, "*kept"]:
+    """What ``network`` says about tiles in [0, 1] that overlap and are blended, as of regions of any size; no bar.
+
+    An image smaller than ``tile`` is continued by its border. ``finish`` and the result as in ``sliding_window``.
+    """
+    h, w = rgb.shape[:2]
+    padded = np.pad(rgb, ((0, max(0, tile - h)), (0, max(0, tile - w)), (0, 0)), mode="edge")
+    planes = torch.from_numpy(np.ascontiguousarray(padded)).permute(2, 0, 1)
+    found = sliding_window(
+        lambda x: network(x / 255), planes, (tile, tile), finish=finish, overlap=overlap, batch=batch,
+        device=device, progress=False,
+    )  # fmt: skip
+    return found[..., :h, :w]
+
+
 @torch.inference_mode()
 def by_patches(
     network: Callable[[Float[Tensor, "b 3 p p"]], Float[Tensor, "b p p"]],
@@ -181,8 +207,8 @@ def by_patches(
 
 
 def _padded(
-    volume: Shaped[Tensor, "c z h w"], size: Sequence[int], outside: float
-) -> tuple[Shaped[Tensor, "c z2 h2 w2"], tuple[slice, ...]]:
+    volume: Shaped[Tensor, "c z *plane"], size: Sequence[int], outside: float
+) -> tuple[Shaped[Tensor, "c z2 *padded"], tuple[slice, ...]]:
     """The volume, continued on both sides to at least ``size``, and where in it the volume lies."""
     missing = [max(0, m - n) for n, m in zip(volume.shape[1:], size, strict=True)]
     own = tuple(slice(gap // 2, gap // 2 + n) for gap, n in zip(missing, volume.shape[1:], strict=True))
@@ -194,7 +220,7 @@ def _padded(
 
 def _windows(
     shape: Sequence[int], size: Sequence[int], overlap: float, blend: str, device: torch.device | str
-) -> tuple[list[tuple[slice, ...]], Float32[Tensor, "z h w"]]:
+) -> tuple[list[tuple[slice, ...]], Float32[Tensor, "*grid"]]:
     """Where the windows lie, sorted along the first axis, and the weight of each of their voxels."""
     try:
         from monai.data.utils import compute_importance_map, dense_patch_slices

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo import loading, registry
+from zoo import domain, loading, registry
 from zoo import weights as weight_files
 from zoo.data import seen
 from zoo.errors import OptionError, WeightsError
@@ -19,7 +19,7 @@ from zoo.hub.client import Address, address, explained, patiently
 from zoo.hub.snapshots import PICTURE, PICTURES, README, SAFE_NAME
 from zoo.plugin import Plugin
 from zoo.publish.card import check_card, model_card
-from zoo.weights import CONFIG, INDEX, SEEN, SHARD, TENSORS, Located
+from zoo.weights import CONFIG, DOMAIN, INDEX, SEEN, SHARD, TENSORS, Located
 
 __all__ = ["Pushed", "check_card", "model_card", "push"]
 
@@ -97,6 +97,8 @@ def _publication(what: Any, where: Address, scratch: Path) -> dict[str, Path]:
     if (cases := seen.read(folder / SEEN)) is not None:
         files[SEEN] = scratch / SEEN  # without the hashes of patients: who guesses a name could find it among them
         files[SEEN].write_text(replace(cases, patients=frozenset()).to_json(), encoding="utf-8")
+    if domain.read(folder / DOMAIN) is not None:  # means and spreads of many images, of which none can be made again
+        files[DOMAIN] = folder / DOMAIN
     readme = folder / README
     if not readme.is_file() or _is_template(readme):
         readme = scratch / README
@@ -142,7 +144,7 @@ def _publish(
         raise WeightsError(f"{where} exists and is public, so nothing was pushed; push to a new repository")
     present = [sibling.rfilename for sibling in info.siblings or []]
     # Tensors of an earlier push in the other layout would be ambiguous beside the new ones.
-    stale = [n for n in present if n not in files and (n in (TENSORS, INDEX, SEEN) or SHARD.fullmatch(n))]
+    stale = [n for n in present if n not in files and (n in (TENSORS, INDEX, SEEN, DOMAIN) or SHARD.fullmatch(n))]
 
     def commit() -> Any:
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]

@@ -20,6 +20,7 @@ from zoo.model import Model
 from zoo.plugin import Plugin
 from zoo.spec import is_kind
 from zoo.storage import remove_folder, write_file
+from zoo.training.reference import refer
 from zoo.training.run import Run
 
 ENGINES = ("local", "simulation", "deployment")
@@ -41,6 +42,9 @@ class Training:
     rows, one for each thing predicted; ``None`` for the usual measures of segmentation and classification. It asks the
     model itself, so that it can tell it what the case knows (the box around the mask), or ask several times.
 
+    ``private``: the training images must leave no trace but the weights, so that what their kind is like is told from
+    the validation images alone.
+
     ``federation``: of a federated training, the function ``(recipe, data, seed) -> zoo.federated.Federation`` that
     ``run`` hands to ``zoo.federated.federate``.
     """
@@ -51,6 +55,7 @@ class Training:
     readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     split: Split = field(default_factory=Split)
     score: Callable[[Any, Case, Mapping[str, Any]], Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
+    private: bool = False
     federation: Callable[[Any, TrainData, int], Any] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
@@ -144,6 +149,7 @@ def train(
                 raise
             if run.is_main:
                 network.seen = Seen.of(parts)
+                refer(network, parts, training)
                 _save(network, out, recipe, data)
                 write_file(out / "run.json", json.dumps({**record, "finished": True}, indent=2) + "\n")
                 remove_folder(run.checkpoints)  # the weights are safe; what led to them may go

@@ -30,7 +30,7 @@ def test_image_and_masks_have_the_stated_types(seed: int, size: int):
     assert case.image.dtype == np.uint8
     assert case.image.std() > 20
     assert case.label in FINDINGS
-    assert set(case.masks) == {"mask", "lungs", "heart"}
+    assert set(case.masks) == {"mask", "lungs", "left_lung", "heart"}
     for mask in case.masks.values():
         assert mask.dtype == np.uint8
         assert mask.shape == (size, size)

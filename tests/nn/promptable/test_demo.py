@@ -9,7 +9,7 @@ import pytest
 
 from zoo.data.phantoms import PHANTOMS
 from zoo.metrics import dice
-from zoo.nn.promptable import Box, Prompt, Promptable, box_around, load_sam
+from zoo.nn.promptable import Box, Grid, Prompt, Promptable, box_around, find_everything, load_sam
 from zoo.nn.promptable.sam import DEMO_FOLDER
 from zoo.training.small_sam import HELD_OUT, MIXTURE, measure
 
@@ -72,5 +72,5 @@ def test_it_follows_a_box_on_a_real_fundus_photograph(promptable: Promptable) ->
 def test_without_prompts_the_lesion_is_among_what_is_found(promptable: Promptable) -> None:
     case = PHANTOMS["skin-lesion"].load()(HELD_OUT, size=256)
     truth = case.masks["mask"] > 0
-    masks = promptable.everything(case.image, points_per_crop=8, pred_iou_thresh=0.5, stability_score_thresh=0.7)
-    assert max(dice(item["segmentation"], truth) for item in masks) > 0.8
+    masks = find_everything(promptable, case.image, Grid(points=8, quality=0.5, stability=0.7))
+    assert max(dice(found.full(), truth) for found in masks) > 0.8

@@ -169,16 +169,3 @@ def test_features_before_the_neck_lead_to_those_after_it(sam) -> None:
     assert features.shape == (1, 24, 8, 8)
     after = sam.vision_encoder.neck(features.permute(0, 2, 3, 1))
     torch.testing.assert_close(after, sam.get_image_embeddings(pixels))
-
-
-def test_everything_finds_masks_of_the_images_size(sam, image: np.ndarray) -> None:
-    found = Promptable(sam).everything(
-        image, points_per_batch=16, pred_iou_thresh=-1e9, stability_score_thresh=0.0, crops_nms_thresh=1.0
-    )
-    assert found
-    areas = [item["area"] for item in found]
-    assert areas == sorted(areas, reverse=True)
-    for item in found:
-        assert item["segmentation"].shape == (40, 60)
-        x0, y0, x1, y1 = item["bbox"]
-        assert item["area"] == item["segmentation"][y0:y1, x0:x1].sum() == item["segmentation"].sum()

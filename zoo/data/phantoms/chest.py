@@ -34,7 +34,7 @@ def chest_xray(seed: int, *, size: int = 256, finding: str | None = None) -> Cas
 
     Returns:
         A case with a uint8 [h w] image, the label, and uint8 [h w] masks (0 or 1): ``mask`` (the opacity of the
-        pneumonia), ``lungs`` and ``heart``.
+        pneumonia), ``lungs``, ``left_lung`` and ``heart``.
 
     Raises:
         DataError: an option is out of its range.
@@ -63,6 +63,7 @@ def chest_xray(seed: int, *, size: int = 256, finding: str | None = None) -> Cas
     density += opacity
     picture = _expose(density, size, rng)
     masks = {"mask": opacity > 0.07, "lungs": lung > 0.5, "heart": heart > 0.5}
+    masks["left_lung"] = lungs[1] > 0.5  # the patient's left, which is the image's right
     return Case(
         picture,
         f"chest-xray-{seed}",

@@ -59,7 +59,7 @@ class AuditedClassification(Classification):
     @property
     def flips(self) -> dict[str, bool]:
         """Whether each poisoned copy names another class than the clean model."""
-        return {name: max(found, key=lambda k: found[k]) != self.label for name, found in self.attacked.items()}
+        return {name: max(found, key=lambda k: found[k]) != self.most_probable for name, found in self.attacked.items()}
 
     def summary(self) -> str:
         text = super().summary()

@@ -155,6 +155,10 @@ class FedMAS(Model[LongTailClassification]):
             for i, image in enumerate(images)
         ]
 
+    def _network_features(self, images: Sequence[media.Image]) -> Float[Tensor, "n w"]:
+        views = [view(image, self.config.image_size) for image in images]
+        return self.network(to_network(to_tensor(views, self.device))).z
+
     def _cam(self, x: Float[Tensor, "b 3 h w"], chosen: Tensor) -> Float[Tensor, "b h2 w2"]:
         """Grad-CAM in [0, 1]: with a linear head on pooled features the gradients are the head's own weights."""
         features = self.network.encoder.features(x)  # type: ignore[operator]

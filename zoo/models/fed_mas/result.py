@@ -37,16 +37,18 @@ class LongTailClassification(Classification):
 
     def to_dict(self) -> dict[str, Any]:
         record = super().to_dict()
-        record["top"] = [{"label": name, "probability": round(p, 6)} for name, p in self.top.items()]
+        record["top"] = (
+            [] if self.unlike else [{"label": name, "probability": round(p, 6)} for name, p in self.top.items()]
+        )
         if self.groups:
-            record["group"] = self.groups[self.label]
+            record["group"] = None if self.label is None else self.groups[self.label]
             record["groups"] = dict(self.groups)
         return record
 
     def summary(self) -> str:
         text = super().summary()
         if self.groups:
-            text += f" ({self.groups[self.label]} class)"
+            text += f" ({self.groups[self.most_probable]} class)"
         if "ssl_distance" in self.measurements:
             text += f"; distance to the prior {self.measurements['ssl_distance']:.2f} of 4"
         return text
@@ -61,7 +63,8 @@ class LongTailClassification(Classification):
         if self.saliency is not None and self.view is not None:
             panels.append(
                 fig.Panel(
-                    f"evidence for {self.label} (brighter: more)", fig.heat_over(self.view, self.saliency, (0.45, 0.45))
+                    f"evidence for {self.most_probable} (brighter: more)",
+                    fig.heat_over(self.view, self.saliency, (0.45, 0.45)),
                 )
             )
         colours = {name: GROUP_COLOURS[group] for name, group in self.groups.items()}

@@ -97,8 +97,7 @@ class GradAlign(Model[PrivateClassification]):
 
     def _predict(self, images: Sequence[media.Image]) -> list[PrivateClassification]:
         """Classify radiographs; all go through the network together."""
-        x = torch.from_numpy(np.stack([prepare(image, self.config.side) for image in images]))
-        probabilities = self(x.to(self.device)).float().softmax(1).cpu().tolist()
+        probabilities = self(self._prepared(images)).float().softmax(1).cpu().tolist()
         return [
             PrivateClassification(
                 image=image,
@@ -108,6 +107,14 @@ class GradAlign(Model[PrivateClassification]):
             )
             for image, p in zip(images, probabilities, strict=True)
         ]
+
+    def _prepared(self, images: Sequence[media.Image]) -> Float[Tensor, "n 1 s s"]:
+        return torch.from_numpy(np.stack([prepare(image, self.config.side) for image in images])).to(self.device)
+
+    def _network_features(self, images: Sequence[media.Image]) -> Float[Tensor, "n f"]:
+        network = self.network
+        x = network.residual2(network.middle(network.residual1(network.stem(self._prepared(images)))))
+        return network.head[:-1](x)
 
 
 def prepare(picture: media.Image, side: int) -> Float[np.ndarray, "1 side side"]:

@@ -315,6 +315,7 @@ SMALL = GradAlignConfig(channels=(8, 8, 16), groups=4, side=32)
 
 training = Training(
     recipe=GradAlignRecipe,
+    private=True,
     presets={
         "paper": {},
         # Seconds, without noise and without a guarantee: it works on a handful of images.

@@ -174,6 +174,10 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
             for i, item in enumerate(items)
         ]  # fmt: skip
 
+    def _network_features(self, images: Sequence[media.Image]) -> Float[Tensor, "n f"]:
+        views = [self.prepared(image).view for image in images]
+        return self.backbone(normalise(to_tensor(views, self.device))).mean((2, 3))
+
     def prepared(self, image: Any) -> Prepared:
         return prepare(image, self.config.image_size, self.config.colour_constancy)
 

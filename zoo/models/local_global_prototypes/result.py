@@ -88,7 +88,9 @@ class LookAlikes(Classification):
     def _rows(self) -> tuple[list[fig.Panel], list[fig.Panel]]:
         """Top: the input and its look-alikes. Bottom: each region, with the heatmap, beside its source patch."""
         top = [
-            fig.Panel(f"input: {self.label} ({self.probabilities[self.label]:.0%})", self.image.thumbnail(512)),
+            fig.Panel(
+                f"input: {self.most_probable} ({self.probabilities[self.most_probable]:.0%})", self.image.thumbnail(512)
+            ),
             fig.Panel("probabilities", fig.bars(self.probabilities)),
         ]
         for case in self.look_alikes[:SHOWN_CASES]:

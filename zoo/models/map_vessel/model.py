@@ -77,6 +77,14 @@ class MapVessel(Model[Segmentation]):
             probabilities |= dict(zip(members, p.cpu().numpy(), strict=True))
         return [self._prediction(item, probabilities[i], threshold) for i, item in enumerate(inputs)]
 
+    def _network_features(self, images: Sequence[media.Image]) -> Float[Tensor, "n c"]:
+        """The bottleneck's channels, averaged over a square of the image's own grey or inverted green."""
+        inputs = [prepare(image, self.config).grey for image in images]
+        side = 8 * self.network.stride
+        x = torch.from_numpy(np.stack([resize(grey, side) for grey in inputs])[:, None]).to(self.device)
+        z = self.network(x)[1]
+        return z.view(len(images), self.config.channels[-1], -1).mean(2)
+
     def _whole(self, grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b h w"]:
         h, w = grey.shape[-2:]
         stride = self.network.stride

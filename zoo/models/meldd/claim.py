@@ -171,8 +171,7 @@ claim = Claim(
         "V2": {"BACC": 0.7904, "AUC": 0.8612},
         "UDTR-Adapted": {"BACC": 0.7094, "AUC": 0.7634},
     },
-    falsified_if=(
-        "V1 is not above V0 in balanced accuracy where melanomas are ugly ducklings; the control and the other "
-        "comparisons have verdicts of their own"
-    ),
+    falsified_if={
+        "V1 is not above V0 in balanced accuracy where melanomas are ugly ducklings": ("V1 vs. V0, BACC",),
+    },
 )

@@ -18,6 +18,7 @@ from zoo.data.dermoscopy import DIAGNOSES, SITES, site_of
 from zoo.data.images import Views, resize, rgb_bytes, square
 from zoo.data.patients import SEXES, age_of, sex_of
 from zoo.errors import DataError, MediaError, OptionError, ZooError
+from zoo.media.doubts import require_content
 from zoo.models.meldd import plugin
 from zoo.models.meldd.network import UNKNOWN_SITE, Sets
 
@@ -95,7 +96,7 @@ def view_of(image: Any, size: int) -> UInt8[np.ndarray, "s s 3"]:
 
 def centre_of(image: Any) -> UInt8[np.ndarray, "s s 3"]:
     """The largest centred square of an image, in full resolution."""
-    return square(rgb_bytes(media.read(image).require_2d(plugin.name)))
+    return square(rgb_bytes(require_content(media.read(image).require_2d(plugin.name))))
 
 
 def label_of(lesion: Case) -> int:

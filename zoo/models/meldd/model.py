@@ -18,6 +18,7 @@ from zoo.data.features import FeatureCache, content_key
 from zoo.data.images import normalise, resize, to_tensor
 from zoo.data.patients import case_of
 from zoo.errors import MediaError, OptionError
+from zoo.media import Image
 from zoo.model import Model
 from zoo.models.meldd import plugin
 from zoo.models.meldd.data import Evidence, as_sets, centre_of, told, view_of
@@ -195,6 +196,9 @@ class MelDD(Model[PatientLesions]):
             what = f": {refusals[0]}" if refusals else "; give at least one"
             raise MediaError(f"no image of {patient.id} can be read{what}")
         return list(features.unbind(1)), kept, refusals
+
+    def _network_features(self, images: Sequence[Image]) -> Float[Tensor, "n f"]:
+        return self.features(view_of(image, self.config.image_size) for image in images)[:, 0]
 
     @torch.inference_mode(False)  # what is remembered may enter a training later
     @torch.no_grad()

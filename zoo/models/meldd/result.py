@@ -71,20 +71,20 @@ class PatientLesions(Prediction):
             "operating_point": round(self.operating_point, 6),
             "age": self.age,
             "sex": self.sex,
-            "melanoma_suspected": bool(self.malignant.any()),
+            "melanoma_suspected": None if self.unlike else bool(self.malignant.any()),
             "lesions": [
                 {
                     "image": self.names[i],
                     "number": self.numbers[i],
                     "site": self.sites[i] or "unknown",
                     "probability": round(float(self.probability[i]), 6),
-                    "malignant": bool(self.malignant[i]),
+                    "malignant": None if self.unlike else bool(self.malignant[i]),
                     "attention_received": round(float(self.received[i]), 4),
                     "evidence": {name: round(float(p[i]), 6) for name, p in self.evidence.items()},
                 }
                 for i in range(len(self.names))
             ],
-            "most_suspicious_first": [self.numbers[i] for i in self.rank],
+            "most_suspicious_first": [] if self.unlike else [self.numbers[i] for i in self.rank],
         }
 
     def severity(self, p: float, variant: str | None = None) -> float:
@@ -98,6 +98,10 @@ class PatientLesions(Prediction):
             ),
             fig.LegendEntry("at or above it (marked !)", shade(0.8)),
         ]
+
+    def known_panels(self) -> list[fig.Panel]:
+        some = [fig.Tile(self.pictures[i], [f"{self.numbers[i]}: {self.names[i]}"]) for i in sorted(self.pictures)]
+        return [fig.Panel("input", fig.tiles(some))]
 
     def panels(self) -> list[fig.Panel]:
         ranked = [i for i in self.rank if i in self.pictures]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from zoo import figure
+from zoo import figure, media
 from zoo.data.rigid import IDENTITY, Motion, about
 from zoo.data.stacks import Section, Stack, is_mask, open_masks, open_stack, positive
 from zoo.data.tissue import dense_mask, tissue_mask
@@ -33,6 +33,7 @@ from zoo.nn.windows import by_patches
 from zoo.progress import Bar, track
 
 BATCH = 8  # patches through the network together
+JUDGED = 5  # sections by which it's told whether a stack is of the training's kind
 FINEST = 1250  # cells of a layer's longer side: 20,000 pixels down-sampled by 16
 
 
@@ -103,6 +104,15 @@ class PointCloudRecon3D(Model[PointCloud]):
 
     def _read(self, given: Any) -> Stack:
         return open_stack(given, plugin.name)
+
+    def _pictures(self, stack: Stack, **chosen: Any) -> Iterator[media.Image]:
+        """Some of the sections in colour; where masks are given the network isn't asked."""
+        if chosen.get("masks") is not None:
+            return
+        for section in stack.sections[:: -(-len(stack.sections) // JUDGED)]:
+            pixels = section.load(max(1, max(section.size) // 512))
+            if pixels.ndim == 3:
+                yield media.Image(pixels, section.name, ndim_spatial=2)
 
     def _predict(self, stacks: Sequence[Stack], **chosen: Any) -> list[PointCloud]:
         return [self._reconstruct(stack, Wanted(**chosen)) for stack in stacks]

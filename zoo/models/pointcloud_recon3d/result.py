@@ -43,6 +43,7 @@ class PointCloud(Prediction):
     """
 
     kind: ClassVar[str] = "point cloud"
+    withholds: ClassVar[bool] = False
 
     points: Float[np.ndarray, "n 3"]
     label: UInt8[np.ndarray, " n"]

@@ -15,7 +15,7 @@ from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from zoo.data.features import FeatureCache, content_key, weights_key
 from zoo.nn.promptable.frame import Fit, Frame, Tensors
-from zoo.nn.promptable.prompts import Prompt, box_around
+from zoo.nn.promptable.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Promptable:
         key = content_key(image, self._weights, str(self.size), self.fit)
 
         def encode() -> Tensor:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may be used where gradients are wanted
                 pixels = frame.pixels(torch.from_numpy(np.ascontiguousarray(image)).to(self.device))
                 return self.sam.get_image_embeddings(pixels).cpu()
 
@@ -73,35 +73,6 @@ class Promptable:
         with torch.no_grad():
             tensors = image.frame.tensors(prompts, mask_side(self.sam), self.device)
             return decode(self.sam, image.features, encode_prompts(self.sam, tensors), decoder=decoder)
-
-    def everything(self, image: UInt8[np.ndarray, "h w 3"], **options: Any) -> list[dict[str, Any]]:
-        """Masks of all that can be told apart, by transformers' ``mask-generation`` pipeline.
-
-        ``options`` are the pipeline's (``points_per_batch``, ``pred_iou_thresh``, ``stability_score_thresh``, ...).
-        Returns one dictionary per mask: ``segmentation`` ``[h w]`` bool, ``area``, ``bbox`` (x0, y0, x1, y1) and
-        ``predicted_iou``, largest first.
-        """
-        from PIL import Image
-        from transformers import SamImageProcessor, pipeline
-
-        processor = SamImageProcessor(
-            size={"longest_edge": self.size},
-            pad_size={"height": self.size, "width": self.size},
-            mask_size={"longest_edge": mask_side(self.sam)},
-            mask_pad_size={"height": mask_side(self.sam), "width": mask_side(self.sam)},
-        )
-        generate = pipeline("mask-generation", model=self.sam, image_processor=processor, device=self.device)
-        found = generate(Image.fromarray(np.asarray(image, dtype=np.uint8)), **options)
-        masks = [np.asarray(mask) > 0 for mask in found["masks"]]
-        result = []
-        for mask, score in zip(masks, found["scores"], strict=True):
-            if mask.any():
-                box = box_around(mask)
-                corners = (int(box.x0), int(box.y0), int(box.x1), int(box.y1))
-                result.append(
-                    {"segmentation": mask, "area": int(mask.sum()), "bbox": corners, "predicted_iou": float(score)}
-                )
-        return sorted(result, key=lambda item: -item["area"])
 
 
 class PromptEmbeddings(NamedTuple):
@@ -206,12 +177,12 @@ def two_way(
     features: Float[Tensor, "#n c g g"],
     prompts: PromptEmbeddings,
     *,
-    decoder: SamMaskDecoder | None = None,
+    decoder: Any = None,
 ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n c g g"]]:
     """The mask decoder's transformer alone: tokens and image after both have read each other, for other heads.
 
     Tokens come in SAM's order: quality, masks, then those of the prompts. ``features``: of one image for all ``n``
-    objects, or one row for each.
+    objects, or one row for each. ``decoder``: whose ``iou_token``, ``mask_tokens`` and ``transformer``.
     """
     decoder = sam.mask_decoder if decoder is None else decoder
     n, (_, c, g, _g) = prompts.sparse.shape[1], features.shape

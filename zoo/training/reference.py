@@ -1,0 +1,120 @@
+"""What trained weights state beside themselves: the kind of images they know, and by what their logits are divided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from zoo import media
+from zoo.data.case import Case
+from zoo.data.images import place_of
+from zoo.data.patients import patients_of
+from zoo.data.sets import Dataset, Entry
+from zoo.data.splits import TrainData
+from zoo.domain import MINIMUM, Domain
+from zoo.errors import ZooError
+from zoo.model import Model
+
+MOST = 1000  # images that the kind is known by, and cases that the temperature is fitted to
+RANGE = 0.1, 20.0  # of temperatures
+
+
+def refer(model: Model, data: TrainData, training: Any) -> None:
+    """Set the ``domain`` and ``temperature`` of a trained model.
+
+    The domain is that of training and validation images. Where training images must not leave the clients that hold
+    them (a federation), or leave no trace but the weights (``Training.private``), it's that of the validation images
+    alone, and of what is drawn, which is nobody's. The temperature is fitted to the validation cases.
+    """
+    guarded = training.private or training.federation is not None
+    entries = [entry for entry in data.train.entries if entry.drawn or not guarded] + data.validation.entries
+    # training: a Training, which is above this module
+    model.domain = domain_of(model, Dataset(data.train.spec, entries))
+    model.temperature = None
+    if model.plugin.task == "classification":
+        model.temperature = temperature_of(model, data.validation, training.score or classified)
+
+
+def domain_of(model: Model, dataset: Dataset) -> Domain | None:
+    """What the images of ``dataset`` are like; ``None`` where they are too few, or the model looks at no images."""
+    return Domain.of(*model.measured(islice(_pictures(model, dataset), MOST)))
+
+
+def _pictures(model: Model, dataset: Dataset) -> Iterator[media.Image]:
+    for entry in _spread(dataset.entries):
+        try:
+            yield from model._pictures(model._read(_input(_made(entry))))
+        except ZooError:  # an image that can't be used says nothing about the others
+            continue
+
+
+def temperature_of(
+    model: Model,
+    dataset: Dataset,
+    score: Callable[[Any, Case, Mapping[str, Any]], Mapping[str, Any] | Sequence[Mapping[str, Any]]],
+) -> float | None:
+    """The temperature at which the cases are most likely; ``None`` where fewer than ``MINIMUM`` can be told by it."""
+    rows: list[Mapping[str, Any]] = []
+    cases = Dataset(dataset.spec, _spread(dataset.entries))
+    for case in patients_of(cases) if model.plugin.primary_input.kind == "images" else cases:
+        try:
+            found = score(model, case, {})
+        except ZooError:
+            continue
+        rows += [row for row in (found if isinstance(found, list) else [found]) if row]
+    names = [name for name in (rows[0] if rows else {}) if name.startswith("p_")]
+    if len(rows) < MINIMUM or len(names) < 2:
+        return None
+    p = np.array([[row[name] for name in names] for row in rows])
+    if np.abs(p.sum(1) - 1).max() > 1e-3:  # several labels may hold at once
+        return None
+    return fitted(p, np.array([names.index(f"p_{row['truth']}") for row in rows]))
+
+
+def fitted(p: Float[np.ndarray, "n c"], truth: Int[np.ndarray, " n"]) -> float:
+    """The temperature of least cross-entropy, by golden section.
+
+    As in Platt's scaling, targets are (n + 1) / (n + 2) instead of 1, so that n cases that are all told right don't
+    make a model certain. Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017, Sec. 4.2.
+    """
+    n, classes = p.shape
+    logits = np.log(np.maximum(p, 1e-38))
+    target = np.full((n, classes), 1 / (n + 2) / (classes - 1))
+    target[np.arange(n), truth] = (n + 1) / (n + 2)
+
+    def loss(log_t: float) -> float:
+        scaled = logits / math.exp(log_t)
+        top = scaled.max(1, keepdims=True)
+        return float(-(target * (scaled - top - np.log(np.exp(scaled - top).sum(1, keepdims=True)))).sum())
+
+    low, high, ratio = math.log(RANGE[0]), math.log(RANGE[1]), (math.sqrt(5) - 1) / 2
+    while high - low > 1e-4:
+        a, b = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, b) if loss(a) < loss(b) else (a, high)
+    return math.exp((low + high) / 2)
+
+
+def classified(model: Any, case: Case, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Truth and probabilities of a case, as ``Training.score`` gives them."""
+    p = model.predict(_input(case), **options).probabilities
+    place = place_of(case.label, list(p))
+    return {} if place is None else {"truth": list(p)[place], **{f"p_{name}": value for name, value in p.items()}}
+
+
+def _input(case: Case) -> Any:
+    return case if case.images else case.image
+
+
+def _made(entry: Entry) -> Case:
+    return entry.case() if callable(entry.case) else entry.case
+
+
+def _spread(entries: Sequence[Entry]) -> list[Entry]:
+    """At most ``MOST`` of them, from all parts of the list."""
+    step = max(1, math.ceil(len(entries) / MOST))
+    return list(entries[::step])
