@@ -36,6 +36,7 @@ from zoo.nn.promptable import (
     all_masks,
     decode,
     encode_prompts,
+    find_everything,
     load_sam,
     mask_side,
     new_decoder,
@@ -269,8 +270,6 @@ class SurgicalSam(Model[Instruments]):
 
     def _everything(self, picture: media.Image) -> Instruments:
         """All that the plain SAM tells apart, large masks below small ones (Sec. 5); colours mean nothing."""
-        from zoo.nn.promptable import find_everything
-
         found = sorted(find_everything(self.prompted, rgb_bytes(picture))[:254], key=lambda one: -one.area)
         mask = np.zeros(picture.size, np.uint8)
         for i, one in enumerate(found, start=1):

@@ -278,10 +278,10 @@ DEMO = {
     "prompted": "demo",
     "image_size": None,
     "classes": PHANTOM,
-    "epochs": 30,
-    "batch_size": 8,
+    "epochs": 12,
+    "batch_size": 4,
+    "lr": 2e-3,
     "warmup": 50,
-    "patience": 12,
     "dtype": "float16",
 }
 
