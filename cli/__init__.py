@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
+from zoo import foreign
 from zoo._version import __version__
 from zoo.cli import cards, doctor, hub, plugins, predict, research
-from zoo.cli.output import refuse, state
-from zoo.errors import ZooError
+from zoo.cli.output import note_warnings, ready_streams, refuse, state
+from zoo.errors import OptionError, ZooError
+from zoo.text import printable
 
 # Typer carries its own copy of click; the base of its usage errors is found through a public subclass.
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -42,6 +46,10 @@ def _main(
     ] = False,
 ) -> None:
     state["debug"] = debug
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):  # read by huggingface_hub when it is imported
+        value = os.environ.get(name, "")
+        if value and not (value.isdecimal() and 0 < int(value) < 10**6):
+            raise OptionError(f"{name} is {value[:40]!r}, which is no number of seconds; set it to 10, or unset it")
 
 
 for room in (cards, predict, doctor, research, hub, plugins):
@@ -50,8 +58,12 @@ for room in (cards, predict, doctor, research, hub, plugins):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    ready_streams()
     try:
-        code = app(args=arguments, standalone_mode=False)
+        with warnings.catch_warnings():
+            note_warnings()
+            code = app(args=arguments, standalone_mode=False)
+            sys.stdout.flush()  # a full disk is told of here, not behind our back
     except ZooError as error:
         code = 2
         refuse(error)
@@ -62,6 +74,23 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"zoo: {str(stopped) or 'interrupted'}", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader of our output has gone, as in `zoo list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = 141
+    except OSError as error:  # a name beyond the limit, a full disk, a link in a circle, a folder that is closed
+        code = 2
+        if error.filename is None:
+            _drop_output()
+        what = f"can't use {printable(error.filename, 120)}" if error.filename else "can't write the output"
+        refuse(error, f"{what}: {error.strerror or error}")
+    if foreign.strays():
+        # Threads that a plugin left behind would keep the process; everything of ours is written.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(code or 0))
     sys.exit(code or 0)
+
+
+def _drop_output() -> None:
+    """What is still to be written to standard output goes nowhere, so that leaving doesn't try it again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

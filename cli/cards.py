@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from zoo import registry
-from zoo.cli.output import print_json, print_table
+from zoo.cli.output import plain, print_json, print_table
+
+SUMMARY = 300  # characters of it in the table of all models
 
 
 def register(app: typer.Typer) -> None:
@@ -30,11 +32,12 @@ def list_(
     rows = []
     for entry in chosen:
         if entry.plugin is None:
-            rows.append([entry.name, "broken", entry.error or "", "", entry.distribution])
+            rows.append([entry.name, "broken", plain(entry.error or "", SUMMARY), "", entry.distribution])
         else:
             card = entry.plugin
             weights = "demo" if card.weights else "none"
-            rows.append([card.name, card.task, card.summary, weights, f"{entry.distribution} {entry.version}"])
+            summary = plain(card.summary, SUMMARY)
+            rows.append([card.name, card.task, summary, weights, f"{entry.distribution} {entry.version}"])
     if rows:
         print_table(["model", "task", "what it does", "weights", "from"], rows)
     else:
@@ -61,11 +64,11 @@ def info(
     if json:
         print_json({**_as_dict(entry), "example": cards.example(card), "bibtex": card.paper.bibtex()})
         return
-    print(f"{card.name} - {card.title}\n{card.summary}\n")
+    print(plain(f"{card.name} - {card.title}\n{card.summary}\n"))
     facts = [
         ["task", card.task],
         ["modality", card.modality],
-        ["labels", ", ".join(card.labels) or "-"],
+        ["labels", ", ".join(card.spelled_labels) or "-"],
         ["operators", ", ".join(card.operators) or "-"],
         ["needs extra", ", ".join(card.extras) or "-"],
         ["code of the authors", card.paper.code or "not stated"],
@@ -77,10 +80,17 @@ def info(
     print_table(["output", "meaning"], [[item.name, item.help] for item in card.outputs], title="\nOutputs")
     if card.readings:
         print_table(["--set recipe=", ""], [[name, text] for name, text in card.readings.items()], title="\nReadings")
+    if card.departures:
+        print("\nDepartures from the paper")
+        for item in card.departures:
+            print(plain(f"  {item.what} {item.why}{f' Effect: {item.effect}.' if item.effect else ''}"))
     if card.weights:
         rows = [[name, text.replace("`", "")] for name, text in cards.weights_facts(card).items()]
         print_table(["", ""], rows, title="\nDemo weights")
-    print(f"\nExample\n  {cards.example(card)}\n\nCitation\n{card.paper.bibtex()}")
+    if card.claim:
+        told = cards.claim(card).translate(str.maketrans("", "", "*`")).replace("\n\n", "\n  ")
+        print(plain(f"\nClaim\n  {told}"))
+    print(plain(f"\nExample\n  {cards.example(card)}\n\nCitation\n{card.paper.bibtex()}"))
 
 
 def samples(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

@@ -42,13 +42,23 @@ def push(
     pull_request: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of committing.")] = False,
     message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list files and sizes; send nothing.")] = False,
+    with_pictures: Annotated[
+        bool, typer.Option("--with-pictures", help="Publish also small pictures of training images, if there are any.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Publish weights with a model card on the Hugging Face Hub."""
     from zoo import publish
 
     result = publish.push(
-        what, repo, private=private, revision=revision, pull_request=pull_request, message=message, dry_run=dry_run
+        what,
+        repo,
+        private=private,
+        revision=revision,
+        pull_request=pull_request,
+        message=message,
+        dry_run=dry_run,
+        pictures=with_pictures,
     )
     if json:
         print_json({"repo": result.repo, "revision": result.revision, "url": result.url,

@@ -3,26 +3,65 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
+from zoo.errors import DataWarning
+
 state = {"debug": False}  # what `zoo --debug` sets
+
+
+def ready_streams() -> None:
+    """Make standard output and error fit to be written to, whatever started this process.
+
+    A stream that is closed is opened on nothing, before a file of ours gets its number. What a stream's encoding lacks
+    (``cp1251``, ``ascii``, names of files that are no text) is written as an escape instead of ending the command.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, stream := open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+LONGEST_CELL = 2000  # characters
 
 
 def print_json(value: Any) -> None:
     """Indented JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json(value, indent=2) + "\n")
 
 
 def print_json_line(value: Any) -> None:
     """One object on one line of stdout, flushed, so that a reader can follow."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json(value) + "\n")
     sys.stdout.flush()
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """Readable where the stream can hold it: else, and for what would steer a terminal, as JSON's own escapes."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    text = json.dumps(value, indent=indent, ensure_ascii=encoding != "utf8")
+    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
+
+
+def plain(text: str, longest: int | None = None) -> str:
+    """Text of a card, a file or an error as it may be printed: its lines, but no escapes; cut where it is too long."""
+    kept = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    return kept if longest is None or len(kept) <= longest else kept[: longest - 3] + "..."
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
@@ -32,7 +71,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     """
     if title:
         print(title)
-    lines = [list(columns), *map(list, rows)] if any(columns) else [list(row) for row in rows]
+    rows = [[plain(cell, LONGEST_CELL) for cell in row] for row in rows]
+    lines = [list(columns), *rows] if any(columns) else rows
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(columns))]
     # A pipe or a file has no width: nothing is wrapped there, so that other programs can read it.
     if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > (room := shutil.get_terminal_size().columns):
@@ -46,7 +86,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 def warn(message: str) -> None:
     """One line on stderr."""
-    print(message, file=sys.stderr)
+    print(plain(message, LONGEST_CELL), file=sys.stderr)
+
+
+def note_warnings() -> None:
+    """What the zoo warns of is a note on stderr, once and without the place in the code; other warnings stay."""
+    usual, said = warnings.showwarning, set[str]()
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, DataWarning):
+            usual(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            warn(f"note: {message}")
+
+    warnings.showwarning = show
 
 
 def refuse(error: BaseException, message: str = "") -> None:

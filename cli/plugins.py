@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +16,8 @@ import typer
 
 from zoo.cli.output import print_json, print_table, warn
 from zoo.errors import OptionError, PluginError
+from zoo.foreign import points
+from zoo.plugin import ENTRY_POINT_GROUP
 
 
 def register(app: typer.Typer) -> None:
@@ -123,7 +125,7 @@ def _pip(command: str, *arguments: str) -> int:
 
 def _models() -> set[str]:
     """The models of all distributions as they are on disk now; none is imported."""
-    return {point.name for point in entry_points(group="zoo.models")}
+    return {point.name for point in points(ENTRY_POINT_GROUP)}
 
 
 def _owner(name: str) -> str:

@@ -152,7 +152,7 @@ def _stems(found: Sequence[str]) -> list[str]:
 
 def _short(stem: str) -> str:
     """A stem that leaves room for endings within the 255 bytes of a file's name."""
-    return stem.encode()[:160].decode(errors="ignore")
+    return os.fsdecode(os.fsencode(stem)[:160].decode(errors="ignore").encode())
 
 
 def _check_out(out: Path, stems: Sequence[str], found: Sequence[str]) -> None:

@@ -44,7 +44,10 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/MODEL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights on the same machine.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Default 0; the same seed gives the same weights, but no privacy guarantee."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
     engine: Annotated[
         str | None,

@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import claims, registry
 from zoo import config as configs
-from zoo.cards import claim, example, input_row, models_table, notes, paper, sentence, table, weights_facts
+from zoo.cards import (
+    claim,
+    departure_rows,
+    example,
+    input_row,
+    models_table,
+    notes,
+    paper,
+    sentence,
+    table,
+    weights_facts,
+)
 from zoo.extras import DISTRIBUTION
 from zoo.plugin import Plugin
 
@@ -115,7 +126,7 @@ def page(card: Plugin, docs: Path) -> str:
     facts = {
         "Task": card.task,
         "Modality": card.modality,
-        "Labels": ", ".join(card.labels),
+        "Labels": ", ".join(card.spelled_labels),
         "Operators": ", ".join(f"[`{name}`](../operators.md)" for name in card.operators),
         "Extra": f"`pip install '{DISTRIBUTION}[{','.join(card.extras)}]'`" if card.extras else "",
         "Licences": card.licence_notes,
@@ -126,6 +137,8 @@ def page(card: Plugin, docs: Path) -> str:
     parts += ["## Outputs", table(["output", "meaning"], [[f"`{item.name}`", item.help] for item in card.outputs])]
     if said:
         parts.append(said.replace(FROM_NOTES, FROM_MODELS))
+    if card.departures:
+        parts += ["## Departures from the paper", table(["what", "why", "effect"], departure_rows(card))]
     about = [[name, text] for name, text in weights_facts(card).items()]
     none = "None come with the package; pass `--weights PATH` or `hf://ORG/REPO`."
     parts += ["## Demo weights", table(["", ""], about) if about else none]

@@ -9,14 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from zoo.errors import MissingExtraError, PluginError
+from zoo import config
+from zoo.errors import MissingExtraError, OptionError, PluginError
+from zoo.foreign import Point, points
 from zoo.plugin import CONTRACT_VERSION, ENTRY_POINT_GROUP, Plugin
-from zoo.text import close_to, normalised
+from zoo.text import close_to, normalised, printable
 
 __all__ = ["Entry", "entries", "find", "info", "list_models", "resolve"]
+
+LONGEST_CARD = 65_536
+"""Characters of all texts of a card together."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,12 @@ class Entry:
 @cache
 def entries() -> tuple[Entry, ...]:
     """All plugins that are installed, sorted by name. Never raises because of a plugin."""
-    found = [_entry(point) for point in entry_points(group=ENTRY_POINT_GROUP)]
+    found = [_entry(point) for point in points(ENTRY_POINT_GROUP)]
     return tuple(sorted(found, key=lambda entry: (entry.name, entry.distribution)))
 
 
-def _entry(point: EntryPoint) -> Entry:
-    distribution = point.dist.name if point.dist else "unknown"
-    version = point.dist.version if point.dist else ""
+def _entry(point: Point) -> Entry:
+    distribution, version = point.distribution, point.version
     try:
         plugin = point.load()
         if not isinstance(plugin, Plugin):
@@ -53,14 +56,34 @@ def _entry(point: EntryPoint) -> Entry:
                 f"written for version {plugin.contract} of the plugin contract, this zoo has {CONTRACT_VERSION}; "
                 f"update {distribution if plugin.contract < CONTRACT_VERSION else 'medimg-zoo'}"
             )
+        _check_card(plugin)
         if plugin.name != normalised(point.name):
             raise PluginError(f"the entry point is called {point.name} but the plugin calls itself {plugin.name}")
-    # A stranger's module may fail in any way at all, SystemExit included; the others must still be listed.
-    except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    # A stranger's module may fail in any way at all; the others must still be listed.
+    except Exception as error:
+        reason = printable(error, 300) or type(error).__name__
         kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
-        return Entry(normalised(point.name), distribution, version, error=f"{kind}{reason}")
+        return Entry(printable(normalised(point.name), 80), distribution, version, error=f"{kind}{reason}")
     return Entry(plugin.name, distribution, version, plugin)
+
+
+def _check_card(plugin: Plugin) -> None:
+    """Raises ``PluginError`` for a card that a table can't hold: too long, or with fields of other types."""
+    card = plugin.to_dict()
+    if (length := _length(card)) > LONGEST_CARD:
+        raise PluginError(f"its card holds {length:,} characters, more than {LONGEST_CARD:,}")
+    try:
+        config.from_dict(Plugin, card)
+    except OptionError as error:
+        raise PluginError(f"its card is malformed: {error}") from error
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(_length(one) for pair in value.items() for one in pair)
+    if isinstance(value, (list, tuple)):
+        return sum(map(_length, value))
+    return len(value) if isinstance(value, (str, bytes)) else 1
 
 
 def find(name: str) -> Entry:
@@ -102,14 +125,27 @@ def resolve(entry: Entry, what: str) -> Any:
         raise PluginError(f"{plugin.name} has no {what}; zoo info {plugin.name} shows what it offers")
     module, _, attribute = target.partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute, None)
     except ModuleNotFoundError as error:
-        root = (error.name or "").split(".")[0]
-        if root in (module.split(".")[0], ""):
+        lost = error.name or ""
+        if f"{module}.".startswith(f"{lost}."):
             raise PluginError(f"{what} of {plugin.name} points to {target}, which does not exist") from error
-        raise MissingExtraError(plugin.name, root, ",".join(plugin.extras) or "all", entry.distribution) from error
-    except AttributeError as error:
-        raise PluginError(f"{what} of {plugin.name} points to {target}, which does not exist") from error
+        if lost.partition(".")[0] in (module.partition(".")[0], ""):
+            raise _broken(entry, what, error) from error
+        library = lost.partition(".")[0]
+        raise MissingExtraError(plugin.name, library, ",".join(plugin.extras) or "all", entry.distribution) from error
+    except (Exception, SystemExit) as error:  # a stranger's module may fail in any way at all
+        raise _broken(entry, what, error) from error
+    if found is None:
+        raise PluginError(f"{what} of {plugin.name} points to {target}, which does not exist")
+    return found
+
+
+def _broken(entry: Entry, what: str, error: BaseException) -> PluginError:
+    assert entry.plugin is not None
+    reason = f"{type(error).__name__}: {printable(error, 200)}"
+    owner = f"; update or uninstall {entry.distribution}" if entry.distribution else ""
+    return PluginError(f"the {what} of {entry.plugin.name} can't be imported ({reason}){owner}")
 
 
 def part(model: str | Plugin, what: str) -> tuple[Plugin, Any]:

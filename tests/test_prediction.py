@@ -101,3 +101,26 @@ def test_a_volume_with_flat_voxels_is_drawn_in_proportion() -> None:
     result = segmentation((4, 40, 60), spacing=(5.0, 2.0, 1.0))
     picture = fig.to_picture(result.panels()[0].picture)
     assert picture.width / picture.height == pytest.approx(60 / 80, abs=0.01)
+
+
+def test_shares_are_of_the_field_of_view_where_there_is_one() -> None:
+    mask = np.zeros((10, 10), np.uint8)
+    mask[2:4, 2:7] = 1
+    inside = np.zeros((10, 10), bool)
+    inside[:5] = True
+    image = media.read(np.arange(100, dtype=np.uint8).reshape(10, 10))
+    whole = Segmentation(image=image, mask=mask, labels=("ground", "vessel"))
+    part = Segmentation(image=image, mask=mask, labels=("ground", "vessel"), inside=inside)
+    assert whole.areas() == {"vessel": 0.1}
+    assert part.areas() == {"vessel": 0.2}
+    assert part.summary() == "vessel 20.0% of the field of view"
+    assert part.to_dict()["area_fraction_of"] == "the field of view"
+
+
+def test_short_labels_are_spelled_out() -> None:
+    image = media.read(np.arange(100, dtype=np.uint8).reshape(10, 10))
+    found = Classification(
+        image=image, probabilities={"MEL": 0.75, "odd": 0.25}, label_names={"MEL": "melanoma", "NV": "naevus"}
+    )
+    assert found.summary() == "melanoma (MEL) 75.0%, odd 25.0%"
+    assert (found.to_dict()["label"], found.to_dict()["label_name"]) == ("MEL", "melanoma")

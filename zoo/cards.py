@@ -63,6 +63,11 @@ def paper(card: Plugin) -> str:
     return f"{cited}{code}\n\n```bibtex\n{source.bibtex()}\n```"
 
 
+def departure_rows(card: Plugin) -> list[list[str]]:
+    """What is done otherwise than the paper says, why, and what it changes; plain text."""
+    return [[item.what, item.why, sentence(item.effect) if item.effect else ""] for item in card.departures]
+
+
 def claim(card: Plugin) -> str:
     """The claim and what came out, as its record says."""
     if not card.claim:

@@ -6,6 +6,10 @@ with code 2. Anything else is a bug and shows a traceback.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ZooError(Exception):
     """Base of all errors that a user can cause and mend."""
@@ -29,6 +33,23 @@ class WeightsError(ZooError):
 
 class DataError(ZooError):
     """A data set that can't be trained or evaluated on as it stands."""
+
+
+class DataWarning(UserWarning):
+    """What had to be assumed of a data set; the command line prints it as a note."""
+
+
+@contextmanager
+def noting(notes: list[str]) -> Iterator[None]:
+    """Adds the ``DataWarning``s of the block to ``notes``; other warnings are shown as ever, after it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DataWarning)
+        yield
+    for one in caught:
+        if issubclass(one.category, DataWarning):
+            notes.append(str(one.message))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 class MissingExtraError(ZooError):

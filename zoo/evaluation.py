@@ -19,7 +19,7 @@ from zoo.data.images import place_of
 from zoo.data.seen import Seen
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
-from zoo.errors import DataError, OptionError, ZooError
+from zoo.errors import DataError, OptionError, ZooError, noting
 from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
 from zoo.model import Model
 from zoo.plugin import Plugin
@@ -105,7 +105,8 @@ def evaluate(
     """
     network, part, notes = prepared(model, data, weights, split, seed, device, allow_seen)
     plugin = network.plugin
-    rows, failures = rows_of(network, part, options or {}, progress=progress)
+    with noting(notes):
+        rows, failures = rows_of(network, part, options or {}, progress=progress)
     if not rows:
         raise DataError(f"none of the {len(part)} cases of {data} could be evaluated; the first: {failures[0]}")
     metrics = over_rows(rows, seed)
@@ -114,7 +115,7 @@ def evaluate(
     provenance = network.provenance
     result = Evaluation(
         plugin.name, provenance.weights, provenance.disclaimer, data, split, seed,
-        tuple(metrics), tuple(rows), tuple(failures), tuple(notes),
+        tuple(metrics), tuple(rows), tuple(failures), tuple(dict.fromkeys(notes)),
     )  # fmt: skip
     if out is not None:
         result.save(out)

@@ -25,6 +25,7 @@ from zoo.data import seen
 from zoo.errors import OptionError, WeightsError, ZooError
 from zoo.plugin import CONTRACT_VERSION, WEIGHTS_CONTRACTS, Plugin
 from zoo.prediction import Provenance
+from zoo.storage import user_path
 from zoo.text import normalised
 from zoo.weights import (
     CONFIG,
@@ -196,7 +197,7 @@ def locate(spec: str, plugin: Plugin) -> Located:
     if spec.startswith("hf://"):
         fetched = hub.fetch(hub.address(spec))
         return Located(fetched.folder, spec, only_safetensors(fetched.folder, spec), fetched.revision)
-    path = Path(spec).expanduser()
+    path = user_path(spec, WeightsError)
     if path.is_dir():
         return Located(path, spec, only_safetensors(path, spec))
     if path.suffix == ".safetensors" and path.is_file():

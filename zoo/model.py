@@ -93,6 +93,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
             if self.temperature is not None:
                 prediction.temper(self.temperature)
             self.verdict = prediction.domain = verdict
+            prediction.label_names = prediction.label_names or self.plugin.label_names
             prediction.source = prediction.source or str(getattr(case, "source", getattr(case, "id", "input")))
             prediction.provenance = self.provenance
             # what reading had to assume, what the plugin says, and what makes it doubtful

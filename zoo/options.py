@@ -10,6 +10,7 @@ from typing import Any
 from zoo.errors import OptionError
 from zoo.plugin import Input, Plugin
 from zoo.spec import is_kind
+from zoo.storage import user_path
 from zoo.text import close_to
 
 _FLAGS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
@@ -133,7 +134,7 @@ def _checked(declared: Input, value: Any) -> Any:
         raise OptionError(f"option {declared.name} must be {_expected(declared)}, not {_shown(value)}")
     if kind in _PATHS and isinstance(value, str | os.PathLike):
         made = is_kind(str(value), "sample", "phantom") and kind not in ("file", "folder")
-        if not made and not os.path.exists(os.path.expanduser(value)):
+        if not made and not user_path(value, OptionError).exists():
             raise OptionError(f"option {declared.name} names {value}, which does not exist")
     return value
 

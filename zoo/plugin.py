@@ -99,6 +99,15 @@ class WeightsInfo:
 
 
 @dataclass(frozen=True)
+class Departure:
+    """Where the defaults do otherwise than the paper says, or settle what it leaves open."""
+
+    what: str
+    why: str
+    effect: str = ""  # on the results, where it was measured
+
+
+@dataclass(frozen=True)
 class Plugin:
     """One paper's card. Raises ``ValueError`` when a field is malformed."""
 
@@ -112,6 +121,7 @@ class Plugin:
     outputs: tuple[Output, ...]
     model: str  # "package.module:ModelClass"
     labels: tuple[str, ...] = ()
+    label_names: dict[str, str] = field(default_factory=dict)  # what short labels stand for, such as MEL: melanoma
     training: str | None = None  # "package.module:recipe"
     claim: str | None = None  # "package.module:claim"
     operators: tuple[Operator, ...] = ()  # functions of zoo.ops that the code calls
@@ -121,6 +131,7 @@ class Plugin:
     sample: str | None = None  # e.g. "sample:retina": a real image to try
     phantom: str | None = None  # e.g. "phantom:fundus": a procedural one with ground truth
     licence_notes: str = ""
+    departures: tuple[Departure, ...] = ()  # from the paper
     contract: int = CONTRACT_VERSION
 
     def __post_init__(self) -> None:
@@ -139,6 +150,11 @@ class Plugin:
             target = getattr(self, what)
             if target is not None and not re.fullmatch(r"[\w.]+:\w+", target):
                 raise ValueError(f"{what} of plugin {self.name!r} must read 'package.module:name', not {target!r}")
+
+    @property
+    def spelled_labels(self) -> list[str]:
+        """The labels for people: ``MEL (melanoma)`` where they stand for something."""
+        return [f"{one} ({self.label_names[one]})" if one in self.label_names else one for one in self.labels]
 
     @property
     def primary_input(self) -> Input:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image as PILImage
 
 from zoo import figure as fig
@@ -89,6 +89,7 @@ class Prediction:
     options: dict[str, Any] = field(default_factory=dict)  # the optional inputs as used
     notes: tuple[str, ...] = ()  # what a person should know, such as "modality guessed: fundus"
     measurements: dict[str, float] = field(default_factory=dict)
+    label_names: Mapping[str, str] = field(default_factory=dict)  # of the card; filled in too
     domain: Verdict | None = None  # whether the input is of the training's kind; filled in too, None: not known
 
     @property
@@ -100,6 +101,11 @@ class Prediction:
     def demonstration(self) -> bool:
         """Whether weights that were trained on phantoms were shown something else."""
         return is_kind(self.provenance.trained_on, "phantom") and not is_kind(self.source, "phantom")
+
+    def spelled(self, label: str) -> str:
+        """A label for people: ``melanoma (MEL)`` where the card says what it stands for."""
+        name = self.label_names.get(label)
+        return label if name is None else f"{name} ({label})"
 
     def cautions(self) -> list[str]:
         """Notes on what may be believed of it."""
@@ -258,11 +264,12 @@ class Classification(Prediction):
 
     def summary(self) -> str:
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])[:3]
-        return ", ".join(f"{name} {probability:.1%}" for name, probability in ranked)
+        return ", ".join(f"{self.spelled(name)} {probability:.1%}" for name, probability in ranked)
 
     def to_dict(self) -> dict[str, Any]:
         rounded = {name: round(float(p), 6) for name, p in self.probabilities.items()}
-        found = {"label": self.label, "temperature": self.temperature, "probabilities": rounded}
+        name = None if self.label is None else self.label_names.get(self.label, self.label)
+        found = {"label": self.label, "label_name": name, "temperature": self.temperature, "probabilities": rounded}
         return {**super().to_dict(), **found}
 
     def known_panels(self) -> list[fig.Panel]:
@@ -270,12 +277,17 @@ class Classification(Prediction):
 
     def panels(self) -> list[fig.Panel]:
         picture = fig.Panel("input", self.image.thumbnail(fig.PANEL_SIDE))
-        return [picture, fig.Panel("probabilities", fig.bars(self.probabilities)), *self.extra_panels]
+        return [picture, fig.Panel("probabilities", self.bars()), *self.extra_panels]
+
+    def bars(self, colours: Mapping[str, tuple[int, int, int]] | None = None) -> PILImage.Image:
+        """A bar for each class, under its name; ``colours`` by label."""
+        named = {self.spelled(label): p for label, p in self.probabilities.items()}
+        return fig.bars(named, colours={self.spelled(label): ink for label, ink in (colours or {}).items()})
 
 
 @dataclass(kw_only=True)
 class Segmentation(Prediction):
-    """A label map for one image or volume.
+    """A label map for one image or volume. ``inside``: the field of view, of which the shares are counted.
 
     ``mask``: integer ``[h w]`` or ``[z h w]``, 0 is ``labels[0]`` (background); ``probability``: of the foreground in
     [0, 1], same shape, or ``[c ...]`` for several classes.
@@ -289,16 +301,23 @@ class Segmentation(Prediction):
     labels: tuple[str, ...]
     probability: Float[np.ndarray, "*classes_and_grid"] | None = None
     extra_panels: Sequence[fig.Panel] = ()
+    inside: Bool[np.ndarray, "*grid"] | None = None
 
     def areas(self) -> dict[str, float]:
-        """Share of the image (of the volume) that each foreground label covers, in [0, 1]."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels))
-        return {name: float(counts[i] / self.mask.size) for i, name in enumerate(self.labels) if i > 0}
+        """Share of the image (of the volume, of the field of view) that each foreground label covers, in [0, 1]."""
+        values = self.mask.ravel() if self.inside is None else self.mask[self.inside]
+        counts = np.bincount(values, minlength=len(self.labels))
+        return {name: float(counts[i] / max(values.size, 1)) for i, name in enumerate(self.labels) if i > 0}
+
+    @property
+    def whole(self) -> str:
+        """What the shares are of."""
+        return "the image" if self.inside is None else "the field of view"
 
     def summary(self) -> str:
         if self.unlike:
             return "mask written, its shares are not stated"
-        return ", ".join(f"{name} {share:.1%} of the image" for name, share in self.areas().items())
+        return ", ".join(f"{name} {share:.1%} of {self.whole}" for name, share in self.areas().items())
 
     def to_dict(self) -> dict[str, Any]:
         # what stands for each label in the file of the mask; see zoo.media.write_mask
@@ -308,13 +327,14 @@ class Segmentation(Prediction):
             "labels": list(self.labels),
             "shape": list(self.mask.shape),
             "mask_values": {name: value * i for i, name in enumerate(self.labels) if value == 1 or i < 2},
+            "area_fraction_of": self.whole,
             "area_fraction": {name: round(share, 6) for name, share in self.areas().items()},
             "spacing_mm": list(self.image.spacing) if self.image.spacing else None,
         }
 
     def legend(self) -> list[fig.LegendEntry]:
         return [
-            fig.LegendEntry(name if self.unlike else f"{name} ({share:.1%})", fig.colour(i))
+            fig.LegendEntry(name if self.unlike else f"{name} ({share:.1%} of {self.whole})", fig.colour(i))
             for i, (name, share) in enumerate(self.areas().items(), start=1)
         ]
 

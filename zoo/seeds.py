@@ -18,11 +18,18 @@ def derive_seed(*key: SupportsIndex | str) -> int:
 def seed_everything(seed: int) -> None:
     """Seed the global generators of Python, NumPy and torch."""
     import numpy as np
-    import torch
 
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed % 2**63)
+    seed_torch(seed)
+
+
+def seed_torch(seed: int) -> None:
+    """``torch.manual_seed``; without an accelerator, less the stack traces that it keeps for the day one comes."""
+    import torch
+
+    seed_all = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+    seed_all(seed % 2**63)
 
 
 def rng_state() -> dict[str, Any]:

@@ -11,10 +11,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from zoo.errors import DataError
+from zoo.errors import DataError, ZooError
+from zoo.text import printable
 
 _PARTIAL = ".partial-"
 _OLD = ".old-"
+
+
+def user_path(name: str | os.PathLike[str], refused: type[ZooError] = DataError) -> Path:
+    """A path as a user wrote it, ``~`` for a home. It may lead nowhere.
+
+    Raises ``refused`` for a home that isn't there, a name beyond the system's limit, and links that lead in a circle.
+    """
+    text, shown = os.fspath(name), printable(os.fspath(name), 80)
+    try:
+        path = Path(text).expanduser()
+        os.stat(path)
+    except RuntimeError:
+        raise refused(f"can't read {shown}: there is no such home; write the whole path") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise refused(f"can't read {shown}: a name of {len(text):,} characters is too long; check it") from None
+        if error.errno == errno.ELOOP:
+            raise refused(f"can't read {shown}: it is a link that leads back to itself; mend the link") from None
+    except ValueError:
+        raise refused(f"can't read {shown}: there is a zero byte in its name; check it") from None
+    return path
 
 
 def write_file(path: str | Path, content: str | bytes) -> Path:

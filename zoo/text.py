@@ -54,6 +54,16 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def printable(text: object, longest: int | None = None) -> str:
+    """A stranger's text on one line, without anything that moves a terminal's cursor, and cut to a length."""
+    try:
+        words = str(text).split()
+    except Exception:  # a stranger's error may fail at being told, too
+        words = [type(text).__name__]
+    kept = "".join(c if c.isprintable() else "?" for c in " ".join(words))
+    return kept if longest is None or len(kept) <= longest else kept[: longest - 3] + "..."
+
+
 def strict_json(text: str) -> Any:
     """JSON as the standard has it: no NaN, no infinity, no number too large for a float, no name twice in an object.
 

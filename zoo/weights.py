@@ -190,7 +190,7 @@ def save(
         "contract": CONTRACT_VERSION,
         "library_name": "medimg-zoo",
         "task": plugin.task,
-        "labels": list(plugin.labels),
+        "labels": list(getattr(facts.config, "labels", plugin.labels)),  # its own, where it was trained on others
         "preprocessing": getattr(model, "preprocessing", None) or _preprocessing(plugin),
         "trained_on": trained_on or facts.provenance.trained_on,
         "disclaimer": disclaimer or "for research; not for clinical use",

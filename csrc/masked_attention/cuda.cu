@@ -268,11 +268,13 @@ __global__ void delta_kernel(Backward<T, A> p) {
   if (lane == 0) p.delta[i] = sum;
 }
 
-// exp(score - lse), zero where either takes no part.
+// exp(score - lse), zero where either takes no part. A large score is rounded more coarsely than its exponential can
+// bear, and differently than in the forward pass: no weight is above 1.
 template <typename T, typename A>
 __device__ A weight_of(const Backward<T, A>& p, int64_t b, int64_t h, int64_t i, int64_t j, bool meet, A dot, A lse) {
   if (!meet || lse == -infinity<A>()) return A(0);
-  return exp(score(p, b, h, i, j, dot) - lse);
+  const A over = score(p, b, h, i, j, dot) - lse;
+  return exp(over > A(0) ? A(0) : over);  // NaN stays
 }
 
 // dq, and the gradients of the bias: a block per tile of queries.

@@ -611,7 +611,12 @@ void attend_backward(const Backward<T, A>& p, const T* bias, A* dbias, const Key
   }
   for (int64_t key = 0; key < round_up(keys.count, kM); ++key) {
     V* row = reinterpret_cast<V*>(weights + key * width);
-    for (int v = 0; v < NV; ++v) row[v] = key < keys.count ? exp2(row[v] - lse[v]) : V{};
+    for (int v = 0; v < NV; ++v) {
+      // Scores of 1e9 are rounded to 64: summed in another order than in the forward pass, one may lie above the sum of
+      // all by that much. No weight is above 1.
+      const V over = row[v] - lse[v];
+      row[v] = key < keys.count ? exp2(over > V{} ? V{} : over) : V{};
+    }
   }
   for (int64_t key = 0; key < keys.count; key += kM) {
     V acc[kM][NV] = {};
@@ -622,8 +627,8 @@ void attend_backward(const Backward<T, A>& p, const T* bias, A* dbias, const Key
     for (int m = 0; m < kM; ++m) {
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
-        reinterpret_cast<V*>(to + m * width)[v] =
-            reinterpret_cast<const V*>(weight + m * width)[v] * (acc[m][v] - delta[v]);
+        const V share = reinterpret_cast<const V*>(weight + m * width)[v];
+        reinterpret_cast<V*>(to + m * width)[v] = share == V{} ? V{} : share * (acc[m][v] - delta[v]);
       }
     }
   }

@@ -49,6 +49,24 @@ def test_info_shows_inputs_citation_and_a_call_that_works(zoo_cli) -> None:
         assert part in ran.out
 
 
+def test_info_shows_departures_from_the_paper_and_what_came_out_of_the_claim(zoo_cli) -> None:
+    ran = zoo_cli("info", "pointcloud-recon3d")
+    assert "Departures from the paper\n  All points of a layer are registered; band=auto is the paper" in ran.out
+    assert "Effect: see the claim." in ran.out
+    assert "Verdict of zoo reproduce pointcloud-recon3d over" in ran.out
+
+
+def test_every_model_of_ours_says_where_it_departs_from_its_paper_and_why() -> None:
+    from zoo import registry
+    from zoo.extras import DISTRIBUTION
+
+    for entry in registry.entries():
+        if entry.distribution == DISTRIBUTION and entry.plugin:
+            assert len(entry.plugin.departures) >= 3, entry.name
+            for item in entry.plugin.departures:
+                assert item.what.endswith(".") and item.why.endswith("."), (entry.name, item)  # noqa: PT018
+
+
 def test_info_as_json(zoo_cli) -> None:
     card = json.loads(zoo_cli("info", "map-vessel", "--json").out)
     assert card["paper"]["workshop"]

@@ -41,6 +41,8 @@ def test_train_evaluate_and_predict_on_ones_own_pairs(zoo_cli, pairs, tmp_path) 
     ran = train(zoo_cli, f"pairs:{pairs}", "--set", "network.working_size=160", out=run)
     assert ran.code == 0, ran.err
     assert f"--weights {run}" in ran.out
+    (line,) = ran.err.splitlines()
+    assert line == f"note: pairs:{pairs}: no case says which patient it is of, so each counts as a patient of its own"
     assert {"config.json", "model.safetensors", "run.json", "split.json"} <= {path.name for path in run.iterdir()}
 
     ran = zoo_cli("evaluate", "map-vessel", "--data", f"pairs:{pairs}", "--weights", run, "--out", tmp_path / "e",
@@ -56,6 +58,24 @@ def test_train_evaluate_and_predict_on_ones_own_pairs(zoo_cli, pairs, tmp_path) 
     image = pairs / "images" / "eye0.png"
     ran = zoo_cli("predict", "map-vessel", image, "--weights", run, "--out", tmp_path / "p", "--json")
     assert json.loads(ran.out)["trained_on"] == f"pairs:{pairs}"
+
+
+def test_training_says_once_that_soft_masks_are_cut(zoo_cli, tmp_path) -> None:
+    from zoo.data.phantoms.fundus import fundus
+
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for seed in range(4):
+        case = fundus(seed, size=128)
+        Image.fromarray(np.asarray(case.image)).save(tmp_path / "images" / f"{seed}.png")
+        Image.fromarray(np.asarray(case.masks["mask"]) * 255).save(tmp_path / "masks" / f"{seed}.jpg", quality=50)
+    ran = train(zoo_cli, f"pairs:{tmp_path}", "--set", "network.working_size=128", out=tmp_path / "run")
+    assert ran.code == 0, ran.err
+    text = f"note: masks in {tmp_path / 'masks'} have grey edges; they were cut at half"
+    assert ran.err.splitlines().count(text) == 1
+    measured = zoo_cli("evaluate", "map-vessel", "--data", f"pairs:{tmp_path}", "--weights", tmp_path / "run",
+                       "--out", tmp_path / "e", "--device", "cpu", "--json")  # fmt: skip
+    assert text.removeprefix("note: ") in json.loads(measured.out)["notes"]
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not(zoo_cli, tmp_path) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.check import check, require
-from zoo.data.sets import load_dataset
+from zoo.data.check import check, patient_doubt, require
+from zoo.data.sets import load_dataset, read_mask
 from zoo.errors import DataError
 from zoo.plugin import Input, Output, Paper, Plugin
 
@@ -52,7 +53,7 @@ def test_a_good_set_is_good(pairs):
     assert report.cases == 6
     assert finding(report, "image sizes").detail == "12 x 10 (6)"
     assert "tumour 3" in finding(report, "pixels by label").detail
-    assert {level for _, level, _ in report.rows()} == {"ok"}
+    assert {check for check, level, _ in report.rows() if level != "ok"} == {"patients"}  # pairs state none
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True
 
 
@@ -124,3 +125,55 @@ def test_training_refuses_at_once_what_needs_no_reading(pairs, rows, task, words
 
 def test_training_accepts_what_is_good(pairs):
     require(load_dataset(f"pairs:{pairs}"), SEGMENTATION)
+
+
+def test_soft_masks_are_named_and_whoever_reads_them_is_warned(pairs):
+    for path in (pairs / "masks").iterdir():
+        mask = np.zeros((12, 10), np.uint8)
+        mask[2:9, 2:9] = 255
+        Image.fromarray(mask).save(path.with_suffix(".jpg"), quality=60)
+        path.unlink()
+    report = check(f"pairs:{pairs}")
+    assert finding(report, "mask edges").level == "warning"
+    assert finding(report, "mask edges").detail == "6 have grey edges and are cut at half: c0, mask (and 5 more)"
+    dataset = load_dataset(f"pairs:{pairs}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        masks = [read_mask(case) for case in dataset]
+    assert all(mask.sum() == 49 for mask in masks)
+    assert {str(one.message) for one in caught} == {
+        f"masks in {pairs / 'masks'} have grey edges; they were cut at half"
+    }
+
+
+def test_notes_of_reading_are_shown(pairs):
+    Image.fromarray(np.arange(120, dtype=np.uint16).reshape(12, 10) * 20).save(pairs / "images" / "c0.png")
+    detail = finding(check(f"pairs:{pairs}"), "reading").detail
+    assert detail.startswith("1 images are read with a note: c0: its 16-bit values reach only to 2,380 of 65,535")
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "doubt"),
+    [
+        ("image,label", "{i}.png,{i}", "no case says which patient it is of"),
+        ("image,label,subject", "{i}.png,{i},s", "a patient of its own; if 'subject' does, call it patient"),
+        ("image,label,patient", "{i}.png,{i},p{i}", ""),
+        ("image,label,split", "{i}.png,{i},train", ""),
+    ],
+)
+def test_a_set_without_patients_is_doubted(tmp_path, header, rows, doubt):
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join([header, *(rows.format(i=i) for i in range(4))]))
+    found = patient_doubt(load_dataset(f"csv:{table}"))
+    assert doubt in found
+    assert bool(doubt) == bool(found)
+
+
+def test_some_without_a_patient_are_counted(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("image,patient\na.png,p\nb.png,\nc.png,p\n")
+    assert patient_doubt(load_dataset(f"csv:{table}")).startswith("not every case (1 of 3 don't) says which")
+
+
+def test_phantoms_are_not_doubted():
+    assert patient_doubt(load_dataset("phantom:fundus?n=3")) == ""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.sets import load_dataset
+from zoo.data.sets import load_dataset, read_mask
 from zoo.data.splits import split
 from zoo.errors import DataError
 
@@ -81,3 +81,25 @@ def test_chexpert_reads_frontal_views_with_several_labels(tmp_path: Path) -> Non
     (tmp_path / "valid.csv").unlink()
     with pytest.raises(DataError, match=r"there is no .*valid\.csv"):
         load_dataset(f"chexpert:{tmp_path}")
+
+
+def test_drive_as_distributed(tmp_path: Path) -> None:
+    manual = np.zeros((8, 8), np.uint8)
+    manual[2:4] = 255
+    for part, numbers, name in (("training", ("21", "22"), "training"), ("test", ("01", "02"), "test")):
+        for number in numbers:
+            picture(tmp_path / part / "images" / f"{number}_{name}.tif")
+            for folder, file in (("1st_manual", f"{number}_manual1.gif"), ("mask", f"{number}_{name}_mask.gif")):
+                (tmp_path / part / folder).mkdir(exist_ok=True)
+                Image.fromarray(manual).save(tmp_path / part / folder / file)
+    dataset = load_dataset(f"drive:{tmp_path}")
+    assert [(entry.id, entry.split) for entry in dataset.entries] == [
+        ("21", "train"), ("22", "train"), ("01", "test"), ("02", "test"),
+    ]  # fmt: skip
+    for case in dataset:
+        assert read_mask(case).sum() == read_mask(case, "fov").sum() == 16
+    # and as its pairs lie when somebody moves them into images/ and masks/
+    (tmp_path / "test" / "1st_manual").rename(tmp_path / "test" / "masks")
+    pairs = load_dataset(f"pairs:{tmp_path / 'test'}")
+    assert pairs.ids == ["01_test", "02_test"]
+    assert [read_mask(case).sum() for case in pairs] == [16, 16]

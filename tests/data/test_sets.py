@@ -141,8 +141,8 @@ def test_a_wrong_table_is_one_sentence(tmp_path, text, words):
 
 
 def test_a_table_that_is_no_text_is_an_error(tmp_path):
-    (tmp_path / "set.csv").write_bytes(b"\xff\xfe\x00image")
-    with pytest.raises(DataError, match="can't be read as a table"):
+    (tmp_path / "set.csv").write_bytes(b"\xff\xd8\x00image")
+    with pytest.raises(DataError, match="is not in UTF-8"):
         load_dataset(f"csv:{tmp_path / 'set.csv'}")
 
 
@@ -338,3 +338,24 @@ def test_made_cases_are_made_once_in_memory():
     data = Dataset("x", [Entry("x", make)]).in_memory()
     assert len(list(data) + list(data)) == 2
     assert made == [1]
+
+
+def test_nnunet_v1_names_the_case_and_not_its_channels(tmp_path):
+    for folder, names in (("imagesTr", ("a_0000", "a_0001", "ab_0000")), ("labelsTr", ("a", "ab"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / f"{name}.nii.gz").touch()
+    document = {
+        "modality": {"0": "T1", "1": "T2"},
+        "labels": {"0": "background", "1": "tumour"},
+        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("a", "ab")],
+        "test": ["./imagesTs/c.nii.gz"],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    dataset = load_dataset(f"msd:{tmp_path}")
+    images = tmp_path / "imagesTr"
+    assert dataset.ids == ["a", "ab"]
+    assert [case.image for case in dataset] == [str(images / "a_0000.nii.gz"), str(images / "ab_0000.nii.gz")]
+    assert dataset[0].attributes == {"channels": [str(images / f"a_000{i}.nii.gz") for i in range(2)]}
+    assert dataset[1].masks == {"mask": str(tmp_path / "labelsTr" / "ab.nii.gz")}
+    assert dataset.labels == ("background", "tumour")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,74 @@ def test_large_deflated_file_is_refused(dicom_file: Build, monkeypatch: pytest.M
     monkeypatch.setattr(limits, "MAX_INFLATED_BYTES", 1000)
     with pytest.raises(MediaError, match="deflated DICOM file too large"):
         read(path)
+
+
+def deflated(path: Path, **elements: Any) -> Path:
+    """The same file with its data set deflated."""
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_a_deflated_series_is_the_series(dicom_series: Build) -> None:
+    folder = dicom_series("series", [0.0, 2.0, 4.0])
+    plain = read(folder)
+    for path in folder.iterdir():
+        deflated(path)
+    packed = read(folder)
+    np.testing.assert_array_equal(packed.array, plain.array)
+    np.testing.assert_array_equal(packed.affine, plain.affine)
+    assert packed.meta == plain.meta
+
+
+@pytest.mark.parametrize("element", ["EncapsulatedDocument", "DataSetTrailingPadding"])  # before and behind the pixels
+def test_what_unpacks_to_more_than_its_header_says_takes_no_memory(dicom_file: Build, element: str) -> None:
+    import tracemalloc
+
+    from zoo.media.dicom import load
+
+    path = deflated(dicom_file("a.dcm", GREY), **{element: bytes(2**27)})
+    assert path.stat().st_size < 2**18
+    tracemalloc.start()
+    with pytest.raises(MediaError, match=r"unpacks to far more than its header says|truncated or damaged"):
+        read(path)
+    with contextlib.suppress(MediaError):
+        load(path, header_only=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**25
+
+
+def test_a_series_is_measured_before_its_pixels_are_read(
+    dicom_series: Build, dicom_file: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoo.media import series
+
+    folder = dicom_series("series", [0.0, 2.0, 4.0], Rows=3000, Columns=3000)
+    monkeypatch.setattr(limits, "MAX_VOXELS", 2 * 3000 * 3000)
+    load = series.load
+
+    def only_headers(path: Path, header_only: bool = False) -> Any:
+        assert header_only
+        return load(path, header_only)
+
+    monkeypatch.setattr(series, "load", only_headers)
+    with pytest.raises(MediaError, match="3 x 3,000 x 3,000 voxels"):
+        read(folder)
+
+
+def test_a_link_in_a_circle_spares_the_series(dicom_series: Build) -> None:
+    folder = dicom_series("series", [0.0, 2.0])
+    (folder / "loop.dcm").symlink_to(folder / "loop.dcm")
+    (folder / "up").symlink_to(folder)
+    (folder / "nowhere.dcm").symlink_to(folder / "missing")
+    assert read(folder).size == (2, 4, 6)
+    assert expand([str(folder)]) == [str(folder)]
+    with pytest.raises(MediaError, match="it is a link that leads back to itself"):
+        read(folder / "loop.dcm")
 
 
 @pytest.mark.parametrize(

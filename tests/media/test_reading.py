@@ -143,7 +143,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(MediaError, match="web address; download"):
         read("https://example.org/a.png")
-    with pytest.raises(MediaError, match="check the path"):
+    with pytest.raises(MediaError, match="zero byte in its name; check it"):
         read("a\0b.png")
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(MediaError, match="neither a file nor a folder"):

@@ -23,6 +23,7 @@ from zoo.nn.losses import (
     project_on_simplex,
     root_weights,
     supervised_contrastive_loss,
+    weighted_cross_entropy,
 )
 
 
@@ -105,6 +106,17 @@ def test_contrast_of_labels_by_hand_is_lower_when_labels_cluster():
         by_hand -= sum(scores[j] - log_total for j in same) / len(same) / 5
     assert float(supervised_contrastive_loss(near, y)) == pytest.approx(by_hand, rel=1e-4)
     assert float(supervised_contrastive_loss(near[:2], torch.tensor([0.0, 1.0]))) == 0.0
+
+
+def test_low_of_the_batchs_mean_stays_near_the_unweighted_loss():
+    torch.manual_seed(0)
+    logits, y = torch.randn(100, 5), torch.randint(5, (100,))
+    counts = class_counts(y, 5)
+    plain = float(weighted_cross_entropy("none", counts)(logits, y))
+    assert float(weighted_cross_entropy("low", counts, 0.01)(logits, y)) == pytest.approx(plain, rel=0.01)
+    assert float(weighted_cross_entropy("low-by-sample", counts, 0.01)(logits, y)) > 1.2 * plain
+    by_class = torch.nn.functional.cross_entropy(logits, y, root_weights(counts))
+    assert torch.equal(weighted_cross_entropy("sqrt", counts)(logits, y), by_class)
 
 
 def test_normalised_focal_loss_weighs_every_sample_alike_and_without_focus_is_cross_entropy() -> None:

@@ -115,6 +115,12 @@ def test_trimmed_mean_drops_the_true_number_on_each_side(n: int, f: int) -> None
     torch.testing.assert_close(rule_of("trimmed-mean", n, f)(vectors, [1] * n).vector, expected)
 
 
+def test_trimmed_mean_drops_a_stated_share_instead() -> None:
+    vectors = clouds(n=10)
+    expected = vectors.sort(0).values[1:9].mean(0)
+    torch.testing.assert_close(rule_of("trimmed-mean", 10, 4, trim=0.1)(vectors, [1] * 10).vector, expected)
+
+
 @pytest.mark.parametrize(("rule", "attackers"), [("krum", 2), ("trimmed-mean", 2)])
 def test_robust_rules_ignore_outliers(rule: str, attackers: int) -> None:
     vectors = torch.stack([torch.full((3,), 1e6 if i < attackers else 1 + i / 100) for i in range(9)]).double()

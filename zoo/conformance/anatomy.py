@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
 from zoo.conformance.rules import Failed, Skipped
 from zoo.extras import DISTRIBUTION
+from zoo.foreign import points
 from zoo.plugin import ENTRY_POINT_GROUP
 
 MAX_PLUGIN_LINES = 1500
@@ -134,5 +134,5 @@ def _strangers(package: str) -> tuple[str, ...]:
 
 def _entry_points() -> Iterator[tuple[str, str, str]]:
     """Distribution, plugin and module of each entry point."""
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        yield point.dist.name if point.dist else "", point.name.replace("_", "-"), point.value.partition(":")[0]
+    for point in points(ENTRY_POINT_GROUP):
+        yield point.distribution, point.name.replace("_", "-"), point.value.partition(":")[0]

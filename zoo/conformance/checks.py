@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import cached_property, partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from zoo.conformance.rules import (
     Skipped,
 )
 from zoo.errors import OptionError, ZooError
+from zoo.foreign import points
 from zoo.model import Model
 from zoo.plugin import ENTRY_POINT_GROUP, Input, Plugin
 from zoo.prediction import Prediction
@@ -147,8 +147,8 @@ def light_import(subject: Subject) -> str:
     entry = subject.entry
     values = [
         point.value
-        for point in entry_points(group=ENTRY_POINT_GROUP)
-        if point.dist and point.dist.name == entry.distribution and point.name.replace("_", "-") == entry.name
+        for point in points(ENTRY_POINT_GROUP)
+        if point.distribution == entry.distribution and point.name.replace("_", "-") == entry.name
     ]
     if not values:
         raise Skipped("the plugin has no entry point of its own")
@@ -558,7 +558,7 @@ def training(subject: Subject) -> str:
         raise Failed(f"the training has no preset {lacking[0]!r}; add it to presets")
     if not plugin.phantom:
         raise Skipped("the card names no phantom to train on")
-    recipe = recipes.configure("demo")
+    recipe = recipes.configure("check" if "check" in recipes.presets else "demo")
     count = max(TRAINING_CASES, 2 * recipe.folds) if recipes.split.folds else TRAINING_CASES
     data = str(Spec.parse(plugin.phantom).with_options(n=count, seed=0))
     dataset = load_dataset(data, plugin=plugin)

@@ -35,12 +35,13 @@ def random_turn(rng: np.random.Generator) -> tuple[int, bool]:
 
 
 def random_square(
-    planes: Shaped[np.ndarray, "c h w"], size: int, rng: np.random.Generator
+    planes: Shaped[np.ndarray, "c h w"], size: int, rng: np.random.Generator, *, turn: bool = True
 ) -> Shaped[np.ndarray, "c size size"]:
     """A random square window of all planes, turned and mirrored at random. Smaller images are padded with 0."""
     planes = pad_to(planes, size, (1, 2))
     top, left = (rng.integers(side - size + 1) for side in planes.shape[1:])
-    return turned(planes[:, top : top + size, left : left + size], *random_turn(rng), (1, 2))
+    window = planes[:, top : top + size, left : left + size]
+    return turned(window, *random_turn(rng), (1, 2)) if turn else window
 
 
 # ---- a batch ---------------------------------------------------------------------------------------------------------
@@ -129,6 +130,15 @@ def cropped_views(
     matrix = np.stack([scale[:, 0], zero, shift[:, 0], zero, scale[:, 1], shift[:, 1]], 1).reshape(b, 2, 3)
     gain, tint = _around_one(rng, how.jitter, (b, 1)), _around_one(rng, how.tint, (b, 3))
     return recoloured(warped(x, matrix), [gain, tint], _around_one(rng, how.jitter, (b, 1)))
+
+
+def cropped_squares(x: Float[Tensor, "b 3 s s"], rng: np.random.Generator, share: float) -> Float[Tensor, "b 3 s s"]:
+    """Each image cut to a square of this share of its side, anywhere, and mirrored both ways at random."""
+    b = len(x)
+    mirror, shift = share * rng.choice([-1.0, 1.0], (b, 2)), rng.uniform(-1, 1, (b, 2)) * (1 - share)
+    zero = np.zeros(b)
+    matrix = np.stack([mirror[:, 0], zero, shift[:, 0], zero, mirror[:, 1], shift[:, 1]], 1).reshape(b, 2, 3)
+    return warped(x, matrix)
 
 
 def turned_views(

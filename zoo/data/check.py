@@ -10,7 +10,7 @@ from typing import Any, Literal
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, load_dataset, read_mask
 from zoo.data.splits import leaks
-from zoo.errors import DataError, ZooError
+from zoo.errors import DataError, ZooError, noting
 from zoo.plugin import Plugin
 
 Level = Literal["ok", "warning", "error"]
@@ -95,6 +95,21 @@ def require(dataset: Dataset, plugin: Plugin | None = None) -> None:
                 raise DataError(f"case {case.id} of {dataset.spec} names {path}, which doesn't exist; {advice}")
 
 
+def patient_doubt(dataset: Dataset) -> str:
+    """What a set doesn't say of its patients, where it matters: cases of one may come into several parts. Else ""."""
+    stored = [entry for entry in dataset.entries if not callable(entry.case) and not entry.case.images]
+    unnamed = [entry for entry in stored if entry.patient is None]
+    if not unnamed or all(entry.split for entry in dataset.entries):
+        return ""
+    which = "no case" if len(unnamed) == len(stored) else f"not every case ({len(unnamed)} of {len(stored)} don't)"
+    alike = [name for name in dataset.columns if any(word in name.casefold() for word in _PEOPLE) and name != "patient"]
+    hint = f"; if {alike[0]!r} does, call it patient" if alike else ""
+    return f"{which} says which patient it is of, so each counts as a patient of its own{hint}"
+
+
+_PEOPLE = ("patient", "subject", "person", "lesion", "study")
+
+
 class _Facts:
     """Gathers what is wrong, case by case."""
 
@@ -112,6 +127,8 @@ class _Facts:
         self.classes: Counter[str] = Counter()
         self.pixels: Counter[int] = Counter()
         self.flat: list[str] = []
+        self.notes: list[str] = []
+        self.soft: list[str] = []
         self.shapes: Counter[tuple[int, ...]] = Counter()
         self.digests: dict[bytes, list[int]] = {}
 
@@ -125,6 +142,7 @@ class _Facts:
         image = None
         try:
             image = media.read(case.image)
+            self.notes += [f"{case.id}: {note}" for note in image.notes[:1]]
             shape = _grid(image)
             self.shapes[shape] += 1
             digest = hashlib.sha256(np.ascontiguousarray(image.array).tobytes() + str(shape).encode()).digest()
@@ -141,7 +159,10 @@ class _Facts:
             self.no_mask.append(case.id)
         for name in case.masks:
             try:
-                mask = read_mask(case, name)
+                found: list[str] = []
+                with noting(found):
+                    mask = read_mask(case, name)
+                self.soft += [f"{case.id}, {name}"] if found else []
             except ZooError as error:
                 self.unreadable.append(f"{case.id}, {name}: {error}")
                 continue
@@ -158,6 +179,8 @@ class _Facts:
         yield _finding("files", self.unreadable, "all can be read", "{count} can't be read: {first}")
         if self.flat:
             yield _finding("content", self.flat, "", "{count} images are of one value throughout: {first}", "warning")
+        if self.notes:
+            yield _finding("reading", self.notes, "", "{count} images are read with a note: {first}", "warning")
         shapes = ", ".join(f"{_by(shape)} ({count})" for shape, count in self.shapes.most_common(3))
         more = f" and {len(self.shapes) - 3} more" if len(self.shapes) > 3 else ""
         yield Finding("image sizes", "ok", shapes + more or "none")
@@ -165,6 +188,9 @@ class _Facts:
             yield _finding("masks", self.no_mask, f"all {n} cases have one", f"{{count}} of {n} have none: {{first}}")
         if len(self.no_mask) < n:
             yield _finding("mask sizes", self.sizes, "equal to their images'", "{count} differ from the image: {first}")
+            if self.soft:
+                text = "{count} have grey edges and are cut at half: {first}"
+                yield _finding("mask edges", self.soft, "", text, "warning")
             allowed = f"0 to {len(self.labels) - 1}" if self.labels else "0 or more"
             yield _finding("mask labels", self.out_of_range, allowed, f"{{count}} masks leave {allowed}: {{first}}")
             yield self._pixel_balance()
@@ -204,6 +230,8 @@ class _Facts:
             found = [f"{patient} in {' and '.join(parts)}" for patient, parts in leaks(self.dataset).items()]
             if any(entry.patient is not None for entry in entries):
                 yield _finding("patients", found, "each in one split", "{count} in several splits: {first}")
+        elif doubt := patient_doubt(self.dataset):
+            yield Finding("patients", "warning", doubt)
         elif any(entry.patient is not None for entry in entries):
             count = len({entry.patient for entry in entries})
             yield Finding("patients", "ok", f"{count}; splits will keep them apart")

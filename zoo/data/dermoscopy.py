@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-DIAGNOSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
-"""ISIC 2019's classes, in its order: melanoma, naevus, basal cell carcinoma, actinic keratosis, benign keratosis,
-dermatofibroma, vascular lesion, squamous cell carcinoma."""
+from zoo.diagnoses import ISIC_2019
+
+DIAGNOSES = tuple(ISIC_2019)
+"""ISIC 2019's classes, in its order."""
 
 SITES = ("head/neck", "palms/soles", "oral/genital", "lower extremity", "upper extremity", "torso")
 """Where on the body a lesion lies, as the ISIC archive divides it."""

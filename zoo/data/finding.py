@@ -6,13 +6,11 @@ A broken one is broken alone, and a name that two distributions claim is nobody'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
-from zoo.errors import DataError, MissingExtraError
-from zoo.text import listed
+from zoo.errors import DataError, MissingExtraError, PluginError
+from zoo.foreign import Point, points
+from zoo.text import listed, printable
 
 
 @dataclass(frozen=True)
@@ -23,39 +21,40 @@ class Found:
     name: str
     value: str
     owners: tuple[str, ...] = ("unknown",)
+    error: str = ""
 
     def load(self) -> Any:
         """The object. Raises ``DataError`` if it's claimed twice or broken, ``MissingExtraError`` without a library."""
         if len(self.owners) > 1:
             raise DataError(f"the {self.what} {self.name!r} is claimed by {listed(self.owners)}; uninstall one of them")
-        module, _, attribute = self.value.partition(":")
+        module = self.value.partition(":")[0]
         try:
-            return getattr(import_module(module), attribute)
+            return Point(self.name, self.value, "", self.owners[0], "", self.error).load()
         except ModuleNotFoundError as error:
             root = (error.name or "").partition(".")[0]
             if root in ("", module.partition(".")[0]):
                 raise self._broken(error) from error
             raise MissingExtraError(f"the {self.what} {self.name!r}", root, "imaging") from error
-        except (Exception, SystemExit) as error:  # a stranger's module may fail in any way at all
+        except Exception as error:  # a stranger's module may fail in any way at all
             raise self._broken(error) from error
 
     def _broken(self, error: BaseException) -> DataError:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = (
+            printable(error, 300)
+            if isinstance(error, PluginError)
+            else printable(f"{type(error).__name__}: {error}", 300)
+        )
         owner = self.owners[0]
         return DataError(f"the {self.what} {self.name!r} of {owner} is broken ({reason}); update or uninstall {owner}")
 
 
 def found(group: str, what: str) -> dict[str, Found]:
     """Everything under an entry point group by name; nothing is imported."""
-    owners: dict[str, dict[str, str]] = {}
-    for point in _points().select(group=group):
-        owners.setdefault(point.name, {})[point.dist.name if point.dist else "unknown"] = point.value
+    owners: dict[str, dict[str, Point]] = {}
+    for point in points(group):
+        owners.setdefault(point.name, {})[point.distribution] = point
     return {
-        name: Found(what, name, next(iter(values.values())), tuple(sorted(values)))
-        for name, values in sorted(owners.items())
+        name: Found(what, name, first.value, tuple(sorted(by)), first.error)
+        for name, by in sorted(owners.items())
+        for first in [next(iter(by.values()))]
     }
-
-
-@cache
-def _points() -> Any:  # EntryPoints from Python 3.12 on
-    return entry_points()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zoo import media
 from zoo.data.case import Case
+from zoo.data.views import kept
 from zoo.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -84,6 +85,24 @@ def square_of(size: Sequence[int]) -> tuple[int, int, int]:
     h, w = size[:2]
     side = min(h, w)
     return (h - side) // 2, (w - side) // 2, side
+
+
+@dataclass(frozen=True)
+class Window:
+    """The square of an image that a network sees, in px."""
+
+    top: int
+    left: int
+    side: int
+
+    def cut(self, array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "s s *c"]:
+        return array[self.top : self.top + self.side, self.left : self.left + self.side]
+
+
+def cell_edges(cell: int, side: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a cell of a map of ``side`` x ``side``, as shares of the square."""
+    row, column = divmod(cell, side)
+    return column / side, row / side, (column + 1) / side, (row + 1) / side
 
 
 def resize(
@@ -215,16 +234,22 @@ def over_images(
 
 
 def read_views(
-    cases: Iterable[Case], view: Callable[[media.Image], UInt8[np.ndarray, "s s c"]], needed_by: str
+    cases: Iterable[Case], view: Callable[[media.Image], UInt8[np.ndarray, "s s c"]], needed_by: str, what: str
 ) -> list[UInt8[np.ndarray, "s s c"]]:
-    """``view`` of every case's 2-D image. Raises ``MediaError`` for a volume."""
-    return [view(media.read(case.image).require_2d(needed_by)) for case in cases]
+    """``view`` of every case's 2-D image, kept on disk as ``what``. Raises ``MediaError`` for a volume."""
+
+    def one(image: Any) -> UInt8[np.ndarray, "s s c"]:
+        made = kept(image, f"{needed_by} {what}", lambda: {"view": view(media.read(image).require_2d(needed_by))})
+        return made["view"]
+
+    return [one(case.image) for case in cases]
 
 
 class Views:
     """Views of images, made at once where they fit into ``memory`` bytes, otherwise whenever they're asked for.
 
-    ``view`` reads one image and may run in several threads, for decoding lets go of the interpreter's lock.
+    ``view`` reads one image and may run in several threads, for decoding lets go of the interpreter's lock. ``what``
+    names it: views of files are kept on disk (``zoo.data.views``), so that no file is decoded twice.
     """
 
     def __init__(
@@ -232,10 +257,11 @@ class Views:
         images: Sequence[Any],
         view: Callable[[Any], UInt8[np.ndarray, "s s c"]],
         size: int,
+        what: str,
         memory: int = IN_MEMORY,
     ) -> None:
         self.images = images
-        self._view = view
+        self._view = lambda image: kept(image, what, lambda: {"view": view(image)})["view"]
         self._kept: UInt8[np.ndarray, "n s s c"] | None = None
         if 0 < len(images) * size <= memory:
             self._kept = self._make(range(len(images)))

@@ -20,6 +20,7 @@ from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry, load_dataset
 from zoo.errors import DataError, OptionError
 from zoo.spec import is_kind
+from zoo.storage import user_path
 
 SEXES = ("female", "male")
 OLDEST = 120  # years
@@ -108,7 +109,7 @@ def patients_in(table: str | os.PathLike[str]) -> list[Case]:
 
     Raises ``DataError`` for a table that can't be used.
     """
-    path = Path(os.fspath(table)).expanduser()
+    path = user_path(table)
     dataset = load_dataset(f"csv:{path}")
     if "patient" not in dataset.columns:
         dataset = Dataset(dataset.spec, [replace(entry, patient=path.stem) for entry in dataset.entries])

@@ -3,7 +3,8 @@
 ==============  =====================================================================================================
 ``folder:PATH``  images with ``metadata.csv`` or ``metadata.jsonl`` (column ``file_name``), or one folder per class,
                  in the Hugging Face ``imagefolder`` convention; ``train/``, ``validation/``, ``test/`` are splits
-``pairs:PATH``   ``images/`` and ``masks/`` whose files share their stems; may lie inside split folders
+``pairs:PATH``   ``images/`` and ``masks/`` whose files share their stems, but for words such as ``_mask`` at their
+                 ends; may lie inside split folders
 ``csv:FILE``     a table with the column ``image`` and any of ``id``, ``mask``, ``mask_<name>``, ``label``,
                  ``patient``, ``site``, ``split``; further columns become attributes
 ``msd:PATH``     ``dataset.json`` of the Medical Segmentation Decathlon or of nnU-Net
@@ -17,8 +18,10 @@ to the table's folder and may not leave it, so that a downloaded set can't point
 
 from __future__ import annotations
 
+import glob
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
@@ -31,9 +34,20 @@ from jaxtyping import Integer
 from zoo.data import phantoms
 from zoo.data.case import Case
 from zoo.data.finding import Found, found
-from zoo.data.tables import SPLITS, by_stem, images_in, inside, split_folders, stem_of, table_rows
-from zoo.errors import DataError, MediaError, OptionError
+from zoo.data.tables import (
+    SPLITS,
+    by_stem,
+    images_in,
+    inside,
+    known_columns,
+    matched,
+    split_folders,
+    stem_of,
+    table_rows,
+)
+from zoo.errors import DataError, DataWarning, MediaError, OptionError
 from zoo.spec import Spec
+from zoo.storage import user_path
 from zoo.text import nearest, strict_json
 
 ENTRY_POINT_GROUP = "zoo.layouts"
@@ -115,7 +129,7 @@ class Dataset(_Cases):
         kind, _, name = where.partition(":")
         if kind != "file":
             return [str(case.attributes.get(where, "unknown")) for case in self]
-        path = Path(name).expanduser()
+        path = user_path(name)
         if not path.is_file():
             raise DataError(f"there is no file {path} that states the attribute of the cases")
         rows = table_rows(path)
@@ -161,7 +175,7 @@ def load_dataset(spec: str, *, plugin: Any = None) -> Dataset:
     else:
         if not stated.rest:
             raise OptionError(f"data {spec!r} names no path")
-        path = Path(stated.rest).expanduser()
+        path = user_path(stated.rest)
         if not path.exists():
             raise DataError(f"data {spec!r}: there is no {path}")
         dataset = _reader(stated.kind)(spec, path)
@@ -174,7 +188,8 @@ def read_mask(case: Case, name: str = "mask") -> Integer[np.ndarray, "*grid"]:
     """A mask of ``case`` as integer labels ``[h w]`` or ``[z h w]``.
 
     What counts as a label is :func:`zoo.media.read_labels`' affair: black and white are 0 and 1, soft edges are cut at
-    half. Raises ``DataError`` when there is no such mask, or when it holds fractions or colours.
+    half, with a ``DataWarning`` for the folder. Raises ``DataError`` when there is no such mask, or when it holds
+    fractions or colours.
     """
     from zoo import media
 
@@ -187,9 +202,13 @@ def read_mask(case: Case, name: str = "mask") -> Integer[np.ndarray, "*grid"]:
         else media.Image(stored, f"{name!r} of case {case.id}", ndim_spatial=stored.ndim)
     )
     try:
-        return media.read_labels(mask).array
+        labels = media.read_labels(mask)
     except MediaError as error:
         raise DataError(str(error).replace("can't read", "can't read the mask", 1)) from error
+    if labels.notes:  # by folder, so that a set of thousands says it once
+        where = f"in {Path(stored).parent}" if isinstance(stored, str) else "in memory"
+        warnings.warn(f"masks {where} have grey edges; they were cut at half", DataWarning, stacklevel=2)
+    return labels.array
 
 
 # ---- readers -----------------------------------------------------------------------------------------------------
@@ -204,6 +223,7 @@ def _folder(spec: str, root: Path) -> Dataset:
         prefix = f"{split}/" if parts else ""
         if table is not None:
             for row in table_rows(table):
+                row = _spelt(row, table, "file_name")
                 row["image"] = row.pop("file_name", "")
                 for name in [name for name in row if name.endswith("_file_name")]:
                     stem = name.removesuffix("_file_name")
@@ -230,11 +250,13 @@ def _pairs(spec: str, root: Path) -> Dataset:
                 raise DataError(f"data {spec!r}: there is no folder {folder / name}; pairs need images/ and masks/")
         masks = by_stem(folder / "masks")
         images = by_stem(folder / "images")
-        if orphans := sorted(masks.keys() - images.keys()):
+        image_of = matched(images, masks)
+        if orphans := sorted(masks.keys() - image_of.keys()):
             raise DataError(f"data {spec!r}: {_some(orphans)} in {folder / 'masks'} belong to no image")
+        mask_of = {image: str(masks[mask]) for mask, image in image_of.items()}
         for stem, path in images.items():
             identity = f"{split}/{stem}" if split else stem
-            case = Case(str(path), identity, masks={"mask": str(masks[stem])} if stem in masks else {})
+            case = Case(str(path), identity, masks={"mask": mask_of[stem]} if stem in mask_of else {})
             entries.append(Entry(identity, case, split=split))
     return Dataset(spec, entries, ["image", "mask", "split"] if parts else ["image", "mask"])
 
@@ -242,9 +264,9 @@ def _pairs(spec: str, root: Path) -> Dataset:
 def _csv(spec: str, table: Path) -> Dataset:
     if not table.is_file():
         raise DataError(f"data {spec!r}: {table} is not a file")
-    rows = table_rows(table)
+    rows = [_spelt(row, table) for row in table_rows(table)]
     entries = [_entry(row, table.parent, table, None, "") for row in rows]
-    return Dataset(spec, entries, rows[0] if rows else ())
+    return Dataset(spec, entries, dict.fromkeys(name for row in rows for name in row))
 
 
 def _msd(spec: str, root: Path) -> Dataset:
@@ -263,7 +285,7 @@ def _msd(spec: str, root: Path) -> Dataset:
             image = inside(root, item["image"], table)
             mask = inside(root, item["label"], table)
             entries.append(_volume(image, {"mask": str(mask)}, "train"))
-        for item in document.get("test", []):
+        for item in document.get("test") or []:
             image = inside(root, item["image"] if isinstance(item, dict) else item, table)
             entries.append(_volume(image, {}, "test"))
         # The test part comes without masks, so it can't serve for evaluation.
@@ -311,6 +333,17 @@ def _phantoms(spec: str, stated: Spec, plugin: Any) -> Dataset:
 # ---- parts of readers --------------------------------------------------------------------------------------------
 
 
+_COLUMNS = ("image", "id", "mask", "label", "patient", "site", "split")
+
+
+def _spelt(row: dict[str, Any], table: Path, *more: str) -> dict[str, Any]:
+    """``row`` with the names of columns as they stand here: ``Patient`` and ``patient ID`` are ``patient``."""
+    row = known_columns(row, [*_COLUMNS, *more, "patient_id"], table)
+    if "patient_id" in row and "patient" not in row:
+        row["patient"] = row.pop("patient_id")
+    return {name.lower() if name.lower().startswith("mask_") else name: value for name, value in row.items()}
+
+
 def _entry(row: dict[str, Any], folder: Path, table: Path, split: str | None, prefix: str) -> Entry:
     row = dict(row)
     image = row.pop("image", None)
@@ -334,8 +367,15 @@ def _entry(row: dict[str, Any], folder: Path, table: Path, split: str | None, pr
 
 
 def _volume(image: Path, masks: Mapping[str, Any], split: str) -> Entry:
-    name = stem_of(image)
-    return Entry(name, Case(str(image), name, masks=dict(masks)), split=split)
+    """A case of the Decathlon, or of nnU-Net's first version, whose tables name CASE for CASE_0000, CASE_0001, ..."""
+    name, ending = stem_of(image), image.name[len(stem_of(image)) :]
+    paths = [str(image)]
+    if not image.exists():
+        channels = image.parent.glob(f"{glob.escape(name)}_*{glob.escape(ending)}")
+        number = re.compile(rf"{re.escape(name)}_\d{{4}}{re.escape(ending)}")
+        paths = sorted(str(path) for path in channels if number.fullmatch(path.name)) or paths
+    extra = {"channels": paths} if len(paths) > 1 else {}
+    return Entry(name, Case(paths[0], name, masks=dict(masks), attributes=extra), split=split)
 
 
 def _msd_labels(labels: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
+
+from zoo.data.images import ImageSet
 
 TEXTURES = ("plain", "stripes", "checker", "rings", "bar")
 SIZE = 32  # px
@@ -29,3 +33,10 @@ def draw_lesion(texture: str, rng: np.random.Generator) -> Float[np.ndarray, "32
     image = image + 0.18 * (pattern * (np.hypot(u, v) < 5.5) * lesion)[..., None]
     image = image * rng.uniform(0.9, 1.1) + 0.08 * rng.standard_normal(image.shape)
     return np.clip(image, 0, 1)
+
+
+def draw_set(counts: Sequence[int], rng: np.random.Generator) -> ImageSet:
+    """So many lesions of every texture, which is their class."""
+    y = np.repeat(np.arange(len(counts)), counts)
+    views = [np.round(255 * draw_lesion(TEXTURES[label], rng)).astype(np.uint8) for label in y]
+    return ImageSet.of(views, y.tolist(), empty=(3, SIZE, SIZE), channels_last=True)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
+    "Best": "exchange",
     "Context": "exchange",
     "State": "exchange",
     "Update": "exchange",

@@ -7,7 +7,7 @@ beside it: a teacher, architecture parameters, images, features. What travels an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,6 +89,26 @@ def average(updates: Sequence[Update], state: State) -> State:
             raise DataError(f"client {lacking[0]} returns no {name}, and other clients do")
     weights = [update.weight for update in updates]
     return state.updated(**{name: weighted_mean([u.models[name] for u in updates], weights) for name in there})
+
+
+@dataclass(frozen=True)
+class Best:
+    """``aggregate``, and a copy of the network of the best round so far, the first of equal ones.
+
+    ``score``: of a state, more is better, NaN is worst. The copy is in the state's own ``best``, with the ``score`` and
+    the ``round``.
+    """
+
+    aggregate: Callable[[Sequence[Update], State], State]
+    score: Callable[[State], float]
+
+    def __call__(self, updates: Sequence[Update], state: State) -> State:
+        after = self.aggregate(updates, state)
+        score, best = self.score(after), after.own.get("best")
+        if best is not None and not score > best["score"]:
+            return after
+        score = score if score == score else -math.inf
+        return after.updated({"best": {"score": score, "round": after.round, "network": dict(after.network)}})
 
 
 def weighted_mean(models: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:

@@ -78,8 +78,8 @@ class Outcome:
     history: History | None = None
 
     def state_dict(self) -> Tensors:
-        """The global weights for ``Module.load_state_dict``."""
-        return self.state.network
+        """The global weights for ``Module.load_state_dict``: of the best round where one was kept, else of the last."""
+        return self.state.own["best"]["network"] if "best" in self.state.own else self.state.network
 
 
 def construct(build: Build, recipe: Any, data: TrainData, seed: int) -> Federation:

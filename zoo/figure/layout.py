@@ -128,16 +128,16 @@ def rows(
         for (_, panels), row in zip(parts, pictures, strict=True)
     ]
     entries = _legend_rows(legend, width)
-    heading = [_TEXT + 8 if name else 0 for name, _ in parts]
+    headings = [wrap(name, inner, 16) if name else [] for name, _ in parts]
+    heading = [(_TEXT + 4) * len(lines) + 4 if lines else 0 for lines in headings]
     above = [top + (size + 5) * max(map(len, names)) + 4 for top, names in zip(heading, captions, strict=True)]
     bodies = [max(picture.height for picture in row) + _GAP for row in pictures]
     height = 2 * _GAP + 6 + 26 * len(headline) + sum(above) + sum(bodies) + 28 * len(entries) + 20 * len(notes)
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
     y = _lines(draw, headline, _GAP, _GAP, 20, 26, INK) + 6
-    for k, (name, panels) in enumerate(parts):
-        if name:
-            draw.text((_GAP, y), fit(name, inner), fill=INK, font=font(16))
+    for k, (_, panels) in enumerate(parts):
+        _lines(draw, headings[k], _GAP, y, 16, _TEXT + 4, INK)
         left, top = _GAP, y + above[k]
         for panel, picture, lines in zip(panels, pictures[k], captions[k], strict=True):
             _lines(draw, lines, left, top - 4 - (size + 5) * len(lines), size, size + 5, (70, 70, 70))

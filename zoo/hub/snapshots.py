@@ -16,7 +16,7 @@ from zoo import weights as weight_files
 from zoo.errors import WeightsError
 from zoo.hub.client import Address, NotCached, Unreachable, address, download, explained, in_cache, listing_of, reason
 from zoo.hub.guard import COMMIT, unportable
-from zoo.storage import replacing
+from zoo.storage import replacing, user_path
 from zoo.weights import CONFIG, DOMAIN, INDEX, SEEN, SHARD, TENSORS, Located, shown
 
 README = "README.md"
@@ -52,7 +52,7 @@ def pull(repo: str, out: str | os.PathLike[str] | None = None) -> Fetched:
     fetched = replace(fetched, model=shown(model)[1:-1])
     if out is None:
         return fetched
-    target = Path(out).expanduser()
+    target = user_path(out, WeightsError)
     try:
         for name in fetched.files:
             with replacing(target / name) as draft:

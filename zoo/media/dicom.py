@@ -19,13 +19,12 @@ import numpy as np
 
 from zoo.errors import MediaError, MissingExtraError, ZooError
 from zoo.media import limits
-from zoo.media.files import brief, one_line, quiet, refusal
+from zoo.media.deflated import SYNTAX, read_deflated
+from zoo.media.files import brief, printable, quiet, refusal
 from zoo.media.geometry import dicom_affine, is_map, orientation_code, slice_normal
 from zoo.media.header import functional, note, notes, number, numbers, rescale
 from zoo.media.image import WINDOW_FUNCTIONS, Image
 
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_DEFLATE_MAX_RATIO = 1032
 _DAMAGED = "copy or export it again"
 
 
@@ -60,8 +59,8 @@ def load(path: Path, header_only: bool = False) -> Any:
         raise MissingExtraError(f"reading {path}", "pydicom", "imaging") from None
     try:
         with quiet():
-            if not header_only and str(_transfer_syntax(path, read_file_meta_info)) == _DEFLATED:
-                _check_deflated(path)
+            if str(_transfer_syntax(path, read_file_meta_info)) == SYNTAX:
+                return read_deflated(path, header_only)
             return _with_syntax(path, pydicom.dcmread(path, force=True, stop_before_pixels=header_only))
     except (MediaError, MemoryError):
         raise
@@ -88,7 +87,7 @@ def check_pixels(path: Path, dataset: Any) -> int:
         if "DirectoryRecordSequence" in dataset:
             raise refusal(path, "it is a DICOMDIR index without pixels", "give the folder of the series you mean")
         if "Rows" not in dataset or "Columns" not in dataset:
-            kind = one_line(str(dataset.get("Modality") or "unknown"), 16)
+            kind = printable(str(dataset.get("Modality") or "unknown"), 16)
             raise refusal(path, f"it is a DICOM object without an image (modality {kind})", "give an image file")
         frames = int(dataset.get("NumberOfFrames") or 1)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
@@ -178,7 +177,7 @@ def facts(dataset: Any) -> dict[str, Any]:
     }
     for key, name in names.items():
         if dataset.get(name):
-            meta[key] = one_line(str(dataset.get(name)), 64)
+            meta[key] = printable(str(dataset.get(name)), 64)
     if dataset.get("BitsStored"):
         meta["bit_depth"] = int(dataset.BitsStored)
     if int(dataset.get("SamplesPerPixel", 1)) == 1 and meta.get("photometric_interpretation") != "PALETTE COLOR":
@@ -297,7 +296,7 @@ def _window(dataset: Any) -> dict[str, Any]:
         note(dataset, f"the window width {width:g} is not above 0 and was left out")
     elif centre is not None and width is not None:
         if function not in WINDOW_FUNCTIONS:
-            note(dataset, f"the window function {one_line(function, 32)!r} is unknown and was taken as LINEAR")
+            note(dataset, f"the window function {printable(function, 32)!r} is unknown and was taken as LINEAR")
             function = "LINEAR"
         return {"window": (centre, width), **({} if function == "LINEAR" else {"window_function": function})}
     bits = int(dataset.get("BitsStored") or 8)
@@ -321,7 +320,7 @@ def _stored_samples(dataset: Any, samples: int) -> float:
 
 def _is_compressed(dataset: Any) -> bool:
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    return bool(syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed and syntax != _DEFLATED)
+    return bool(syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed and syntax != SYNTAX)
 
 
 def _with_syntax(path: Path, dataset: Any) -> Any:
@@ -344,9 +343,3 @@ def _transfer_syntax(path: Path, read_file_meta_info: Any) -> Any:
         return getattr(read_file_meta_info(path), "TransferSyntaxUID", "")
     except Exception:  # no preamble: dcmread decides
         return ""
-
-
-def _check_deflated(path: Path) -> None:
-    """A deflated data set is unpacked whole before its header can be read, so its size on disk has to do."""
-    if path.stat().st_size * _DEFLATE_MAX_RATIO > limits.MAX_INFLATED_BYTES:
-        raise refusal(path, "it is a deflated DICOM file too large to unpack safely", "export it uncompressed")

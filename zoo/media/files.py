@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -13,40 +12,25 @@ from pathlib import Path
 
 from zoo import storage
 from zoo.errors import MediaError
+from zoo.text import printable
 
 _CHATTY = ("pydicom", "nibabel", "tifffile", "PIL")
 
 
 def refusal(source: str | os.PathLike[str], reason: str, remedy: str) -> MediaError:
     """The error "can't read SOURCE: REASON; REMEDY", on one line (to be raised by the caller)."""
-    return MediaError(one_line(f"can't read {os.fspath(source)}: {reason}; {remedy}"))
+    return MediaError(printable(f"can't read {os.fspath(source)}: {reason}; {remedy}"))
 
 
 def brief(error: BaseException) -> str:
     """A library's own reason: its first line, cut to a readable length and without the closing full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return one_line(lines[0], 120).rstrip(".:;")
+    return printable(lines[0], 120).rstrip(".:;")
 
 
-def one_line(text: str, width: int | None = None) -> str:
-    """Text from a file or a library as printable characters on one line."""
-    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return text if width is None or len(text) <= width else text[: width - 3] + "..."
-
-
-def user_path(name: str) -> Path:
-    """A path as a user wrote it. Raises ``MediaError`` for a home that isn't there and for a name beyond the limit."""
-    try:
-        path = Path(name).expanduser()
-        os.stat(path)
-    except RuntimeError as error:
-        raise refusal(name, brief(error), "write the whole path") from None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise refusal(name[:80] + "...", f"a name of {len(name):,} characters is too long", "check it") from None
-    except ValueError:  # a zero byte: there is no such file, as whoever reads it will say
-        pass
-    return path
+def user_path(name: str | os.PathLike[str]) -> Path:
+    """``zoo.storage.user_path``, with a ``MediaError``."""
+    return storage.user_path(name, MediaError)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-from zoo.media.files import one_line, refusal
+from zoo.media.files import printable, refusal
 
 # What is read of a header as text; a value that isn't a number is left out.
 _TEXTS = (
@@ -66,7 +66,7 @@ def rescale(path: Any, source: Any, dataset: Any) -> tuple[float, float] | None:
             continue
         value = number(source, name)
         if value is None or (value == 0 and usual == 1):
-            text = one_line(str(source.get(name)), 32)
+            text = printable(str(source.get(name)), 32)
             raise refusal(path, f"its {_words(name)} is {text!r}, which is no scale", "export it again")
         _judge(dataset, name, _values(source.get(name))[0])
         pair.append(value)
@@ -100,7 +100,7 @@ def _number(value: Any) -> float | None:
 
 
 def _judge(dataset: Any, name: str, value: Any) -> None:
-    found, text = _number(value), one_line(str(value), 32)
+    found, text = _number(value), printable(str(value), 32)
     if found is None:
         note(dataset, f"the {_words(name)} {text!r} is no number and was left out")
     elif "," in text:

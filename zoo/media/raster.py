@@ -7,7 +7,6 @@ model. 16-bit grey stays uint16; 16-bit colour stays uint16 in TIFF and is read 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -27,7 +26,8 @@ from PIL import (
 from PIL import Image as PILImage
 
 from zoo.errors import MediaError, MissingExtraError
-from zoo.media.files import brief, quiet, refusal, silent_stderr
+from zoo.media.checksums import check_png, check_tiff
+from zoo.media.files import brief, quiet, refusal, silent_stderr, user_path
 from zoo.media.image import Image
 from zoo.media.limits import check_size
 
@@ -73,7 +73,7 @@ def from_pillow(picture: PILImage.Image) -> Image:
 
 def palette_indices(x: Any) -> np.ndarray | None:
     """The indices of a picture with a palette in colour, by path or of Pillow; None for a palette of greys."""
-    with nullcontext(x) if isinstance(x, PILImage.Image) else PILImage.open(Path(os.fspath(x)).expanduser()) as picture:
+    with nullcontext(x) if isinstance(x, PILImage.Image) else PILImage.open(user_path(x)) as picture:
         colours = np.reshape(picture.getpalette("RGB") or [], (-1, 3))
         if picture.mode != "P" or not np.ptp(colours, axis=-1).any():
             return None
@@ -94,14 +94,16 @@ def _read_with_pillow(path: Path, kind: str) -> Image:
         meta: dict[str, Any] = {"mode": picture.mode}
         if kind == "png":
             meta["bit_depth"] = _png_bit_depth(file)
+            check_png(path, file)
         if kind == "tiff":
             bits = picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
             bits = tuple(bits) if isinstance(bits, tuple) else (bits,)
             meta["bit_depth"] = int(max(bits))
+            check_tiff(path, file, picture.tag_v2, _bytes_of(picture, bits))  # type: ignore[attr-defined]
             planar = picture.tag_v2.get(_PLANAR) == 2  # type: ignore[attr-defined]
             if (len(bits) > 1 and max(bits) > 8) or (planar and picture.mode == "LA"):  # neither by Pillow
                 return _read_with_tifffile(path)
-            return _read_pages(path, picture, meta)
+            return _read_pages(path, file, picture, meta)
         if kind in ("gif", "webp") and (count := getattr(picture, "n_frames", 1)) > 1:
             raise refusal(path, f"it is an animation of {count} pictures", "save the one you mean")
         array = _pixels(picture)
@@ -119,7 +121,11 @@ def _png_bit_depth(file: Any) -> int:
     return int(depth)
 
 
-def _read_pages(path: Path, picture: ImageFile.ImageFile, meta: dict[str, Any]) -> Image:
+def _bytes_of(picture: PILImage.Image, bits: Sequence[int]) -> int:
+    return picture.width * picture.height * sum(bits) // 8
+
+
+def _read_pages(path: Path, file: Any, picture: ImageFile.ImageFile, meta: dict[str, Any]) -> Image:
     """All pages of a TIFF when they are equally large, else the first (the others are previews or pyramid levels)."""
     count = getattr(picture, "n_frames", 1)
     first = _page(picture)
@@ -131,6 +137,7 @@ def _read_pages(path: Path, picture: ImageFile.ImageFile, meta: dict[str, Any]) 
         picture.seek(index)
         if _stored_size(picture) != first.shape[:2]:
             return Image(first, str(path), "tiff", meta={**meta, "pages": count, "page": 0}, ndim_spatial=2)
+        check_tiff(path, file, picture.tag_v2, 8 * first.nbytes)  # type: ignore[attr-defined]
         pages.append(_page(picture))
     if len({page.shape for page in pages}) > 1:
         raise refusal(path, "its pages mix grey and colour", "save each page as a file of its own")

@@ -12,7 +12,7 @@ import numpy as np
 from zoo.errors import MediaError
 from zoo.media import limits
 from zoo.media.dicom import check_pixels, decode, facts, finish, load, parsing, plane_of, stack_geometry, thickness
-from zoo.media.files import one_line, refusal
+from zoo.media.files import printable, refusal
 from zoo.media.header import note, notes
 from zoo.media.image import Image
 from zoo.media.sniff import identify, is_litter
@@ -26,23 +26,25 @@ def read_series(folder: Path) -> Image:
     files = find_series(folder)
     if not files:
         raise refusal(folder, "it is a folder without a DICOM series", "give its image files one by one")
-    datasets = [load(path) for path in files]
-    frames = [check_pixels(path, dataset) for path, dataset in zip(files, datasets, strict=True)]
-    if max(frames) > 1:
-        raise refusal(folder, "its series consists of multi-frame files", "give its files one by one")
-    limits.check_size(str(folder), (len(files), int(datasets[0].Rows), int(datasets[0].Columns)))
-    with parsing(folder):
-        meta = {**facts(datasets[0]), "slices": len(files)}
-        planes = [plane_of(dataset) for dataset in datasets]
-        affine, spacing, order = stack_geometry(str(folder), planes, thickness(datasets[0]))
-    indices = range(len(files)) if order is None else order
-    slices = [decode(files[i], datasets[i]) for i in indices]
+    headers = [load(path, header_only=True) for path in files]
+    first = headers[0]
+    with parsing(folder):  # before any pixel is read: many small files may unpack to much
+        if max(int(header.get("NumberOfFrames") or 1) for header in headers) > 1:
+            raise refusal(folder, "its series consists of multi-frame files", "give its files one by one")
+        limits.check_size(str(folder), (len(files), int(first.Rows), int(first.Columns)))
+        meta = {**facts(first), "slices": len(files)}
+        planes = [plane_of(header) for header in headers]
+        affine, spacing, order = stack_geometry(str(folder), planes, thickness(first))
+    slices = []
+    for i in range(len(files)) if order is None else order:
+        dataset = load(files[i])  # one at a time: what stands beside the pixels goes again
+        check_pixels(files[i], dataset)
+        slices.append(decode(files[i], dataset))
+        for text in notes(dataset):
+            note(first, text)
     if len({(a.shape, a.dtype) for a in slices}) > 1:
         raise refusal(folder, "its slices mix grey and colour or several pixel types", "keep one kind of slice only")
-    for one in datasets[1:]:
-        for text in notes(one):
-            note(datasets[0], text)
-    return finish(np.stack(slices), str(folder), datasets[0], meta, spacing, affine, ndim_spatial=3)
+    return finish(np.stack(slices), str(folder), first, meta, spacing, affine, ndim_spatial=3)
 
 
 def find_series(folder: Path) -> list[Path]:
@@ -65,7 +67,7 @@ def find_series(folder: Path) -> list[Path]:
                 near = (k for k in groups if k[:3] == stated and np.allclose(k[3], orientation, rtol=0, atol=5e-3))
                 key = next(near, (*stated, orientation))
                 name = dataset.get("SeriesDescription") or dataset.get("SeriesNumber") or "unnamed"
-                names[key] = one_line(str(name), 64)
+                names[key] = printable(str(name), 64)
         except MediaError:
             continue  # not a slice; a damaged file that is one shows as a gap
         groups[key].append(path)
@@ -81,8 +83,8 @@ def dicom_files(folder: Path) -> list[Path]:
     found = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
-        if is_litter(entry.name) or entry.name.upper().startswith("DICOMDIR") or not entry.is_file():
-            continue
+        if is_litter(entry.name) or entry.name.upper().startswith("DICOMDIR") or not path.is_file():
+            continue  # Path.is_file is False, too, for a link that leads in a circle
         try:
             if identify(path) == "dicom":
                 found.append(path)

@@ -71,6 +71,24 @@ class Backbone(nn.Module):
         return self.features(x).mean((2, 3)) if self.pooled else self.features(x)
 
 
+class LinearClassifier(nn.Module):
+    """A backbone that gives maps of so many channels, global average pooling, one linear layer."""
+
+    def __init__(self, backbone: nn.Module, channels: int, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(channels, classes)
+
+    def pooled(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t"]:
+        return self.backbone(x).mean((2, 3))
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        return self.head(self.pooled(x))
+
+    def probabilities(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        return self(x).softmax(1)
+
+
 def build(
     name: str,
     *,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,8 +23,12 @@ def lenet(channels: int, size: int, classes: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def vgg11(channels: int, classes: int) -> nn.Sequential:
-    """Without batch normalisation, and with one linear layer, as for CIFAR-10; images of at least 32 px."""
+def vgg11(channels: int, classes: int, *, deep_head: bool = False) -> nn.Sequential:
+    """Without batch normalisation, at the widths for CIFAR-10; images of at least 32 px.
+
+    With one linear layer; or, with ``deep_head``, three of 512 with dropout before the first two, and convolutions that
+    start at the standard deviation sqrt(2 / (9 maps out)).
+    """
     layers: list[nn.Module] = []
     before = channels
     for width in (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0):
@@ -31,8 +37,16 @@ def vgg11(channels: int, classes: int) -> nn.Sequential:
             before = width
         else:
             layers.append(nn.MaxPool2d(2))
+    head = [nn.Linear(512, classes)]
+    if deep_head:
+        deep = [part for _ in range(2) for part in (nn.Dropout(), nn.Linear(512, 512), nn.ReLU())]
+        head = [*deep, *head]  # type: ignore[list-item]
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=math.sqrt(2 / (9 * layer.out_channels)))
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     # from 32 px on one cell is left; larger images are pooled to it
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
 
 
 class GreyAsColour(nn.Module):

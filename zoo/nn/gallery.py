@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zoo.data.case import Case
 from zoo.data.sets import load_dataset
 from zoo.errors import DataError, MediaError
+from zoo.storage import user_path
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def pack(pictures: Sequence[PILImage.Image], quality: int = 80) -> tuple[Tensor,
 
 def read_folder(folder: Any) -> tuple[Any, list[Case]]:
     """A user's own images: what tells whether they changed, and the images. Raises ``DataError``."""
-    root = Path(folder).expanduser()
+    root = user_path(folder)
     if not root.is_dir():
         raise DataError(f"the gallery {folder} is not a folder; give a folder of images")
     cases = list(load_dataset(f"folder:{root}"))

@@ -6,6 +6,8 @@ Losses that know the class counts of a long tail, and those of federated learnin
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +94,25 @@ def low_cross_entropy(logits: Float[Tensor, "b k"], y: Int[Tensor, " b"], rho: f
         g2 = (logits.softmax(1) - F.one_hot(y, logits.shape[1])).square().sum(1)
         w = project_on_simplex(1 + g2 / (2 * rho), float(len(y)))
     return (w * F.cross_entropy(logits, y, reduction="none")).mean()
+
+
+Weighting = Literal["sqrt", "low", "low-by-sample", "none"]
+
+
+def weighted_cross_entropy(
+    kind: Weighting, counts: Float[Tensor, " k"], rho: float = 0.1
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy of logits [b k] and labels [b]; ``sqrt`` weighs classes by :func:`root_weights` of ``counts``.
+
+    ``low-by-sample`` is :func:`low_cross_entropy`; ``low`` the same as its authors run it: of the batch's mean, a
+    sample's gradient is 1 / b of its own, so that the weights stay near 1.
+    """
+    if kind == "low":
+        return lambda logits, y: low_cross_entropy(logits, y, rho * len(y) ** 2)
+    if kind == "low-by-sample":
+        return lambda logits, y: low_cross_entropy(logits, y, rho)
+    weight = root_weights(counts) if kind == "sqrt" else None
+    return lambda logits, y: F.cross_entropy(logits, y, weight)
 
 
 def project_on_simplex(v: Float[Tensor, " n"], total: float) -> Float[Tensor, " n"]:

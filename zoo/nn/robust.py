@@ -31,8 +31,10 @@ class Combined(NamedTuple):
 Rule = Callable[[Float[Tensor, "n d"], Sequence[float]], Combined]
 
 
-def rule_of(name: RuleName, clients: int, attackers: int) -> Rule:
+def rule_of(name: RuleName, clients: int, attackers: int, trim: float | None = None) -> Rule:
     """The rule of that name, told the true number of attackers where it takes one.
+
+    ``trim``: the share that the trimmed mean drops on either side, in place of the true one.
 
     Raises ``OptionError`` when so many attackers are beyond any rule. Krum's own guarantee needs n > 2 f + 2; fewer
     clients are taken all the same, as in the paper (n = 10, f = 4).
@@ -42,7 +44,7 @@ def rule_of(name: RuleName, clients: int, attackers: int) -> Rule:
         return partial(krum, attackers=attackers)
     if name == "trimmed-mean":
         # of as many updates as there are; the quarter keeps rounding from dropping one less
-        return partial(trimmed_mean, share=(attackers + 0.25) / clients)
+        return partial(trimmed_mean, share=(attackers + 0.25) / clients if trim is None else trim)
     return dos if name == "dos" else fedavg
 
 

@@ -59,10 +59,11 @@ def masked_attention(
 
     Returns:
         ``[b, h, n, e]`` in the dtype of ``q``, laid out in memory as ``[b, n, h, e]`` so that joining the heads copies
-        nothing. Differentiable (once by the compiled road) in ``q``, ``k``, ``v`` and ``bias``; the backward pass
-        computes the weights again. NaN, and infinity where it makes the score NaN or +inf, spread through the queries
-        that meet them, as in ``softmax``. On CPU the result is the same bit for bit for any number of threads; on CUDA
-        the gradient of a broadcast ``bias`` is summed by atomics, in no fixed order.
+        nothing. Differentiable in ``q``, ``k``, ``v`` and ``bias``; the backward pass computes the weights again, and
+        one that is to be differentiated itself (``create_graph``) runs by the reference. NaN, and infinity where it
+        makes the score NaN or +inf, spread through the queries that meet them, as in ``softmax``. On CPU the result is
+        the same bit for bit for any number of threads; on CUDA the gradient of a broadcast ``bias`` is summed by
+        atomics, in no fixed order.
 
     Raises:
         ValueError: wrong rank, shape, dtype or device, ``lengths`` with ``n != m``, a scale that is not finite.
@@ -125,7 +126,7 @@ def reference(
     scores = scores.masked_fill(hidden, -math.inf)
     alone = (scores == -math.inf).all(-1, keepdim=True)
     weights = scores.masked_fill(alone, 0).softmax(-1).masked_fill(alone, 0)
-    return (weights @ v_wide).to(q.dtype)
+    return (weights @ v_wide).masked_fill(alone, 0).to(q.dtype)  # where v is infinite, 0 * v is NaN
 
 
 def _padded(
@@ -253,6 +254,15 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     q, k, v, out, lse, key_padding_mask, query_padding_mask, lengths, bias, rel_h, rel_w = ctx.saved_tensors
     masks = (key_padding_mask, query_padding_mask, lengths)
+    # The kernel has no derivative of its own: a backward that is to be differentiated again runs in PyTorch.
+    if torch.is_grad_enabled():
+        inputs = (q, k, v, *masks, bias, rel_h, rel_w)
+        wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed and x is not None]
+        again = torch.autograd.grad(
+            reference(*inputs, ctx.causal, ctx.scale), wanted, grad, create_graph=True, materialize_grads=True
+        )
+        found = iter(again)
+        return *(next(found) if needed else None for needed in ctx.needs_input_grad[:9]), None, None
     bias_needs_grad = bias is not None and ctx.needs_input_grad[6]
     dq, dk, dv, dbias, drel_h, drel_w = torch.ops.zoo.masked_attention_backward(
         grad, q, k, v, out, lse, *masks, bias, rel_h, rel_w, ctx.causal, ctx.scale, bias_needs_grad

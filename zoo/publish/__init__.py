@@ -19,6 +19,7 @@ from zoo.hub.client import Address, address, explained, patiently
 from zoo.hub.snapshots import PICTURE, PICTURES, README, SAFE_NAME
 from zoo.plugin import Plugin
 from zoo.publish.card import check_card, model_card
+from zoo.spec import is_kind
 from zoo.weights import CONFIG, DOMAIN, INDEX, SEEN, SHARD, TENSORS, Located
 
 __all__ = ["Pushed", "check_card", "model_card", "push"]
@@ -44,12 +45,14 @@ def push(
     pull_request: bool = False,
     message: str | None = None,
     dry_run: bool = False,
+    pictures: bool = False,
 ) -> Pushed:
     """Publish a model with its model card: a folder of weights, a loaded model, or a name (its demo weights).
 
     Everything is checked first, so that nothing is published that would not load. ``revision`` names a branch, made if
     missing; ``pull_request`` opens one instead of committing. An interrupted push is repeated by the same call: files
-    that arrived are not sent again. ``dry_run`` sends nothing and returns what would be sent.
+    that arrived are not sent again. ``dry_run`` sends nothing and returns what would be sent. ``pictures``: publish
+    weights that carry small pictures of the images they were trained on; phantoms need no asking.
 
     Raises ``WeightsError`` naming what is wrong with the weights, the repository or the token, ``OptionError`` for
     options that don't go together.
@@ -60,7 +63,7 @@ def push(
     if pull_request and revision:
         raise OptionError("--pr proposes a change to main and --revision names another branch; pass one of them")
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as scratch:
-        files = _publication(what, where, Path(scratch))
+        files = _publication(what, where, Path(scratch), pictures)
         sizes = {name: path.stat().st_size for name, path in files.items()}
         if dry_run:
             return Pushed(where.repo, sizes)
@@ -69,7 +72,7 @@ def push(
     return Pushed(where.repo, sizes, commit.oid, commit.commit_url, commit.pr_url)
 
 
-def _publication(what: Any, where: Address, scratch: Path) -> dict[str, Path]:
+def _publication(what: Any, where: Address, scratch: Path, pictures: bool) -> dict[str, Path]:
     """The files of a repository by their names there; all of them checked."""
     demo = False
     if not isinstance(what, (str, os.PathLike)):
@@ -91,6 +94,11 @@ def _publication(what: Any, where: Address, scratch: Path) -> dict[str, Path]:
     plugin: Plugin = model_class.plugin
     located = Located(folder, spec, weight_files.only_safetensors(folder, spec))
     record = loading.check(model_class, located)
+    if not pictures and _carries_pictures(record):
+        raise WeightsError(
+            f"{spec} carries small pictures of the images that it was trained on; say --with-pictures if they may be "
+            "published, or train with --set thumbnails=0"
+        )
 
     files = {CONFIG: folder / CONFIG, located.tensors.name: located.tensors}
     files |= {stored.file.name: stored.file for stored in weight_files.read_headers(located).values()}
@@ -114,6 +122,13 @@ def _publication(what: Any, where: Address, scratch: Path) -> dict[str, Path]:
             if inside and SAFE_NAME.fullmatch(name) and PICTURE.fullmatch(name):
                 files[name] = path
     return files
+
+
+def _carries_pictures(record: Mapping[str, Any]) -> bool:
+    """Whether a gallery of real training images lies in the weights (``zoo.nn.gallery``)."""
+    gallery = record.get("config", {}).get("gallery")
+    held = gallery.get("jpeg_bytes", 0) if isinstance(gallery, Mapping) else 0
+    return bool(held) and not is_kind(str(record.get("trained_on", "")), "phantom")
 
 
 def _is_template(readme: Path) -> bool:

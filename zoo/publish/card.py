@@ -128,6 +128,9 @@ def _body(
             }
         ),
         "Paper": cards.paper(plugin),
+        "Departures from the paper": cards.table(["what", "why", "effect"], cards.departure_rows(plugin))
+        if plugin.departures
+        else "",
         "Intended use and limits": f"{disclaimer}"
         f" The network expects: {plugin.primary_input.help}. On anything else its output means nothing."
         + (f"\n\nOn licences: {plugin.licence_notes}" if plugin.licence_notes else ""),
@@ -150,7 +153,7 @@ def _body(
         f'model.predict("{cards.trial(plugin)}").figure().show()\n```\n\n'
         f"Append `@` and a commit hash to the address to pin the weights.",
     }
-    title, *parts = [f"{title}\n\n{text.strip()}" for title, text in sections.items()]
+    title, *parts = [f"{title}\n\n{text.strip()}" for title, text in sections.items() if text]
     return "\n\n## ".join([f"# {title}", *parts]) + "\n"
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from zoo import registry
 from zoo.errors import OptionError
-from zoo.storage import making
+from zoo.storage import making, user_path
 from zoo.text import kebab, nearest
 
 __all__ = ["TASKS", "Created", "new"]
@@ -56,7 +56,7 @@ def new(name: str, task: str = "segmentation", parent: str | os.PathLike[str] = 
     package = name.replace("-", "_")
     if keyword.iskeyword(package) or package in sys.stdlib_module_names or package in ("zoo", "torch", "test", "tests"):
         raise OptionError(f"{name} would hide a package of Python or the zoo called {package}; choose another name")
-    target = Path(parent).expanduser() / name
+    target = user_path(parent, OptionError) / name
     if target.exists() or target.is_symlink():
         raise OptionError(f"{target} exists and nothing is overwritten; choose another name or another --folder")
     names = {"my_model": package, "my-model": name, "MyModel": _camel(name), "My model": _sentence(name)}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from zoo.data.images import ImageSet
 from zoo.training.run import Run
 
 
@@ -41,3 +42,18 @@ def descend(
         if after_epoch is not None and (step + 1) % steps_per_epoch == 0:
             after_epoch((step + 1) // steps_per_epoch)
     net.eval()
+
+
+def loss_on_images(
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    images: ImageSet,
+    device: torch.device,
+    view: Callable[[torch.Tensor, int], torch.Tensor],
+) -> Callable[[np.ndarray, int], torch.Tensor]:
+    """For :func:`descend`, a loss of images and labels; ``view`` makes of a batch in [0, 1] what the network sees."""
+
+    def loss(index: np.ndarray, step: int) -> torch.Tensor:
+        x, y = images.batch(index, device)
+        return loss_of(view(x, step), y)
+
+    return loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from zoo import registry
 from zoo.data.case import Case
 from zoo.data.seen import Seen
 from zoo.data.splits import Split, TrainData, divide, save_split
-from zoo.errors import OptionError, ZooError
+from zoo.errors import DataWarning, OptionError, ZooError
 from zoo.model import Model
 from zoo.plugin import Plugin
 from zoo.spec import is_kind
@@ -79,7 +80,7 @@ def train(
     preset: str = "paper",
     overrides: Mapping[str, str] | None = None,
     resume: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 300.0,
@@ -91,13 +92,14 @@ def train(
 
     ``out`` then holds ``config.json`` and ``model.safetensors`` (what ``zoo.load(..., weights=out)`` takes),
     ``run.json``, ``split.json`` and ``metrics/``. A run that was killed goes on with ``resume=True``; resuming a
-    finished one does nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is where the clients of a
-    federated model run. See ``Run`` for the other arguments.
+    finished one does nothing. ``seed``: None is 0; a training with a privacy guarantee then draws noise that nobody
+    can draw again, and with a seed it guarantees nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is
+    where the clients of a federated model run. See ``Run`` for the other arguments.
 
     Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
     ``PluginError`` for a model without training.
     """
-    from zoo.data.check import require
+    from zoo.data.check import patient_doubt, require
     from zoo.data.sets import load_dataset
 
     plugin, training = registry.part(model, "training")
@@ -109,7 +111,9 @@ def train(
     recipe = training.configure(preset, overrides)
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
-    parts = divide(dataset, training.split, recipe, seed)
+    if doubt := patient_doubt(dataset):
+        warnings.warn(f"{data}: {doubt}", DataWarning, stacklevel=2)
+    parts = divide(dataset, training.split, recipe, seed or 0)
     out = Path(out)
     identity = {
         "model": plugin.name,
@@ -140,7 +144,7 @@ def train(
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
         if not record.get("finished"):
             if run.is_main:
-                save_split(parts, out / "split.json", seed)
+                save_split(parts, out / "split.json", run.seed)
             try:
                 network = training.run(recipe, parts, run)
             except ZooError:

@@ -58,6 +58,7 @@ class Run:
     ``device``: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``mixed_precision`` (``no|fp16|bf16``) and
     ``gradient_accumulation`` are Accelerate's; ``None`` leaves them to ``accelerate launch``.
     A checkpoint is written every ``checkpoint_every`` steps if given, else every ``checkpoint_seconds``.
+    ``seed``: None is 0, and leaves a training that needs secret numbers free to draw its own; see ``seed_given``.
     ``engine`` says where a federated training runs its clients, and ``source`` holds the plain facts from which another
     process comes to the same recipe and data.
 
@@ -68,7 +69,7 @@ class Run:
         self,
         out: str | Path | None = None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         device: str = "auto",
         resume: bool = False,
         identity: Mapping[str, Any] | None = None,
@@ -80,7 +81,8 @@ class Run:
         engine: str = "local",
         source: Mapping[str, Any] | None = None,
     ) -> None:
-        self.seed = int(seed)
+        self.seed = int(seed or 0)
+        self.seed_given = seed is not None
         self.engine = engine
         self.source = source
         self.out = None if out is None else Path(out)

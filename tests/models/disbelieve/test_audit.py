@@ -13,10 +13,11 @@ from torch import nn
 
 from zoo.errors import DataError
 from zoo.federated import Context, State, Update
+from zoo.figure.plane import Projection
 from zoo.models.disbelieve.attacks import AttackSettings
 from zoo.models.disbelieve.audit import Attacker, Audited
 from zoo.models.disbelieve.data import measure
-from zoo.models.disbelieve.result import Projection, RoundRecord
+from zoo.models.disbelieve.result import RoundRecord
 from zoo.models.disbelieve.training import DisbelieveRecipe, client
 from zoo.nn.robust import rule_of
 
@@ -129,7 +130,7 @@ def test_a_model_that_diverged_counts_as_chance() -> None:
     model = Plain()
     nn.init.constant_(model.w, math.nan)
     x, y = torch.randn(9, 2), torch.arange(9) % 3
-    assert measure(model, x, y) == (0.5, pytest.approx(1 / 3), True)
+    assert measure(model, x, y) == (0.5, pytest.approx(1 / 3), 0.5, True)
 
 
 @pytest.mark.parametrize("share", ["params", "grads"])

@@ -19,9 +19,10 @@ from zoo.data.sets import Dataset, Entry, load_dataset
 from zoo.data.splits import divide
 from zoo.errors import DataError, OptionError
 from zoo.models.disbelieve import claim as claims
+from zoo.models.disbelieve.attacks import RELEASED
 from zoo.models.disbelieve.data import divide as divide_among
-from zoo.models.disbelieve.data import load_images, measured
-from zoo.models.disbelieve.model import DisbelieveConfig
+from zoo.models.disbelieve.data import load_images, measure, measured
+from zoo.models.disbelieve.model import DisbelieveConfig, build_network
 from zoo.models.disbelieve.training import DisbelieveRecipe, controlled_clients, initial_network, training
 from zoo.training import Run
 
@@ -85,6 +86,27 @@ def fit(out: Path | None = None, **changes: Any) -> tuple[Any, list[dict[str, An
     return model, json.loads((out / "audit.json").read_text()) if out else []
 
 
+def test_the_released_reading_trains_at_the_papers_scale_and_small() -> None:
+    recipe = training.configure("paper", {"recipe": "released"})
+    assert (recipe.search, recipe.probe, recipe.landing, recipe.lie) == ("divisor", "batch", "beyond", "table")
+    assert (recipe.trim, recipe.ascent_batch, recipe.ascent_lr, recipe.rounds) == (0.1, 100, 0.1, 120)
+    released = {"recipe": "released", **RELEASED, "trim": 0.1}
+    for share in ("params", "grads"):
+        model, _ = fit(**released, share=share, server_lr=0.01, aggregator=("trimmed-mean",))
+        assert [c.attack for c in model.config.curves] == ["none", "disbelieve"]
+    network = build_network(training.configure("breakhis-released").network)
+    assert [type(part).__name__ for part in list(network)[-7:]] == ["Dropout", "Linear", "ReLU"] * 2 + ["Linear"]
+
+
+def test_hard_labels_give_a_model_of_one_answer_half() -> None:
+    class Constant(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([1 + x[:, 0], torch.zeros(len(x))], 1)
+
+    found = measure(Constant(), torch.tensor([[0.3], [0.2], [0.1], [0.4]]), torch.tensor([0, 0, 1, 0]))
+    assert (found.auc, found.hard_auc, found.accuracy) == (1.0, 0.5, 0.75)
+
+
 def test_without_an_attack_there_is_nothing_poisoned() -> None:
     model, _ = fit(attack="none", aggregator=("fedavg",))
     assert len(model.config.curves) == 1
@@ -125,6 +147,10 @@ def test_simulate_audits_a_data_set_of_the_user() -> None:
     assert audit.attack == "min-max"
     assert len(audit.auc) == 3
     assert audit.figure().width > 1000
+    released = model.simulate(TestDisbelieve.data, 10, 3, attack="lie", rounds=1, samples=10, recipe="released")
+    assert released.rounds[0].distance > 0  # by the table: the formula has no reading of its own
+    with pytest.raises(OptionError, match="no z for 2 attackers of 5"):
+        model.simulate(TestDisbelieve.data, 5, 2, attack="lie", rounds=1, samples=10, recipe="released")
     with pytest.raises(OptionError, match="majority or half"):
         model.simulate(TestDisbelieve.data, 4, 2)
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.models.fed_mas.baselines import CReFF, class_gradients, match_features, retrain
+from zoo.federated import Best, State
+from zoo.federated.creff import CReFF, class_gradients, match_features, retrain
+from zoo.models.fed_mas.client import FedMASRecipe, Site, make_optimizer, update
 from zoo.models.fed_mas.data import Shard, batches
-from zoo.models.fed_mas.distance import class_distances as distances_of
-from zoo.models.fed_mas.distance import prior_distance
 from zoo.models.fed_mas.model import Network
-from zoo.models.fed_mas.training import FedMASRecipe, Site, make_optimizer, update
+from zoo.models.fed_mas.prior import class_distances as distances_of
+from zoo.models.fed_mas.prior import prior_distance
 
 RECIPE = FedMASRecipe(local_epochs=2, batch_size=4, rounds=3, lr=0.05, weight_decay=0.0)
 
@@ -105,6 +106,51 @@ def test_rate_follows_a_cosine_over_the_rounds() -> None:
     assert rates == pytest.approx([0.05 * 0.5 * (1 + math.cos(math.pi * r / 3)) for r in range(3)])
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_kept_optimizer_goes_on_where_it_stopped_and_at_the_rounds_rate(optimizer: str) -> None:
+    recipe = replace(RECIPE, optimizer=optimizer, keep_optimizer=True, method="bsm")  # type: ignore[arg-type]
+    net, own, kept = network(False), shard(), {}
+    for round_ in (1, 2):
+        update(net, own, site(recipe), round_, np.random.default_rng(round_), kept=kept)
+    again = make_optimizer(recipe, list(net.parameters()), 3, kept)
+    assert again.param_groups[0]["lr"] == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * 2 / 3)))
+    (first, *_), memory = again.state.values(), "exp_avg" if optimizer == "adam" else "momentum_buffer"
+    assert first[memory].abs().sum() > 0
+    if optimizer == "adam":
+        assert first["step"] == 2 * 2 * 3  # rounds, epochs, batches
+    assert not make_optimizer(replace(recipe, keep_optimizer=False), list(net.parameters()), 3, kept).state
+
+
+def test_clipping_bounds_what_a_step_moves() -> None:
+    recipe = replace(RECIPE, method="bsm", momentum=0.0, local_epochs=1, batch_size=10, clip=1e-3)
+    net = network(False)
+    start = [p.detach().clone() for p in net.parameters()]
+    update(net, shard(), site(recipe), 1, np.random.default_rng(0))
+    moved = torch.stack([(a - b).square().sum() for a, b in zip(net.parameters(), start, strict=True)]).sum().sqrt()
+    assert float(moved) == pytest.approx(RECIPE.lr * 1e-3, rel=1e-3)
+
+
+def test_the_second_head_learns_from_the_projection_and_decides_nothing() -> None:
+    net, own = network(), shard()
+    net.second = nn.Linear(4, 3)
+    before, decided = net.second.weight.detach().clone(), net.eval()(own.x)
+    assert decided.second is None
+    update(net, own, site(RECIPE), 1, np.random.default_rng(0))
+    assert not torch.equal(net.second.weight, before)
+
+
+def test_the_best_round_is_kept_and_later_ones_go_on() -> None:
+    scores = iter([0.3, 0.5, math.nan, 0.5])
+    mark = lambda updates, state: state.updated(network={"w": torch.tensor(float(state.round))})  # noqa: E731
+    keep = Best(mark, lambda state: next(scores))
+    state = State({"network": {"w": torch.tensor(0.0)}})
+    for round_ in range(1, 5):
+        state = keep([], replace(state, round=round_))
+    assert state.own["best"]["round"] == 2
+    assert float(state.own["best"]["network"]["w"]) == 2
+    assert float(state.network["w"]) == 4
+
+
 def test_an_epoch_has_every_image_once_and_no_batch_of_one() -> None:
     parts = batches(torch.arange(9) % 2, 4, np.random.default_rng(0))
     assert sorted(torch.cat(parts).tolist()) == list(range(9))
@@ -119,7 +165,7 @@ def test_balanced_epochs_draw_classes_equally() -> None:
 
 def test_class_gradients_are_those_of_autograd() -> None:
     net, own = network(False, balanced=True).eval(), shard()
-    found = class_gradients(net, own.x, own.y, 3, lambda x: x)
+    found = class_gradients(net.encoder, net.balanced, own.x, own.y)
     assert net.balanced is not None
     mine = own.y == 1
     loss = nn.functional.cross_entropy(net.balanced(net.encoder(own.x[mine])), own.y[mine])
@@ -132,7 +178,7 @@ def test_class_gradients_are_those_of_autograd() -> None:
 def test_matched_features_lower_the_distance_of_gradients_and_retraining_fits_them() -> None:
     net, own = network(False, balanced=True).eval(), shard()
     assert net.balanced is not None
-    target = class_gradients(net, own.x, own.y, 3, lambda x: x)["gradients"]
+    target = class_gradients(net.encoder, net.balanced, own.x, own.y)["gradients"]
     start = {name: value.detach() for name, value in net.balanced.state_dict().items()}
     features = CReFF(features_per_class=5).initial(3, 6)
     present = torch.tensor([0, 1])

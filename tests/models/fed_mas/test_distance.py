@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.models.fed_mas.distance import ClassMeans, prior_distance, rescue_factor
+from zoo.models.fed_mas.prior import ClassMeans, prior_distance, rescue_factor
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,7 +46,13 @@ def test_class_means_do_not_depend_on_the_batches(sizes: list[int]) -> None:
         assert float(parts.means[k]) == pytest.approx(float(mine.mean()) if len(mine) else 0.0, abs=1e-5)
 
 
-def test_rescue_factor_is_a_sum_over_classes() -> None:
-    w, w_hat, present = torch.tensor([2.0, 0.0, 1.0]), torch.tensor([1.0, 5.0, 0.5]), torch.tensor([3.0, 0.0, 1.0])
-    assert rescue_factor(w, w_hat, present) == pytest.approx(2.5)
-    assert rescue_factor(w, w_hat, present, "mean") == pytest.approx(1.25)
+def test_printed_rescue_factor_is_a_sum_over_classes() -> None:
+    assert rescue_factor(torch.tensor([2.0, 0.0, 1.0]), torch.tensor([1.0, 5.0, 0.5])) == pytest.approx(2.5)
+
+
+def test_normalised_rescue_factor_turns_round_who_weighs_more() -> None:
+    few, many = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.full((4,), 1.0)
+    assert rescue_factor(few, few) < rescue_factor(many, many)
+    assert rescue_factor(few, few, "shares") == pytest.approx(1.0)
+    assert rescue_factor(many, 2 * many, "shares") == pytest.approx(0.25)  # 1 / (classes held), whatever the epochs
+    assert rescue_factor(0 * few, few, "shares") == 0

@@ -19,10 +19,11 @@ from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError, WeightsError
 from zoo.models.fed_mas.claim import contour_prior, draw, pixel_prior, with_rare_attribute
+from zoo.models.fed_mas.client import FedMASRecipe
 from zoo.models.fed_mas.data import labels_of, scores
 from zoo.models.fed_mas.model import FedMASConfig
 from zoo.models.fed_mas.prior import PriorConfig
-from zoo.models.fed_mas.training import FedMASRecipe, train, training
+from zoo.models.fed_mas.training import RELEASED, train, training
 from zoo.training import Run
 
 
@@ -75,6 +76,20 @@ def test_baselines_train_without_a_prior(method: str, tiny: FedMASRecipe, data: 
     model = fit(replace(tiny, method=method, rounds=2), data)  # type: ignore[arg-type]
     assert model.config.prior.kind == "none"  # type: ignore[union-attr]
     assert not any(name.startswith(("prior", "network.projector")) for name in model.state_dict())
+
+
+def test_the_released_reading_trains_and_keeps_a_round(data: TrainData, tiny: FedMASRecipe, tmp_path: Path) -> None:
+    recipe = training.configure("demo", {"recipe": "released"})
+    assert (recipe.rf_norm, recipe.keep_optimizer, recipe.clip, recipe.keep) == ("shares", True, 5.0, "best")
+    assert recipe.network.encoder == "small"  # what a preset says comes after its reading
+    config = replace(tiny.network, projector="normed", second_head=True)
+    released = {name: value for name, value in RELEASED.items() if name not in ("network", "batch_size")}
+    with Run(tmp_path / "out", seed=0, device="cpu", progress=False) as run:
+        model = training.run(replace(tiny, network=config, recipe="released", **released), data, run)
+    assert isinstance(model.network.projector[1], torch.nn.BatchNorm1d)
+    assert model.network.second is not None
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["round"] in (1, 2, 3)
+    assert abs(sum(model.predict("phantom:skin-lesion?seed=3&size=40").probabilities.values()) - 1) < 1e-5
 
 
 def test_classifier_retraining_keeps_the_federated_encoder(tiny: FedMASRecipe, data: TrainData) -> None:

@@ -21,7 +21,7 @@ from zoo.errors import DataError, OptionError
 from zoo.models.grad_align import claim as miniature
 from zoo.models.grad_align import training as method
 from zoo.models.grad_align.budget import Budget
-from zoo.models.grad_align.model import GradAlignConfig
+from zoo.models.grad_align.model import GradAlign, GradAlignConfig
 from zoo.models.grad_align.result import Privacy, chart
 from zoo.models.grad_align.training import GradAlignRecipe, Tally, align, fit, settle, statement
 from zoo.nn.per_sample import per_sample_gradients
@@ -260,18 +260,82 @@ class TestGradAlign(PluginTests):
     }
     facts_on = ("phantom:chest-xray?n=150&seed=100000&size=48", "all")
 
-    def test_weights_carry_the_statement_of_their_training(self, trained):
+    def test_weights_carry_the_statement_of_their_training_which_a_seed_makes_void(self, trained):
         privacy = trained.model.config.privacy
         assert (privacy.accounting, privacy.filter) == ("paper", "cov")
         assert 7.5 < privacy.epsilon <= 8.0
-        assert trained.model.predict(np.zeros((40, 40), np.uint8)).to_dict()["privacy"]["epsilon"] is not None
+        assert privacy.to_dict()["epsilon"] is None
+        assert "the noise came from a seed that was given" in privacy.sentence()
+        assert replace(privacy, secret=True).to_dict()["epsilon"] == pytest.approx(privacy.epsilon, abs=1e-6)
         assert (trained.folder / "training.png").stat().st_size > 10_000
+
+
+def private_fit(out: Path | None = None, steps: int | None = None, resume: bool = False, **options):
+    """A network trained under a guarantee, stopped after some steps."""
+    network, chosen = small_network(), plan(filter="none", epsilon=8.0)
+    with Run(out, device="cpu", progress=False, checkpoint_every=1, resume=resume, **options) as run:
+        if steps is not None:
+            run.log = lambda **_: run.step + 1 >= steps and (_ for _ in ()).throw(KeyboardInterrupt)
+        return network, fit(network, *samples(), *chosen, run)
+
+
+def test_noise_under_a_guarantee_is_new_in_every_run_and_nobody_can_draw_it_again():
+    (a, said), (b, _) = private_fit(), private_fit()
+    assert not torch.equal(a[0].weight, b[0].weight)
+    assert said.guaranteed
+    assert "differentially private for each training image" in said.sentence()
+
+
+def test_a_seed_that_is_given_voids_the_statement_and_says_so(capsys):
+    (a, said), (b, _) = private_fit(seed=0), private_fit(seed=0)
+    assert torch.equal(a[0].weight, b[0].weight)
+    assert not said.guaranteed
+    assert said.to_dict()["epsilon"] is None
+    assert "the weights will state no guarantee; leave the seed out" in capsys.readouterr().err
+
+
+def test_the_secret_survives_a_kill_in_the_checkpoint_and_nowhere_else(tmp_path: Path, monkeypatch):
+    drawn = iter([123456789123456789, 987654321987654321])
+    monkeypatch.setattr(method.secrets, "randbits", lambda bits: next(drawn))
+    with pytest.raises(KeyboardInterrupt):
+        private_fit(tmp_path / "run", steps=4)
+    files = [
+        path for path in (tmp_path / "run").rglob("*") if path.is_file() and b"123456789123456789" in path.read_bytes()
+    ]
+    assert files
+    assert all("checkpoints" in path.parts for path in files)
+    resumed, said = private_fit(tmp_path / "run", resume=True, seed=0)  # the seed comes too late to matter
+    assert said.guaranteed
+    monkeypatch.setattr(method.secrets, "randbits", lambda bits: 123456789123456789)
+    assert torch.equal(resumed[0].weight, private_fit()[0][0].weight)
+
+
+def test_own_classes_and_colours_go_in_by_the_config():
+    network = replace(TINY.network, labels=("frog", "ship"), colour=True)
+    images = np.random.default_rng(0).integers(0, 256, (6, 20, 24, 3), np.uint8)
+    cases = Dataset(
+        "x", [Entry(str(i), Case(image, str(i), label=("frog", "ship")[i % 2])) for i, image in enumerate(images)]
+    )
+    x, y = method.load(cases, network)
+    assert (x.shape, y.tolist()) == ((6, 3, 16, 16), [0, 1] * 3)
+    assert float(x[0].mean()) == pytest.approx(0, abs=1e-5)
+    assert not torch.allclose(x[0, 0], x[0, 1])
+    found = GradAlign(network).eval().predict(images[0])
+    assert list(found.probabilities) == ["frog", "ship"]
+    assert found.notes == ()
+    cifar = method.training.configure("cifar10")
+    assert (len(cifar.network.labels), cifar.network.colour, cifar.epochs, cifar.lr) == (
+        10,
+        True,
+        50,
+        0.005,
+    )  # Sec. 4.1
 
 
 def test_a_label_of_another_set_is_named():
     strange = Dataset("x", [Entry("a", Case(np.zeros((20, 20), np.uint8), "a", label="covid"))])
-    with pytest.raises(DataError, match="case a has the label 'covid'"):
-        method.load(strange, 16)
+    with pytest.raises(DataError, match=r"case a has the label 'covid'.*--set network\.labels"):
+        method.load(strange, TINY.network)
 
 
 # ---- claim ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 from typing import ClassVar
 
 import numpy as np
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from tests.models.base import PluginTests
 from tests.models.local_global_prototypes.conftest import TINY
-from zoo.data.images import normalise
+from zoo.data.images import ImageSet, normalise
+from zoo.models.local_global_prototypes import projection
 from zoo.models.local_global_prototypes import training as method
 from zoo.models.local_global_prototypes.model import LocalGlobalPrototypes
-from zoo.models.local_global_prototypes.prototypes import Evidence, PrototypeBranch, keep_nearest
+from zoo.models.local_global_prototypes.prototypes import Evidence, PrototypeBranch
 from zoo.models.local_global_prototypes.training import training
+from zoo.nn.part_prototypes import keep_nearest
 from zoo.training import Run
 
 
@@ -53,15 +56,6 @@ def test_the_batch_update_is_the_sequential_one(seed: int, kind: str):
     assert torch.equal(branch.counts, counts)
 
 
-def test_a_cap_keeps_centroids_moving():
-    branch, _, _ = branch_of(0, True, 1)
-    branch.counts.fill_(10_000)
-    sums, counts = torch.ones(3, 4, 5), torch.ones(3, 4)
-    before = branch.centroids.clone()
-    branch.absorb(sums, counts, cap=100.0)
-    assert torch.allclose(branch.centroids, (100 * before + 1) / 101, atol=1e-5)
-
-
 def test_the_cluster_loss_moves_prototypes_only(tiny):
     model = LocalGlobalPrototypes(tiny.network)
     evidence = model(torch.randn(4, 3, 48, 48))
@@ -88,11 +82,11 @@ def test_prototypes_that_nobody_chose_start_again(tiny, images):
     branch.used[2, 1] = 0
     before = branch.prototypes.detach().clone()
     with Run(None, seed=0, device="cpu", progress=False) as run:
-        method.start_epoch(model, tiny, images, run, first=False)
+        method.start_epoch(model, tiny, images, run, 1)
     moved = (branch.prototypes.detach() != before).any(-1)
     assert moved.nonzero().tolist() == [[2, 1]]
     places = torch.nonzero(images.y == 2).flatten()
-    cells = method.cells_of(model, "global", images, torch.device("cpu"), places)
+    cells = projection.cells_of(model, "global", images, torch.device("cpu"), places)
     assert (cells == branch.prototypes[2, 1]).all(-1).any()
     assert torch.equal(branch.centroids[2, 1], branch.prototypes[2, 1])
 
@@ -109,7 +103,7 @@ def test_of_prototypes_with_one_nearest_image_the_closest_stays():
 
 @torch.no_grad()
 def test_the_nearest_image_is_of_the_prototypes_class(trained, images):
-    similarities, nearest = method.survey(trained, images, torch.device("cpu"))
+    similarities, nearest = projection.survey(trained, images, torch.device("cpu"))
     assert similarities.shape == (48, 48)
     x, _ = images.batch(np.arange(48), torch.device("cpu"))
     evidence = trained(normalise(x))
@@ -122,6 +116,75 @@ def test_the_nearest_image_is_of_the_prototypes_class(trained, images):
             for k in range(3):
                 assert int(place[c, k]) in own.tolist()
                 assert int(cell[c, k]) == int(evidence[name].winner[place[c, k], c, k])
+
+
+def test_local_prototypes_of_one_image_stay_when_their_regions_differ():
+    image, cell = torch.tensor([[[4, 4, -1]]]), torch.tensor([[[0, 6, 0]]])
+    nearest = projection.Nearest(torch.tensor([[[0.5, 0.9, -2.0]]]), image, cell)
+    assert keep_nearest(nearest.similarity[0], nearest.places(by_cell=False)[0]).tolist() == [[False, True, True]]
+    assert keep_nearest(nearest.similarity[0], nearest.places()[0]).tolist() == [[True, True, True]]
+
+
+# ---- the authors' code -----------------------------------------------------------------------------------------------
+
+
+def test_released_reading_holds_the_values_of_the_code():
+    recipe = training.configure("paper", {"recipe": "released"})
+    assert (recipe.tau_training, recipe.network.tau, recipe.network.activation) == (0.07, 1.0, "sigmoid")
+    assert (recipe.weighting, recipe.head_weighting, recipe.low_rho, recipe.weight_decay) == ("none", "low", 0.01, 0.01)
+    assert (recipe.project_every, recipe.init, recipe.lambda_cluster) == (10, "identity", 0)
+    assert (recipe.batch_size, recipe.head_batch_size) == (50, 100)
+    assert (recipe.head_decay_at, recipe.stage2_epochs) == ((10, 15), 20)
+
+
+@torch.no_grad()
+def test_a_projection_gives_each_prototype_an_image_of_its_own(tiny, images):
+    torch.manual_seed(0)
+    model = LocalGlobalPrototypes(tiny.network).eval()
+    for branch in model.branches.values():
+        branch.prototypes.copy_(branch.prototypes[:, :1].expand_as(branch.prototypes))  # all want the same image
+    projection.project(model, images, torch.device("cpu"))
+    _, nearest = projection.survey(model, images, torch.device("cpu"))
+    assert torch.allclose(nearest.similarity, torch.ones_like(nearest.similarity), atol=1e-4)
+    for own in nearest.image.flatten(0, 1):
+        assert len(own.unique()) == len(own)
+
+
+@torch.no_grad()
+def test_the_assignment_is_the_best_one(tiny, images):
+    """Of all ways to give a class's three prototypes three of its six images, none has a larger sum of likenesses."""
+    torch.manual_seed(1)
+    model = LocalGlobalPrototypes(tiny.network).eval()
+    table = projection.best_cells(model, images, torch.device("cpu"))[0][images.y == 2, 0, 2]  # [6 3]
+    best = max(sum(table[i, k] for k, i in enumerate(chosen)) for chosen in permutations(range(6), 3))
+    before = model.branch("global").prototypes[2].clone()
+    projection.project(model, images, torch.device("cpu"))
+    after = model.branch("global").prototypes[2]
+    assert torch.cosine_similarity(before, after).sum().item() == pytest.approx(float(best), abs=1e-4)
+
+
+def test_training_temperature_leaves_the_probabilities_alone(tiny, images):
+    model = LocalGlobalPrototypes(tiny.network)
+    evidence = model(torch.randn(2, 3, 48, 48))["local"]
+    assert torch.allclose(model.stage1_logits(evidence, 0.07) * 0.07, model.stage1_logits(evidence), atol=1e-6)
+
+
+def test_released_branches_have_cosines_in_0_to_1_once_projected(tiny, images):
+    model = LocalGlobalPrototypes(replace(tiny.network, activation="sigmoid")).eval()
+    projection.project(model, images, torch.device("cpu"))
+    similarity, _ = projection.best_cells(model, images, torch.device("cpu"))
+    assert similarity.min() >= 0
+
+
+@pytest.mark.slow
+def test_one_epoch_of_the_released_reading_at_the_papers_scale(images):
+    recipe = training.configure("paper", {"recipe": "released", "epochs": "1", "stage2_epochs": "1"})
+    recipe = replace(recipe, pretrained=False, network=replace(recipe.network, backbone="resnet18"))
+    large = ImageSet.of([np.zeros((224, 224, 3), np.uint8)] * 8, list(range(8)), empty=(3, 224, 224))
+    with Run(None, seed=0, device="cpu", progress=False) as run:
+        model = method.fit(recipe, large, large, run)
+    assert model.branch("local").prototypes.shape == (8, 10, 128)
+    assert all(torch.isfinite(t).all() for t in model.state_dict().values() if t.is_floating_point())
 
 
 # ---- the whole procedure ------------------------------------------------------------------------------------------
@@ -167,8 +230,10 @@ def test_pruning_afterwards_keeps_the_tuned_weights(tiny, images):
 
 
 @pytest.mark.parametrize(
-    "change", [{"weighting": "low"}, {"weighting": "none"}, {"local_assign": "all"}, {"centroid_count": "cap"},
-               {"centroid_count": "cumulative"}, {"augment": "flips"}, {"augment": "none"}, {"thumbnails": 0},
+    "change", [{"weighting": "low"}, {"weighting": "none"}, {"local_assign": "all"},
+               {"centroid_count": "cumulative"}, {"project_every": 1, "init": "identity"}, {"augment": "crops"},
+               {"head_noise": 0.01, "head_decay_at": (1,), "head_start": "kept", "prune_by": "cell"},
+               {"augment": "flips"}, {"augment": "none"}, {"thumbnails": 0},
                {"init": "random"}, {"stage2_epochs": 0}],
 )  # fmt: skip
 def test_every_option_trains(tiny, images, change: dict):

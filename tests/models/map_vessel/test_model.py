@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from zoo.data.fundus import field_of_view
 from zoo.data.images import resize
 from zoo.data.phantoms.fundus import fundus
 from zoo.errors import OptionError
-from zoo.models.map_vessel.model import MapVessel, MapVesselConfig, ResidualUNet, prepare
+from zoo.models.map_vessel.model import RELEASED, MapVessel, MapVesselConfig, ReleasedUNet, ResidualUNet, prepare
 
 SMALL = MapVesselConfig(channels=(4, 8, 8, 4), working_size=96, longest_side=128)
 
@@ -44,6 +46,49 @@ def test_latent_is_taken_before_the_last_activation():
     _, z = ResidualUNet(1, 2, (4, 8, 4))(torch.rand(4, 1, 32, 32))
     # A LeakyReLU of slope 0.01 would leave no strong negative entries.
     assert z.min() < -0.5 * z.max()
+
+
+def test_the_released_network_has_the_size_of_the_authors():
+    network = ReleasedUNet(1, 2, (8, 32, 32, 64, 64, 16))
+    assert sum(p.numel() for p in network.parameters()) == 743_150
+    logits, z = network(torch.rand(2, 1, 64, 128))
+    assert logits.shape == (2, 2, 64, 128)
+    assert z.shape == (2, 16 * 1 * 2)  # 16 channels at 1/64 of the size
+    assert logits.min() >= 0
+
+
+@pytest.mark.parametrize("backbone", ["paper", "released"])
+def test_an_images_own_statistics_are_those_of_a_batch_of_one(backbone: str):
+    torch.manual_seed(0)
+    model = MapVessel(MapVesselConfig(channels=(4, 8, 4), backbone=backbone, norm_at_test="image")).eval()
+    x = torch.rand(3, 1, 32, 48)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        together = model(x)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        model.normalise_by("training")
+        assert not torch.allclose(model(x), together, atol=1e-3)
+        alone = torch.cat([model.train()(image[None]) for image in x])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_released_images_keep_their_resolution_and_surround():
+    photograph = fundus(2, size=160)
+    released = prepare(photograph.image, replace(SMALL, **RELEASED))
+    assert released.grey.shape == (160, 160)
+    outside = ~np.asarray(released.field)
+    assert released.grey[outside].mean() > 0.5
+    assert prepare(photograph.image, SMALL).grey[:3, :3].max() == 0
+
+
+@pytest.mark.parametrize(("side", "missing"), [(100, 28), (128, 128), (129, 127)])
+def test_released_padding_adds_128_to_a_multiple_of_it(side: int, missing: int):
+    assert MapVessel(replace(SMALL, **RELEASED))._missing(side) == missing
+
+
+def test_padding_that_is_no_multiple_of_the_stride_is_refused():
+    with pytest.raises(ValueError, match="multiple of 8"):
+        MapVesselConfig(channels=(4, 8, 8, 4), pad_to=20)
 
 
 def test_gradients_reach_every_parameter():

@@ -10,6 +10,11 @@ from zoo.data.sets import Dataset, Entry, Layout
 from zoo.data.tables import inside, table_rows
 from zoo.errors import DataError
 
+CHEXPERT_LABELS = (
+    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
+    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+
 
 def read(spec: str, root: Path) -> Dataset:
     """Labels joined by ``|``; uncertain ones (-1) count as absent, and lateral views are left out.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry, Layout
-from zoo.data.tables import IMAGE_SUFFIXES
+from zoo.data.tables import is_image_name
 from zoo.errors import DataError
 
 HYPERKVASIR_CLASSES = (
@@ -32,7 +32,7 @@ def read(spec: str, root: Path) -> Dataset:
     entries = []
     for path in sorted(folder.glob("*/*/*/*")):
         tract, category, finding, name = path.relative_to(folder).parts
-        if finding not in HYPERKVASIR_CLASSES or not name.lower().endswith(IMAGE_SUFFIXES):
+        if finding not in HYPERKVASIR_CLASSES or not is_image_name(name):
             continue
         identity = f"{finding}/{path.stem}"
         attributes = {"tract": tract, "category": category}

@@ -7,7 +7,7 @@ from pathlib import Path
 from zoo.data.case import Case
 from zoo.data.dermoscopy import DIAGNOSES
 from zoo.data.sets import Dataset, Entry, Layout
-from zoo.data.tables import table_rows
+from zoo.data.tables import images_in, table_rows
 from zoo.errors import DataError
 
 
@@ -27,7 +27,7 @@ def read(spec: str, root: Path) -> Dataset:
     for path, there in ((folder, folder.is_dir()), (truth, truth.is_file())):
         if not there:
             raise DataError(f"data {spec!r}: there is no {path}; unpack the training part of ISIC 2019 there")
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")}
+    files = {path.stem: path for path in images_in(folder)}
     metadata = {row.get("image"): row for row in table_rows(about)} if about.is_file() else {}
     entries = []
     for row in table_rows(truth):

@@ -10,7 +10,7 @@ import numpy as np
 
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry, read_mask
-from zoo.data.tables import IMAGE_SUFFIXES
+from zoo.data.tables import images_in
 from zoo.errors import DataError
 
 _MASK = re.compile(r"(.+)_mask(_\d+)?")
@@ -25,9 +25,7 @@ def read_groups(spec: str, root: Path, groups: tuple[str, ...], least: int | Non
     for group in there:
         masks: dict[str, list[Path]] = {}
         images: list[Path] = []
-        for path in sorted((root / group).iterdir()):
-            if path.suffix.lower() not in IMAGE_SUFFIXES:
-                continue
+        for path in images_in(root / group):
             if match := _MASK.fullmatch(path.stem):
                 masks.setdefault(match[1], []).append(path)
             else:

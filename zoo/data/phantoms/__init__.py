@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +21,9 @@ import numpy as np
 from zoo.config import parse
 from zoo.data.case import Case
 from zoo.data.finding import Found, found
-from zoo.errors import DataError, MissingExtraError, OptionError, ZooError
+from zoo.errors import DataError, MissingExtraError, OptionError
 from zoo.spec import Spec
-from zoo.text import nearest
+from zoo.text import nearest, printable
 
 if TYPE_CHECKING:
     from zoo.media import Image  # imports Pillow, and `zoo samples` only lists
@@ -39,15 +40,25 @@ def summary(name: str) -> str:
     """What a phantom draws, in a line, or why it can't. Its module is read, not imported: a list is light."""
     module, _, function = PHANTOMS[name].value.partition(":")
     try:
-        where = find_spec(module)
-        source = where.loader.get_source(module) if where is not None else None  # type: ignore[union-attr]
-        for node in ast.parse(source or "").body:
+        for node in ast.parse(_source(module)).body:
             if isinstance(node, ast.FunctionDef) and node.name == function:
                 return (ast.get_docstring(node) or name).splitlines()[0].rstrip(".")
         PHANTOMS[name].load()
-    except (ImportError, AttributeError, SyntaxError, ZooError) as error:
-        return str(error)
+    except Exception as error:  # a stranger's package may fail in any way at all
+        return printable(error, 200) or type(error).__name__
     return name
+
+
+def _source(module: str) -> str:
+    """The text of a module, found without importing the packages that it lies in; empty where there is none."""
+    top, *rest = module.split(".")
+    where = find_spec(top)
+    if where is None:
+        return ""
+    folders = [Path(folder, *rest) for folder in where.submodule_search_locations or ()]
+    files = [path for folder in folders for path in (folder.with_suffix(".py"), folder / "__init__.py")]
+    files = files if folders else [Path(where.origin or "")]
+    return next((path.read_text(encoding="utf-8") for path in files if path.is_file()), "")
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ class CEmbSam(Model[PromptedSegmentation]):
 
 
 def working_image(picture: media.Image, side: int) -> Float[np.ndarray, "side side"]:
-    """Grey, from 0 for its darkest to 255 for its brightest pixel, stretched to a square (Sec. 3.1), bicubic."""
+    """Grey, from 0 for its darkest to 255 for its brightest pixel, stretched to a square (Sec. 3.2), bicubic."""
     grey = picture.grey().astype(np.float32)
     low, high = float(grey.min()), float(grey.max())
     return np.clip(resize((grey - low) / max(high - low, 1e-6) * 255, side), 0, 255).astype(np.float32)

@@ -32,19 +32,19 @@ class CEmbSamRecipe:
     """The paper's training, and the arms it is compared with."""
 
     method: Method = "cemb-sam"
-    sam: str = "facebook/sam-vit-base"  # Sec. 3.1
+    sam: str = "facebook/sam-vit-base"  # Sec. 3.2
     image_size: int | None = field(default=None, metadata={"min": 16, "max": 4096})
-    # px; every image is brought to this square, Sec. 3.1
+    # px; every image is brought to this square, Sec. 3.2
     working_size: int = field(default=256, metadata={"min": 32, "max": 8192})
     conditions: tuple[str, ...] = ()
     """Names of the sub-groups in the order of their numbers; none: those that the training cases state."""
     shuffle_conditions: bool = False  # every case gets another's condition: a control that isn't in the paper
     gamma_offset: float = field(default=1.0, metadata={"min": -100.0, "max": 100.0})
     residual: bool = False
-    lr: float = field(default=3e-4, metadata={"min": 0.0, "max": 100.0})  # Sec. 3.1, Adam
+    lr: float = field(default=3e-4, metadata={"min": 0.0, "max": 100.0})  # Sec. 3.2, Adam
     epochs: int = field(default=100, metadata={"min": 1, "max": 1_000_000})  # not stated
     batch_size: int = field(default=16, metadata={"min": 1, "max": 65_536})  # not stated
-    jitter: int = field(default=10, metadata={"min": 0, "max": 64})  # px of the working square; Sec. 3.1
+    jitter: int = field(default=10, metadata={"min": 0, "max": 64})  # px of the working square; Sec. 3.2
     # epochs without a better validation Dice; not stated
     patience: int = field(default=20, metadata={"min": 1, "max": 1_000_000})
     unet_features: tuple[int, ...] = field(default=(32, 32, 64, 128, 256, 32), metadata={"min": 1, "max": 4096})
@@ -183,7 +183,7 @@ def box_of(mask: Bool[np.ndarray, "h w"]) -> Box:
 
 
 def loosened(box: Box, jitter: int, size: tuple[int, ...], rng: np.random.Generator) -> Box:
-    """Each side moved outwards by 0 to ``jitter`` px, within the image (Sec. 3.1)."""
+    """Each side moved outwards by 0 to ``jitter`` px, within the image (Sec. 3.2)."""
     x0, y0, x1, y1 = map(int, rng.integers(0, jitter + 1, 4))
     return Box(max(0, box.x0 - x0), max(0, box.y0 - y0), min(size[1], box.x1 + x1), min(size[0], box.y1 + y1))
 
@@ -245,6 +245,6 @@ training = Training(
     recipe=CEmbSamRecipe,
     presets={"paper": {}, "demo": DEMO},
     run=train,
-    split=Split((0.64, 0.16, 0.20)),  # Sec. 3.1
+    split=Split((0.64, 0.16, 0.20)),  # Sec. 3.2
     score=score,
 )

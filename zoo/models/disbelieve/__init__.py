@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+from zoo.diagnoses import ISIC_2019
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="disbelieve",
@@ -31,7 +32,8 @@ plugin = Plugin(
         Output("flipped", "whether any poisoned model names another class than the clean one"),
     ),
     model="zoo.models.disbelieve.model:Disbelieve",
-    labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+    labels=tuple(ISIC_2019),
+    label_names=ISIC_2019,
     training="zoo.models.disbelieve.training:training",
     claim="zoo.models.disbelieve.claim:claim",
     operators=("prototype_similarity",),
@@ -45,9 +47,43 @@ plugin = Plugin(
             "AUROC (macro), 160 other phantoms": 0.875,
         },
     ),
+    readings={
+        "paper": "Algorithm 2's scale is a factor, as printed, its gradient of all pooled data; Algorithm 1 ends on "
+        "the sphere; LIE by its formula; the trimmed mean drops the true share.",
+        "released": "The scale is a divisor, the gradient of one batch, at the attackers' mean; Algorithm 1 ends a "
+        "step beyond the sphere; LIE above the mean, by a table; the trimmed mean drops a tenth.",
+    },
     phantom="phantom:skin-lesion",
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. Their poisoned copies "
         "exist to be compared with, carry names that end in -poisoned, and decide nothing."
+    ),
+    departures=(
+        Departure(
+            "The scale search on gradients is corrected.",
+            "As Algorithm 2 is printed it ends at scale 1000 whatever the distances; the authors' code runs the"
+            " consistent form.",
+            "see the claim's arm as printed",
+        ),
+        Departure(
+            "The ascent on parameters ends on the sphere of the distance bound.",
+            "Algorithm 1 stops after the first step that leaves it; the text asks for a bounded distance.",
+        ),
+        Departure(
+            "Clients of unlike classes are drawn by Dirichlet(0.5).",
+            "The paper says non-iid and takes the partition of the work on DOS, which it doesn't print.",
+        ),
+        Departure(
+            "AUC is of probabilities, macro one-vs-rest.",
+            "The paper doesn't say; the authors' code scores hard predictions.",
+        ),
+        Departure(
+            "Krum and the trimmed mean are told the true number of attackers.",
+            "Not stated; the authors' code trims one client on each side.",
+        ),
+        Departure(
+            "BreakHis is split by patient.",
+            "Not stated; the authors' code splits by image, which puts a patient on both sides.",
+        ),
     ),
 )

@@ -2,17 +2,13 @@
 
 Threat model (Sec. 2): f of n clients are controlled. The attacker knows their data, parameters and gradients, nothing
 of the other clients and nothing of the aggregator, and lets all f send one and the same vector. Everything here is for
-federations that are simulated to measure how robust an aggregator is.
-
-Sources: LIE, G. Baruch et al., A Little Is Enough, 2019; Min-Max, V. Shejwalkar and A. Houmansadr, Manipulating the
-Byzantine, 2021; DISBELIEVE, Algorithms 1 and 2 of the paper.
+federations that are simulated to measure how robust an aggregator is. LIE and Min-Max are in ``zoo.nn.poisoning``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -23,34 +19,56 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zoo.errors import DataError, OptionError
-from zoo.nn.robust import pair_distances, refuse_majority, squared_distances
+from zoo.nn.poisoning import Direction, lie, min_max, spread
+from zoo.nn.robust import refuse_majority
 
 Targets = Int[Tensor, " n"] | Float[Tensor, "n c"]  # a class, or 0 and 1 for each of several labels
 Data = tuple[Float[Tensor, "n ..."], Targets]
 Share = Literal["params", "grads"]
-Search = Literal["corrected", "as_printed"]
-Direction = Literal["std", "sign", "unit"]
+Search = Literal["corrected", "as_printed", "divisor"]
 AttackName = Literal["none", "lie", "min-max", "disbelieve"]
 
 SCALES = (0.001, 1000.0)  # where Algorithm 2 looks for its scale
 SCALE_WIDTH = 0.01  # and when it stops
+LIE_TABLE = {(10, 3): 0.52, (10, 4): 0.84, (50, 5): 0.7054, (50, 8): 0.71904, (50, 10): 0.72575, (50, 12): 0.73891}
+"""z of LIE in the released code, by clients and attackers."""
+PROBE = 100  # cases, at most, of the released code's one batch
 
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """What an attack may choose, whatever its kind. The paper leaves the ascent open; its rate is the clients' own."""
+    """What an attack may choose, whatever its kind. The paper leaves the ascent open."""
 
     attack: AttackName = "none"
     """Its poisoned global models are kept beside the clean one; ``none`` trains the clean one alone."""
-    search: Search = "corrected"  # Algorithm 2; as_printed moves the wrong way
+    lie: Literal["formula", "table"] = "formula"
+    """z standard deviations below the mean by LIE's formula, or above it by the released table."""
+    search: Search = "corrected"
+    """Of Algorithm 2's scale sf. The listing moves ``start`` up when the vector is too far, which fits a divisor, and
+    multiplies by sf: one of the two is a misprint. ``corrected``: sf multiplies and the branch is turned. ``divisor``:
+    sf divides and the branch stays, as released. ``as_printed``: both as printed, which ends at scale 1000."""
+    probe: Literal["pooled", "batch"] = "pooled"
+    """Algorithm 2's gradient: of all pooled data at the global model; or, as released, of one batch of at most 100 at
+    the mean of the attackers' models after a step of Adam of their own."""
     inner_steps: int = field(default=0, metadata={"min": 0, "max": 1_000_000})  # Algorithm 2; 0: at the global model
-    project: bool = True  # Algorithm 1: land on the sphere, or stop one step before it
-    clip: float = field(default=10.0, metadata={"min": 1e-6, "max": 1e6})  # the ascent's loss has no upper bound
+    landing: Literal["on", "inside", "beyond"] = "on"
+    """Algorithm 1: on the sphere, one step before it, or one step beyond, as released."""
+    clip: float = field(default=10.0, metadata={"min": 1e-6, "max": 1e9})  # the ascent's loss has no upper bound
     ascent_epochs: int = field(default=50, metadata={"min": 1, "max": 1_000_000})  # Algorithm 1, at most; open
+    ascent_batch: int | None = field(default=None, metadata={"min": 1, "max": 65_536})  # none: as the clients
+    ascent_lr: float | None = field(default=None, metadata={"min": 0.0, "max": 100.0})  # none: the clients' own
     threshold: Literal["paper", "max", "min", "mean"] = "paper"  # distance that bounds the attack
     direction: Direction = "std"  # Min-Max
     batch_size: int = field(default=32, metadata={"min": 1, "max": 65_536})
     lr: float = field(default=0.01, metadata={"min": 0.0, "max": 100.0})
+    server_lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # of the server's Adam, share=grads
+
+
+RELEASED = {
+    "lie": "table", "search": "divisor", "probe": "batch", "landing": "beyond", "clip": 1e9, "ascent_epochs": 10,
+    "ascent_batch": 100, "ascent_lr": 0.1,
+}  # fmt: skip
+"""The settings of the released code."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +108,13 @@ def craft(
     if settings.attack == "disbelieve" and mode == "params":
         return disbelieve_parameters(updates, network, x, y, settings, rng)
     if settings.attack == "disbelieve":
-        return disbelieve_gradients(updates, network, x, y, settings)
+        return disbelieve_gradients(updates, network, x, y, settings, rng)
     if settings.attack == "none":
         raise OptionError("attack=none crafts nothing; choose lie, min-max or disbelieve")
-    vector = lie(updates, clients) if settings.attack == "lie" else min_max(updates, settings.direction)
+    if settings.attack == "min-max":
+        vector = min_max(updates, settings.direction)
+    else:
+        vector = released_lie(updates, clients) if settings.lie == "table" else lie(updates, clients)
     return _crafted(vector, updates, spread(updates, "max"))
 
 
@@ -116,50 +137,15 @@ def refuse_federation(clients: int, attackers: int, attack: AttackName = "none")
         )
 
 
-def spread(updates: Float[Tensor, "f d"], metric: Literal["max", "min", "mean"]) -> float:
-    """The largest (P_dist), smallest (G_dist) or mean squared distance of two different updates."""
-    if len(updates) < 2:
-        raise DataError(f"distances need at least 2 updates, not {len(updates)}; give those of 2 or more clients")
-    pairs = pair_distances(updates)
-    return float(pairs.max() if metric == "max" else pairs.min() if metric == "min" else pairs.mean())
-
-
-# ---- LIE and Min-Max -------------------------------------------------------------------------------------------------
-
-
-def lie_z(clients: int, attackers: int) -> float:
-    """How many standard deviations LIE may move: the share of honest clients it must win over, as a normal quantile."""
-    s = clients // 2 + 1 - attackers
-    honest = clients - attackers
-    return NormalDist().inv_cdf((honest - s) / honest)
-
-
-def lie(updates: Float[Tensor, "f d"], clients: int) -> Float[Tensor, " d"]:
-    """LIE: every coordinate z standard deviations below the mean of the controlled clients."""
-    return updates.mean(0) - lie_z(clients, len(updates)) * updates.std(0, correction=0)
-
-
-def min_max(updates: Float[Tensor, "f d"], direction: Direction = "std") -> Float[Tensor, " d"]:
-    r"""Min-Max: as far from the mean along ``direction`` as the farthest pair of controlled clients allows.
-
-    The largest :math:`\gamma` with :math:`\max_i \|\mu + \gamma p - g_i\| \le \max_{ik} \|g_i - g_k\|`; each client
-    bounds it by the root of a quadratic, so no search is needed. ``direction``: ``p`` is minus the standard deviation,
-    minus the sign of the mean, or minus the mean at unit length.
-    """
-    mean = updates.mean(0)
-    p = {
-        "std": lambda: -updates.std(0, correction=0),
-        "sign": lambda: -mean.sign(),
-        "unit": lambda: -mean / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny),
-    }[direction]()
-    square = p.square().sum()
-    if square == 0:  # the clients agree, or sent nothing: there is nowhere to go
-        return mean
-    offsets = mean - updates
-    along = offsets @ p
-    slack = squared_distances(updates).max() - offsets.square().sum(1)
-    gamma = ((-along + (along.square() + square * slack).clamp_min(0).sqrt()) / square).min()
-    return mean + gamma.clamp_min(0) * p
+def released_lie(updates: Float[Tensor, "f d"], clients: int) -> Float[Tensor, " d"]:
+    """LIE as released: above the mean, by the table's z. Raises ``OptionError`` for what the table doesn't have."""
+    if (clients, len(updates)) not in LIE_TABLE:
+        known = ", ".join(f"{f} of {n}" for n, f in LIE_TABLE)
+        raise OptionError(
+            f"the released table of LIE has no z for {len(updates)} attackers of {clients} clients, only for {known}; "
+            "choose lie=formula"
+        )
+    return updates.mean(0) + LIE_TABLE[clients, len(updates)] * updates.std(0)
 
 
 # ---- Algorithm 1, on parameters ------------------------------------------------------------------------------------
@@ -175,17 +161,23 @@ def disbelieve_parameters(
     of ``network.parameters()``, so that its buffers are the malicious model's afterwards; ``x, y``: their pooled data.
     The printed stop rule ("until the distance is at most P_dist") holds before the first step and is read as "while".
     ``settings.threshold`` may replace P_dist, the largest squared distance of two controlled clients.
+    ``landing=beyond``: the distance is looked at before a step and not after it, so the last step leaves the ball.
     """
     p_dist = spread(updates, "max" if settings.threshold == "paper" else settings.threshold)
     current = mean = updates.mean(0)
     network.train()
     epochs = (torch.from_numpy(rng.permutation(len(y))) for _ in range(settings.ascent_epochs))
-    for rows in (rows for epoch in epochs for rows in epoch.split(settings.batch_size)):
-        step = settings.lr * _clipped(_ascent_gradient(network, current, x[rows], y[rows]), settings.clip)
+    size, lr = settings.ascent_batch or settings.batch_size, settings.lr if (r := settings.ascent_lr) is None else r
+    for rows in (rows for epoch in epochs for rows in epoch.split(size)):
+        if settings.landing == "beyond" and float((current - mean).square().sum()) >= p_dist:
+            break
+        step = lr * _clipped(_ascent_gradient(network, current, x[rows], y[rows]), settings.clip)
         following = current + step.to(current)
         distance = float((following - mean).square().sum())
-        if not math.isfinite(distance) or distance > p_dist:
-            if settings.project and math.isfinite(distance):
+        if not math.isfinite(distance):
+            break
+        if distance > p_dist and settings.landing != "beyond":
+            if settings.landing == "on":
                 current = mean + (following - mean) * math.sqrt(p_dist / distance)
             break
         current = following
@@ -214,14 +206,15 @@ def _clipped(gradient: Tensor, limit: float) -> Tensor:
 
 def disbelieve_gradients(
     updates: Float[Tensor, "f d"], network: nn.Module, x: Float[Tensor, "m ..."], y: Targets,
-    settings: AttackSettings,
+    settings: AttackSettings, rng: np.random.Generator,
 ) -> Crafted:  # fmt: skip
     """The gradient of minus the loss, rescaled to lie near the mean of the controlled gradients.
 
     ``updates``: their honest gradients at the global parameters, which ``network`` holds. With ``inner_steps`` above
     0 the model climbs so many steps of SGD, and the gradients along the way add up.
     """
-    malicious = _malicious_gradient(network, x, y, settings).to(updates)
+    probe = _probed_gradient if settings.probe == "batch" else _malicious_gradient
+    malicious = probe(network, x, y, settings, updates, rng).to(updates)
     length, mean = malicious.norm(), updates.mean(0)
     g_dist = spread(updates, "min" if settings.threshold == "paper" else settings.threshold)
     direction = malicious / length if length > 0 else -mean / mean.norm().clamp_min(1e-12)
@@ -234,19 +227,22 @@ def search_scale(
 ) -> float:
     r"""The binary search for the scale sf in [0.001, 1000] with :math:`\|sf\,u - \mu\|^2 \le G_{dist}`.
 
-    ``corrected`` halves towards the largest feasible scale. ``as_printed`` moves up when the vector is too far, as the
-    paper's listing has it; the distance grows with the scale, so that it ends near 1000.
+    ``corrected`` halves towards the largest feasible scale, ``divisor`` towards the smallest feasible divisor, whose
+    inverse is that scale; its steps are coarse above a scale of 1, and what it returns is the last middle, feasible or
+    not. ``as_printed`` moves up when the vector is too far; the distance grows with the scale, so it ends near 1000.
     """
     along, square = float(direction @ mean), float(mean.square().sum())
     start, end = SCALES
+    middle = start
     while end - start > SCALE_WIDTH:
-        sf = (start + end) / 2
+        middle = (start + end) / 2
+        sf = 1 / middle if search == "divisor" else middle
         too_far = sf * sf - 2 * sf * along + square > g_dist
         if too_far == (search == "corrected"):
-            end = sf
+            end = middle
         else:
-            start = sf
-    return start
+            start = middle
+    return 1 / middle if search == "divisor" else start
 
 
 def closed_form_scale(direction: Float[Tensor, " d"], mean: Float[Tensor, " d"], g_dist: float) -> float | None:
@@ -259,7 +255,22 @@ def closed_form_scale(direction: Float[Tensor, " d"], mean: Float[Tensor, " d"],
     return largest if largest > 0 else None
 
 
-def _malicious_gradient(network: nn.Module, x: Tensor, y: Tensor, settings: AttackSettings) -> Float[Tensor, " d"]:
+def _probed_gradient(
+    network: nn.Module, x: Tensor, y: Tensor, settings: AttackSettings, updates: Tensor, rng: np.random.Generator
+) -> Float[Tensor, " d"]:
+    """g_M as released: of one batch, where the attackers' models are on average after their own first step of Adam."""
+    network.train()
+    home = parameters_to_vector(network.parameters()).detach().clone()
+    steps = (updates / (updates.abs() + 1e-8)).mean(0).to(home)  # a fresh Adam moves by the rate, whatever the length
+    rows = torch.from_numpy(rng.permutation(len(y))[:PROBE])
+    gradient = -_ascent_gradient(network, home - settings.server_lr * steps, x[rows], y[rows])
+    _load(network, home)
+    return gradient
+
+
+def _malicious_gradient(
+    network: nn.Module, x: Tensor, y: Tensor, settings: AttackSettings, *_: object
+) -> Float[Tensor, " d"]:
     """g_M, of minus the class loss: one pass over the pooled data at fixed parameters, or summed along an ascent."""
     network.train()
     home = parameters_to_vector(network.parameters()).detach().clone()

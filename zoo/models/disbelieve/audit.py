@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.federated import State, Update, weighted_mean
+from zoo.federated.flat import adam_step, flat, unflat
+from zoo.figure.plane import Projection
 from zoo.models.disbelieve.attacks import AttackSettings, Crafted, Data, Share, craft
-from zoo.models.disbelieve.result import Projection, RoundRecord
+from zoo.models.disbelieve.result import RoundRecord
 from zoo.nn.robust import Rule, pair_distances
 from zoo.seeds import derive_seed
 
@@ -98,8 +100,8 @@ class Audited:
             own["projection"] = asdict(Projection.of(sent, honest, clients, controlled, record.threshold))
         vector = combined.vector
         if self.share == "grads":
-            vector, own["adam"] = self._adam(state, vector)
-        network = {**self._tensors(vector, state.network), **weighted_mean(buffers, [1] * len(buffers))}
+            vector, own["adam"] = adam_step(state, self.parameters, vector, self.server_lr)
+        network = {**unflat(vector, self.parameters, state.network), **weighted_mean(buffers, [1] * len(buffers))}
         return state.updated(own, network={name: network[name] for name in state.network})
 
     def _parts(self, update: Update) -> tuple[Float[Tensor, " d"], Tensors]:
@@ -108,28 +110,6 @@ class Audited:
         sent, rest = (update.models[name] for name in (("gradient", "buffers") if grads else ("network", "network")))
         buffers = {name: tensor for name, tensor in rest.items() if name not in self.parameters}
         return flat(sent[name] for name in self.parameters), buffers
-
-    def _adam(self, state: State, gradient: Float[Tensor, " d"]) -> tuple[Float[Tensor, " d"], dict[str, Any]]:
-        """The parameters after a step of Adam along the aggregated gradient, and Adam's own state."""
-        here = nn.Parameter(flat(state.network[name] for name in self.parameters))
-        adam = torch.optim.Adam([here], lr=self.server_lr)
-        if "adam" in state.own:
-            adam.load_state_dict(state.own["adam"])
-        here.grad = gradient
-        adam.step()
-        return here.detach(), adam.state_dict()
-
-    def _tensors(self, vector: Float[Tensor, " d"], like: Tensors) -> Tensors:
-        parts = vector.split([like[name].numel() for name in self.parameters])
-        return {
-            name: part.reshape(like[name].shape).to(like[name].dtype)
-            for name, part in zip(self.parameters, parts, strict=True)
-        }
-
-
-def flat(tensors: Iterable[Tensor]) -> Float[Tensor, " d"]:
-    """All in one vector, in double precision."""
-    return torch.cat([tensor.double().flatten() for tensor in tensors])
 
 
 def _spread_of(updates: Float[Tensor, "n d"]) -> tuple[float, float, float]:

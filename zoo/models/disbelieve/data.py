@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -24,10 +25,6 @@ from zoo.models.disbelieve import plugin
 from zoo.models.disbelieve.attacks import Data, Targets
 from zoo.models.disbelieve.model import DisbelieveConfig, to_network, view
 
-CHEXPERT_LABELS = (
-    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
-    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
-)  # fmt: skip
 CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NOTHING = ("none", "No Finding")  # what a case without any of several labels may be called
 RENAME = "name the labels with --set network.labels=..."
@@ -89,20 +86,28 @@ def watched(data: TrainData, images: ImageSet, config: DisbelieveConfig) -> Data
     raise DataError("all training cases have one label, so no AUC can be measured; at least two are needed")
 
 
-@torch.no_grad()
-def measure(network: nn.Module, x: Float[Tensor, "n ..."], y: Targets) -> tuple[float, float, bool]:
-    """AUC (macro, one against rest), accuracy, and whether any number isn't finite: that model counts as chance.
+class Measured(NamedTuple):
+    """What a global model is worth: AUC is macro, one class against the rest."""
 
-    Raises ``DataError`` when the cases are of one class.
-    """
+    auc: float
+    accuracy: float
+    hard_auc: float  # of the called class alone, as in the released code: that of a model of one answer is 0.5
+    diverged: bool = False  # whether any number isn't finite
+
+
+@torch.no_grad()
+def measure(network: nn.Module, x: Float[Tensor, "n ..."], y: Targets) -> Measured:
+    """Where any logit isn't finite the model counts as chance. Raises ``DataError`` when the cases are of one class."""
     network.eval()
     logits = torch.cat([network(part) for part in x.split(256)]).double().cpu()
     if not torch.isfinite(logits).all():
-        return 0.5, (0.5 if y.is_floating_point() else 1 / logits.shape[1]), True
+        return Measured(0.5, 0.5 if y.is_floating_point() else 1 / logits.shape[1], 0.5, True)
     if y.is_floating_point():
-        truth = y.cpu() > 0.5
-        return label_auroc(logits.numpy(), truth.int().numpy()), float(((logits > 0) == truth).double().mean()), False
+        truth, called = y.cpu() > 0.5, logits > 0
+        auc, hard = (label_auroc(score.double().numpy(), truth.int().numpy()) for score in (logits, called))
+        return Measured(auc, float((called == truth).double().mean()), hard)
     scores = classification_scores(logits.softmax(1).numpy(), y.cpu().numpy())
     if math.isnan(scores["auroc"]):
         raise DataError("the cases to measure AUC on are all of one class; at least two are needed")
-    return scores["auroc"], scores["accuracy"], False
+    hard = classification_scores(F.one_hot(logits.argmax(1), logits.shape[1]).double().numpy(), y.cpu().numpy())
+    return Measured(scores["auroc"], scores["accuracy"], hard["auroc"])

@@ -23,7 +23,7 @@ from zoo.models.disbelieve.result import AuditedClassification, Curve
 from zoo.nn import classic
 from zoo.nn.backbones import torchvision_network
 
-Architecture = Literal["mlp", "lenet", "resnet18", "vgg11", "vgg11-imagenet"]
+Architecture = Literal["mlp", "lenet", "resnet18", "vgg11", "vgg11-released", "vgg11-imagenet"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class DisbelieveConfig:
     labels: tuple[str, ...] = plugin.labels
     architecture: Architecture = "lenet"
     """``lenet``: two convolutions and three linear layers, for HAM10k (its widths are open in the paper); ``resnet18``
-    for CheXpert; ``vgg11`` without batch normalisation at CIFAR's widths for BreakHis and CIFAR-10, ``vgg11-imagenet``
-    as torchvision has it; ``mlp``: one hidden layer, for the claim."""
+    for CheXpert; ``vgg11`` without batch normalisation at CIFAR's widths for BreakHis and CIFAR-10, ``vgg11-released``
+    with three linear layers and dropout, ``vgg11-imagenet`` as torchvision has it; ``mlp``: one hidden layer."""
     multi_label: bool = False  # several labels may hold, as on CheXpert: sigmoid instead of softmax
-    image_size: int = field(default=128, metadata={"min": 4, "max": 1024})  # px; Sec. 3.1 for HAM10k
+    image_size: int = field(default=128, metadata={"min": 4, "max": 1024})  # px; Sec. 4.1 for HAM10k
     channels: int = field(default=3, metadata={"choices": (1, 3)})
     hidden: int = field(default=32, metadata={"min": 1, "max": 65536})  # of the MLP
     mean: tuple[float, ...] = field(default=(), metadata={"min": 0.0, "max": 1.0})  # of the training images, if known
@@ -140,8 +140,8 @@ def build_network(config: DisbelieveConfig) -> nn.Module:
         return classic.mlp(c * size * size, config.hidden, classes)
     if config.architecture == "lenet":
         return classic.lenet(c, size, classes)
-    if config.architecture == "vgg11":
-        return classic.vgg11(c, classes)
+    if config.architecture in ("vgg11", "vgg11-released"):
+        return classic.vgg11(c, classes, deep_head=config.architecture == "vgg11-released")
     network = torchvision_network(config.architecture.removesuffix("-imagenet"), num_classes=classes)
     return network if c == 3 else nn.Sequential(classic.GreyAsColour(), network)
 

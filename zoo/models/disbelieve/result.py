@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
 
 from zoo import figure as fig
 from zoo.figure import plots
+from zoo.figure.plane import Projection, draw_distances, draw_plane
 from zoo.prediction import Classification
 from zoo.storage import write_file
 from zoo.text import finite
@@ -93,7 +92,9 @@ class AuditedClassification(Classification):
             models[f"{AGGREGATOR_NAMES[aggregator]}, poisoned"] = attack, found
         ranked = sorted(self.probabilities, key=lambda label: -max(found[label] for _, found in models.values()))
         groups = {
-            label: [fig.Bar(name, found[label], ATTACK_COLOURS[attack]) for name, (attack, found) in models.items()]
+            self.spelled(label): [
+                fig.Bar(name, found[label], ATTACK_COLOURS[attack]) for name, (attack, found) in models.items()
+            ]
             for label in ranked
         }
         return fig.grouped_bars(groups, rest="less probable classes not shown")
@@ -143,35 +144,8 @@ class RoundRecord:
     excluded: tuple[int, ...] = ()  # clients whose update wasn't finite
     auc: float = math.nan
     accuracy: float = math.nan
+    hard_auc: float = math.nan  # of the called class alone
     diverged: bool = False  # the global model gave numbers that aren't finite; its AUC then counts as 0.5
-
-
-@dataclass
-class Projection:
-    """The updates of the last round in the plane of their two main directions, for a picture; the mean is the origin.
-
-    ``radius`` is that of the threshold around the mean. A projection only shortens distances.
-    """
-
-    clients: list[int]
-    sent: list[list[float]]
-    controlled: list[int]
-    honest: list[list[float]]  # what the controlled clients would have sent
-    radius: float
-
-    @classmethod
-    def of(
-        cls, sent: Float[Tensor, "n d"], honest: Float[Tensor, "f d"], clients: Sequence[int],
-        controlled: Sequence[int], threshold: float,
-    ) -> Projection:  # fmt: skip
-        """Principal components of all updates, around the mean of what the controlled clients would have sent."""
-        mean = honest.mean(0) if len(honest) else sent.mean(0)
-        rows = torch.cat([sent, honest]) - mean
-        values, vectors = torch.linalg.eigh(rows @ rows.T)  # few updates, many coordinates: the small Gram matrix
-        places = vectors[:, -2:].flip(1) * values[-2:].flip(0).clamp_min(0).sqrt()
-        points = places.tolist()
-        radius = math.sqrt(threshold) if threshold >= 0 else math.nan
-        return cls(list(clients), points[: len(sent)], list(controlled), points[len(sent) :], radius)
 
 
 @dataclass
@@ -195,6 +169,11 @@ class Audit:
         return float(np.mean(self.auc[1:][-LAST:]))
 
     @property
+    def hard_score(self) -> float:
+        """The same of the called class alone, as the released code measures it."""
+        return float(np.mean([record.hard_auc for record in self.rounds[-LAST:]]))
+
+    @property
     def feasible(self) -> float:
         """Share of the rounds in which a vector of the attack's form could keep within the threshold."""
         return float(np.mean([record.feasible for record in self.rounds])) if self.rounds else math.nan
@@ -208,7 +187,7 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what isn't finite becomes None."""
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "state"}
-        scores = {name: getattr(self, name) for name in ("score", "feasible", "picked_malicious")}
+        scores = {name: getattr(self, name) for name in ("score", "hard_score", "feasible", "picked_malicious")}
         rounds, plane = [asdict(item) for item in self.rounds], self.projection
         return finite({**record, **scores, "rounds": rounds, "projection": None if plane is None else asdict(plane)})
 
@@ -253,45 +232,11 @@ def audit_figure(audits: Sequence[Audit]) -> PILImage.Image:
         title = f"{AGGREGATOR_NAMES[rule]}: AUC of the global model"
         plots.lines(row[0], curves, level=0.5, ylim=(0, 1.02), title=title, x="round", whole=True,
                     legend="lower right", heading="mean of the last 5 rounds")  # fmt: skip
-        _draw_distances(row[1], group[-1])
-        _draw_plane(row[2], group[-1])
+        draw_distances(row[1], group[-1].rounds, f"distances, {ATTACK_NAMES[group[-1].attack]}", (_BENIGN, _MALICIOUS))
+        title = f"updates of the last round, {ATTACK_NAMES[group[-1].attack]}"
+        draw_plane(row[2], group[-1].projection, title, (_BENIGN, _CONTROLLED, _MEAN, _MALICIOUS))
         _draw_shares(row[3], group[-1])
     return plots.picture(drawing)
-
-
-def _draw_distances(axis: Any, audit: Audit) -> None:
-    rounds = [record.round for record in audit.rounds]
-    least, mean, most = (np.sqrt([record.spread[i] for record in audit.rounds]) for i in range(3))
-    some = [plots.Line("honest pairs, mean", rounds, mean, _BENIGN, band=(least, most),
-                       band_name="honest pairs, least to largest")]  # fmt: skip
-    if audit.attack != "none":
-        threshold = np.sqrt([record.threshold for record in audit.rounds])
-        distance = np.sqrt([record.distance for record in audit.rounds])
-        some.append(plots.Line("malicious to the attackers' mean", rounds, distance, _MALICIOUS))
-        some.append(plots.Line("threshold", rounds, threshold, (0, 0, 0), ":"))
-    title = f"distances, {ATTACK_NAMES[audit.attack]}"
-    plots.lines(axis, some, title=title, x="round", whole=True, log=True, headroom=0.55, legend="upper right")
-
-
-def _draw_plane(axis: Any, audit: Audit) -> None:
-    """The updates of the last round in the plane of their main directions."""
-    title = f"updates of the last round, {ATTACK_NAMES[audit.attack]}"
-    plane = audit.projection
-    if plane is None:
-        plots.message(axis, "no update in the last round", title=title)
-        return
-    sent = np.array(plane.sent)
-    benign = sent[[client not in plane.controlled for client in plane.clients]]
-    sets = [plots.Points("benign client", benign, _BENIGN)]
-    if plane.controlled:
-        malicious = sent[plane.clients.index(plane.controlled[0])]
-        if plane.honest:
-            sets.append(plots.Points("controlled client,\nhonest update", plane.honest, _CONTROLLED, "s"))
-        sets.append(plots.Points("their mean", [[0, 0]], _MEAN, "P", 70))
-        sets.append(plots.Points("malicious vector,\nsent by all of them", malicious, _MALICIOUS, "X", 130))
-    circle = plane.radius if plane.controlled and math.isfinite(plane.radius) else None
-    plots.scatter(axis, sets, circle=circle, circle_name="threshold\naround the mean", square=True, title=title,
-                  x="first main direction", y="second", grid="", legend="outside")  # fmt: skip
 
 
 def _draw_shares(axis: Any, audit: Audit) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+from zoo.diagnoses import ISIC_2019
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="fed-mas",
@@ -32,7 +33,8 @@ plugin = Plugin(
         Output("ssl_distance", "2 - 2 cos between the network's projection and the prior's feature, if asked for"),
     ),
     model="zoo.models.fed_mas.model:FedMAS",
-    labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+    labels=tuple(ISIC_2019),
+    label_names=ISIC_2019,
     training="zoo.models.fed_mas.training:training",
     claim="zoo.models.fed_mas.claim:claim",
     extras=("imaging", "federated"),
@@ -47,10 +49,42 @@ plugin = Plugin(
             "AUROC (macro), 160 other phantoms": 0.922,
         },
     ),
+    readings={
+        "paper": "Rescue factors as printed, so clients of more classes weigh more; one head; the last round.",
+        "released": "Rescue factors of normalised distances, so clients of fewer classes weigh more; a second head on "
+        "the projection, optimizer state kept by each client, gradients clipped at 5, best validation round.",
+    },
     phantom="phantom:skin-lesion",
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. Public priors have "
         "licences of their own (MoCo v2's weights: CC BY-NC 4.0) and are never part of saved weights. ISIC 2019 is "
         "CC BY-NC 4.0; HyperKvasir is CC BY 4.0."
+    ),
+    departures=(
+        Departure(
+            "Rescue factors are sums of products of distances, as printed (Eq. 3).",
+            "The authors' code normalises both factors first, which turns round who weighs more.",
+            "see the claim",
+        ),
+        Departure(
+            "The prior sees each image once, without augmentation, and its features are kept.",
+            "The paper allows features computed in advance; the authors' code computes them at every step.",
+        ),
+        Departure(
+            "The projector is an MLP of 512-2048-2048 without normalisation.",
+            "The paper says MLP; the authors' has batch normalisation, which fails on a batch of one image.",
+        ),
+        Departure(
+            "There is no second classifier on the projection.",
+            "The paper has none; the authors' code trains one.",
+        ),
+        Departure(
+            "Batch (32), momentum, weight decay and augmentation are our choice; the optimiser begins anew each round.",
+            "Not stated.",
+        ),
+        Departure(
+            "The model of the last round is kept.",
+            "The paper doesn't say; the authors' code keeps the best round on the list that it reports.",
+        ),
     ),
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,17 +17,19 @@ from zoo.data.images import ImageSet, label_index, read_views
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError
+from zoo.federated import Outcome
 from zoo.metrics import recalls
 from zoo.models.fed_mas import plugin
 from zoo.models.fed_mas.model import FedMASConfig, Network, to_network, view
 from zoo.nn.long_tail import frequency_groups
+from zoo.storage import write_file
 
 RENAME = "choose other classes with --set network.labels=A,B,..."
 
 
 def load_views(cases: Dataset, size: int) -> UInt8[Tensor, "n 3 s s"]:
     """The images as the network takes them, in memory."""
-    views = read_views(cases, lambda picture: view(picture, size), plugin.name)
+    views = read_views(cases, lambda picture: view(picture, size), plugin.name, str(size))
     return ImageSet.of(views, [0] * len(views), empty=(3, size, size)).views
 
 
@@ -120,3 +125,18 @@ def scores(
             result[f"balanced_accuracy_{value}"] = parts[-1]
         result["attribute_average"] = float(np.mean(parts))
     return result
+
+
+def report(cases: Dataset, network: Network, config: FedMASConfig, attribute: str, final: Outcome, out: Path) -> None:
+    """``scores.json`` of the test cases: of the global network, and the mean of the clients' own models on theirs."""
+    if not len(cases):
+        return
+    found = predict_labels(network.to("cpu"), load_views(cases, config.image_size))
+    values = cases.values(attribute) if attribute else ()
+    record: dict[str, Any] = {"global": scores(found, labels_of(cases, config.labels), config, values)}
+    if "best" in final.state.own:
+        record["round"] = final.state.own["best"]["round"]
+    own = [row.get("own-balanced-accuracy", math.nan) for row in final.clients]
+    if own := [value for value in own if math.isfinite(value)]:
+        record["local"] = {"balanced_accuracy": float(np.mean(own)), "clients": len(own)}
+    write_file(out / "scores.json", json.dumps(record, indent=2) + "\n")

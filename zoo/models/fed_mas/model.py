@@ -17,8 +17,7 @@ from zoo.data.images import centre_crop, normalise, rgb_bytes, to_tensor
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.fed_mas import plugin
-from zoo.models.fed_mas.distance import prior_distance
-from zoo.models.fed_mas.prior import PriorConfig, build_prior, load_prior, small_encoder
+from zoo.models.fed_mas.prior import PriorConfig, build_prior, load_prior, prior_distance, small_encoder
 from zoo.models.fed_mas.result import LongTailClassification
 from zoo.nn.backbones import Backbone, Small, build
 from zoo.nn.long_tail import CosineClassifier, frequency_groups
@@ -34,7 +33,10 @@ class FedMASConfig:
     small_channels: tuple[int, ...] = field(default=(24, 32, 48, 64), metadata={"min": 1, "max": 4096})
     cosine_classifier: bool = False  # scale times cosine, which the margins of LDAM are made for
     cosine_scale: float = field(default=30.0, metadata={"min": 1e-3, "max": 1e4})
-    projector_width: int = field(default=2048, metadata={"min": 1, "max": 8192})  # the paper says "MLP"
+    projector: Literal["plain", "normed"] = "plain"
+    """The paper says "MLP": two layers with a ReLU between, or, as released, batch normalisation before it."""
+    projector_width: int = field(default=2048, metadata={"min": 1, "max": 8192})  # of ``plain``; ``normed`` has g's
+    second_head: bool = False  # as released: a classifier of the projection is trained too, and decides nothing
     prior: PriorConfig = field(default_factory=PriorConfig)
     image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
     # training images of each class, all clients together; () is unknown
@@ -68,25 +70,29 @@ class Seen(NamedTuple):
     logits: Float[Tensor, "b k"]
     z: Float[Tensor, "b w"]  # g(x), the pooled features
     y: Float[Tensor, "b d"]  # MLP(g(x)), not yet of unit length; empty without a projector
+    second: Float[Tensor, "b k"] | None = None  # logits of the second head, in training
 
 
 class Network(nn.Module):
     """theta: encoder g, classifier and projector, all of it trained, sent and averaged.
 
     ``projector`` is there only where a prior is. ``balanced`` is CReFF's second classifier: the server trains it, and
-    it decides once training is over.
+    it decides once training is over. ``second`` classifies the projection.
     """
 
     def __init__(
-        self, encoder: nn.Module, classifier: nn.Linear, projector: nn.Module | None, balanced: nn.Linear | None = None
-    ) -> None:
+        self, encoder: nn.Module, classifier: nn.Linear, projector: nn.Module | None, balanced: nn.Linear | None = None,
+        second: nn.Linear | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.encoder, self.classifier, self.projector, self.balanced = encoder, classifier, projector, balanced
+        self.second = second
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Seen:
         z = self.encoder(x)
         decide = self.classifier if self.balanced is None or self.training else self.balanced
-        return Seen(decide(z), z, z[:, :0] if self.projector is None else self.projector(z))
+        y = z[:, :0] if self.projector is None else self.projector(z)
+        return Seen(decide(z), z, y, None if self.second is None or not self.training else self.second(y))
 
 
 def build_network(config: FedMASConfig, *, pretrained: bool = False, balanced: bool = False) -> Network:
@@ -102,14 +108,21 @@ def build_network(config: FedMASConfig, *, pretrained: bool = False, balanced: b
     classifier = (
         CosineClassifier(width, classes, config.cosine_scale) if config.cosine_classifier else nn.Linear(width, classes)
     )
-    projector = None
-    if config.prior.kind != "none":  # two layers without batch norm; the paper says only "MLP"
-        wide = config.projector_width
-        projector = nn.Sequential(nn.Linear(width, wide), nn.ReLU(), nn.Linear(wide, config.prior.width))
+    projector = head = None
+    if config.prior.kind != "none":
+        normed = config.projector == "normed"
+        projector = projection(width, width if normed else config.projector_width, config.prior.width, normed)
+        head = nn.Linear(config.prior.width, classes) if config.second_head else None
     second = nn.Linear(width, classes) if balanced else None
     if second is not None:
         second.load_state_dict(classifier.state_dict())
-    return Network(encoder, classifier, projector, second)
+    return Network(encoder, classifier, projector, second, head)
+
+
+def projection(width: int, hidden: int, out: int, normed: bool) -> nn.Sequential:
+    """MLP_theta, from features to the prior's space."""
+    norm = [nn.BatchNorm1d(hidden)] if normed else []
+    return nn.Sequential(nn.Linear(width, hidden), *norm, nn.ReLU(), nn.Linear(hidden, out))
 
 
 class FedMAS(Model[LongTailClassification]):

@@ -1,15 +1,19 @@
-"""The frozen prior f: a network trained without labels, the same on every client, evaluated once per image."""
+"""The frozen prior f, and the paper's mathematics: how far a network is from it, and who needs rescue for that.
+
+f is a network trained without labels, the same on every client, evaluated once per image. Distance, its mean by class
+and the rescue factor are Eq. 1 to 3; the server's weights RF_c / sum RF (Eq. 5) are ``metric:rescue_factor``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from zoo.data.augment import Crops, cropped_views
@@ -146,3 +150,54 @@ def pretrain(
         schedule.step()
         run.log(loss=loss)
     return encoder.eval().requires_grad_(False)
+
+
+# ---- distance and rescue factor --------------------------------------------------------------------------------------
+
+
+def prior_distance(y: Float[Tensor, "b d"], prior: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    """L_f = 2 - 2 <y, y'> of unit vectors, in [0, 4] (Eq. 1).
+
+    ``y`` is the projection MLP(g(x)), ``prior`` the frozen network's feature; both are scaled to unit length here.
+    """
+    return 2 - 2 * (F.normalize(y, dim=1) * F.normalize(prior, dim=1)).sum(1)
+
+
+class ClassMeans:
+    """Running mean of a number by class (Eq. 2): L_k for the classes seen, 0 for the others."""
+
+    def __init__(self, classes: int) -> None:
+        self.sums, self.counts = torch.zeros(classes), torch.zeros(classes)
+
+    def add(self, values: Float[Tensor, " b"], labels: Int[Tensor, " b"]) -> None:
+        values, labels = values.detach().cpu().float(), labels.cpu()
+        self.sums.index_add_(0, labels, values)
+        self.counts.index_add_(0, labels, torch.ones_like(values))
+
+    @property
+    def means(self) -> Float[Tensor, " k"]:
+        return self.sums / self.counts.clamp(min=1)
+
+
+@torch.no_grad()
+def class_distances(project: Callable[[Tensor], Float[Tensor, "b d"]], shard: Any, classes: int) -> Float[Tensor, " k"]:
+    """w_k: mean distance to the prior by class, of images without augmentation; 0 for absent classes.
+
+    ``project``: from images to MLP(g(x)). ``shard``: images ``x``, their labels ``y`` and ``prior`` features.
+    """
+    means = ClassMeans(classes)
+    for places in torch.arange(len(shard.y)).split(128):
+        projected = project(shard.x[places])
+        means.add(prior_distance(projected, shard.prior[places].to(projected.device)), shard.y[places])
+    return means.means
+
+
+def rescue_factor(w: Float[Tensor, " k"], w_hat: Float[Tensor, " k"], norm: str = "sum") -> float:
+    """RF = sum_k w_k w^_k (Eq. 3), at least 0.
+
+    ``w``: class means of the received model, ``w_hat``: those seen during training, summed over epochs. ``norm``:
+    ``sum`` as printed, by which clients with more classes count more, or ``shares``, as released: both are divided by
+    their sums first, so that clients with fewer classes do.
+    """
+    total = float((w * w_hat).sum())
+    return total / max(float(w.sum() * w_hat.sum()), 1e-12) if norm == "shares" else total

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from zoo import figure as fig
+from zoo.federated.figures import client_curves
 from zoo.prediction import Classification
 from zoo.storage import write_file
 
@@ -63,12 +64,12 @@ class LongTailClassification(Classification):
         if self.saliency is not None and self.view is not None:
             panels.append(
                 fig.Panel(
-                    f"evidence for {self.most_probable} (brighter: more)",
+                    f"evidence for {self.spelled(self.most_probable)} (brighter: more)",
                     fig.heat_over(self.view, self.saliency, (0.45, 0.45)),
                 )
             )
         colours = {name: GROUP_COLOURS[group] for name, group in self.groups.items()}
-        panels.append(fig.Panel("probabilities", fig.bars(self.probabilities, colours=colours)))
+        panels.append(fig.Panel("probabilities", self.bars(colours)))
         return [*panels, *self.extra_panels]
 
 
@@ -84,32 +85,14 @@ def training_figures(
     """
     written = []
     if shares := [row for row in rows if "weight" in row]:
-        data = curves(shares, "weight", "aggregation weight of each client", "share of the global model")
+        data = client_curves(shares, "weight", "aggregation weight of each client", "share of the global model")
         written.append(write_file(out / "weights.png", data))
     if any("rescue-factor" in row for row in rows):
-        data = curves(rows, "rescue-factor", "rescue factor of each client", "rescue factor")
+        data = client_curves(rows, "rescue-factor", "rescue factor of each client", "rescue factor", log=True)
         written.append(write_file(out / "rescue_factors.png", data))
     if any("w-0" in row for row in rows):
         written.append(write_file(out / "distances.png", distances(rows, labels, np.array(counts), groups)))
     return written
-
-
-def curves(rows: Sequence[dict[str, Any]], name: str, title: str, label: str) -> bytes:
-    """One line per client over the rounds."""
-    from zoo.figure import plots
-
-    clients = sorted({int(row["client"]) for row in rows})
-    images = {int(row["client"]): int(row["num-examples"]) for row in rows if "num-examples" in row}
-    some = []
-    for client in clients:
-        mine = sorted((int(row["round"]), float(row[name])) for row in rows if row["client"] == client and name in row)
-        which = f"client {client}" + (f" ({images[client]} images)" if client in images else "")
-        some.append(plots.Line(which, [r for r, _ in mine], [v for _, v in mine]))
-    log = name == "rescue-factor"  # it falls by orders of magnitude
-    drawing, axes = plots.canvas("the figures of a training", size=(7.2, 4.0))
-    plots.lines(axes[0, 0], some, title=title, x="round", y=label, whole=True, log=log, ylim=None if log else (0, None),
-                legend="outside" if len(clients) <= 16 else "")  # fmt: skip
-    return plots.png(drawing)
 
 
 def distances(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 DEMO_DATA = "phantom:chest-xray?n=900&size=48"
 
@@ -40,4 +40,32 @@ plugin = Plugin(
     ),
     phantom="phantom:chest-xray",
     licence_notes="The weights in the package were trained on procedural images only and are Apache-2.0.",
+    departures=(
+        Departure(
+            "With an epsilon, accounting is strict: noise on similarities is matched to all that one image can change.",
+            "The paper counts one similarity; an image moves those of the whole batch.",
+            "nothing of the filter's gain is left, see the claim",
+        ),
+        Departure(
+            "Raw gradients are never averaged.",
+            "Algorithm 1 prints the mean of raw gradients, which no noise protects.",
+        ),
+        Departure(
+            "One draw of noise serves the batch.",
+            "As the formula can be read each sample gets its own, which averages out; noise=literal_independent"
+            " is that.",
+        ),
+        Departure(
+            "Above 100,000 parameters similarities are those of clipped gradients without noise.",
+            "In a long vector the noise hides every single gradient.",
+        ),
+        Departure(
+            "Images are normalised each by itself.",
+            "Statistics of the training set would leak it.",
+        ),
+        Departure(
+            "Sigma, tau, lambda, and delta for radiographs, are our choice.",
+            "Not stated.",
+        ),
+    ),
 )

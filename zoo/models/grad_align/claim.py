@@ -2,8 +2,9 @@
 
 Two data sets: a mixture of Gaussians that anyone can draw (30 modes in 100 dimensions, 10 classes), and the real
 handwritten digits that come with scikit-learn. One hidden layer of 32, noise multiplier 2, clip norm 1, 64 expected
-samples, 400 steps. Each arm has its own best of five learning rates, chosen on held-out validation data; all arms of a
-seed share data, initial weights, batches and noise.
+samples, 300 steps. Each arm has its own best of three learning rates, chosen on held-out validation data; all arms of a
+seed share data, initial weights, batches and noise. The noise comes from the seed, so that anyone can run it again:
+what is trained here protects nobody, and epsilons are what such a training would spend with secret noise.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.claims import Claim, Comparison, Verdict
+from zoo.claims import Claim, Comparison, Verdict, spending
 from zoo.data.digits import digits as read_digits
 from zoo.models.grad_align.accounting import Accountant, Accounting
 from zoo.models.grad_align.training import (
+    Chance,
     GradAlignRecipe,
     accuracy,
     align,
@@ -29,11 +31,11 @@ from zoo.models.grad_align.training import (
     share_kept,
 )
 from zoo.nn.per_sample import per_sample_gradients
-from zoo.training import Run
 
 CLAIM = "the claim of grad-align"
-RATES = (0.08, 0.12, 0.15, 0.2, 0.3)
-STEPS = 400
+RATES = (0.08, 0.15, 0.3)
+STEPS = 300
+DIGITS_AGAIN = 400 / 1397  # every seed splits the same 1,797 digits
 SIGMA, DELTA = 2.0, 1e-5
 BASE = GradAlignRecipe(
     filter="none", accounting="nonprivate", sigma=SIGMA, delta=DELTA, cs_on="noisy", denominator="printed"
@@ -79,13 +81,14 @@ class Parts:
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     """Train every arm at every learning rate on both sets; percent correct, alignment and share kept."""
     sets = {"accuracy": mixture(seed), "digits accuracy": digits(seed)}
-    rates, steps = (RATES[3:4], 6) if quick else (RATES, STEPS)
+    rates, steps = (RATES[1:2], 6) if quick else (RATES, STEPS)
     scores: dict[str, dict[str, float]] = {arm: {} for arm in ARMS}
     for name, parts in sets.items():
         kept = 0.4
         for arm, recipe in ARMS.items():
             recipe = replace(recipe, keep=kept)
-            found = [fit_arm(replace(recipe, lr=lr), parts, seed, steps) for lr in rates]
+            with spending(arm, examples=len(parts.train.x)):
+                found = [fit_arm(replace(recipe, lr=lr), parts, seed, steps) for lr in rates]
             best = max(found, key=lambda result: result["validation"])
             if arm == "cs":
                 kept = best["kept"]  # the control keeps as many
@@ -112,9 +115,9 @@ def fit_arm(recipe: GradAlignRecipe, parts: Parts, seed: int, steps: int) -> dic
     recipe, budget = settle(replace(recipe, epochs=1 + steps * recipe.batch_size // n), n, parameters)
     sgd = torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum)
     aligned, kept = [], []
-    with Run(seed=seed, device="cpu", progress=False) as chance, per_sample_gradients(network, CLAIM) as gradients:
+    with per_sample_gradients(network, CLAIM) as gradients:
         for step in range(steps):
-            index, generator = draw_sample(budget, chance, step)
+            index, generator = draw_sample(budget, Chance(seed), step, torch.device("cpu"))
             grads, _ = gradients(parts.train.x[index], parts.train.y[index], physical_batch=1024)
             result = align(grads, recipe, budget, generator)
             descend(sgd, result.aggregate)
@@ -162,7 +165,8 @@ def _compare(
     headline: bool = False,
 ) -> Comparison:
     readings: dict[Verdict, str] = {"supported": yes, "not supported": no, "inconclusive": unclear}
-    return Comparison(method, baseline, metric, margin=margin, readings=readings, headline=headline)
+    again = DIGITS_AGAIN if metric.startswith("digits") else 0.0
+    return Comparison(method, baseline, metric, margin=margin, resplit=again, readings=readings, headline=headline)
 
 
 claim = Claim(
@@ -172,7 +176,7 @@ claim = Claim(
     ),
     data=(
         "a mixture of 30 Gaussians in 100 dimensions (10 classes, 3,000 samples to train on) and scikit-learn's "
-        "handwritten digits; sigma 2, clip norm 1, 64 expected samples, 400 steps, best of five learning rates each"
+        "handwritten digits; sigma 2, clip norm 1, 64 expected samples, 300 steps, best of three learning rates each"
     ),
     arms={
         "dpsgd": "plain DP-SGD",
@@ -236,9 +240,7 @@ claim = Claim(
             "On real digits it stays open whether similarities without noise raise accuracy.",
             margin=1.0,
         ),
-        Comparison("cs", "random", "digits accuracy"),
-        Comparison("cov", "cs", "digits accuracy"),
-        Comparison("private", "dpsgd", "digits accuracy"),
+        Comparison("cs", "random", "digits accuracy", resplit=DIGITS_AGAIN),
         _compare(
             "accounted", "dpsgd", "digits accuracy",
             "On real digits the filter helps at equal epsilon under full accounting.",
@@ -257,5 +259,6 @@ claim = Claim(
         "the filter without noise gains less than 1 point over DP-SGD": ("cs vs. dpsgd, accuracy",),
         "a random share gains as much": ("cs vs. random, accuracy",),
     },
-    seeds=(0, 1, 2, 3, 4),
+    seeds=tuple(range(200, 208)),  # named before any of them was run
+    tuned_on=(0, 1, 2, 3, 4),  # thresholds, tau, lambda and the rates stand as they were when these had been run
 )  # fmt: skip

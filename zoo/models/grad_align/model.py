@@ -24,6 +24,8 @@ from zoo.models.grad_align.result import Privacy, PrivateClassification
 class GradAlignConfig:
     """The network, and the ledger of its training."""
 
+    labels: tuple[str, ...] = plugin.labels
+    colour: bool = False  # three channels, as for CIFAR-10; else one, of grey values
     channels: tuple[int, int, int] = field(default=(64, 128, 256), metadata={"min": 1, "max": 4096})  # Sec. 4.1
     groups: int = field(default=32, metadata={"min": 1, "max": 4096})  # at most, of the group norms; not in the paper
     side: int = field(default=224, metadata={"min": 16, "max": 1024})
@@ -31,6 +33,8 @@ class GradAlignConfig:
     privacy: Privacy = field(default_factory=Privacy)
 
     def __post_init__(self) -> None:
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise ValueError("labels must be two or more, each once")
         if min(self.channels) < 1:
             raise ValueError("channels must be at least 1 each")
 
@@ -82,34 +86,38 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 class GradAlign(Model[PrivateClassification]):
-    """ResNet-9 on a grey chest radiograph of a child: normal, bacterial or viral pneumonia."""
+    """ResNet-9 on a chest radiograph of a child: normal, bacterial or viral pneumonia; or on classes of your own."""
 
     plugin: ClassVar = plugin
     config_class: ClassVar[type] = GradAlignConfig
 
     def __init__(self, config: GradAlignConfig | None = None) -> None:
         super().__init__(config)
-        self.network = ResNet9(1, len(plugin.labels), self.config.channels, self.config.groups)
+        self.network = ResNet9(
+            3 if self.config.colour else 1, len(self.config.labels), self.config.channels, self.config.groups
+        )
 
-    def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b classes"]:
         """Logits; ``x`` as ``prepare`` gives it."""
         return self.network(x)
 
     def _predict(self, images: Sequence[media.Image]) -> list[PrivateClassification]:
-        """Classify radiographs; all go through the network together."""
+        """Classify images; all go through the network together."""
+        own = self.config.colour or self.config.labels != plugin.labels  # trained on something else than the card says
         probabilities = self(self._prepared(images)).float().softmax(1).cpu().tolist()
         return [
             PrivateClassification(
                 image=image,
-                probabilities=dict(zip(plugin.labels, p, strict=True)),
+                probabilities=dict(zip(self.config.labels, p, strict=True)),
                 privacy=self.config.privacy,
-                notes=doubts(image, "frontal chest radiographs of children", colour=False),
+                notes=() if own else doubts(image, "frontal chest radiographs of children", colour=False),
             )
             for image, p in zip(images, probabilities, strict=True)
         ]
 
-    def _prepared(self, images: Sequence[media.Image]) -> Float[Tensor, "n 1 s s"]:
-        return torch.from_numpy(np.stack([prepare(image, self.config.side) for image in images])).to(self.device)
+    def _prepared(self, images: Sequence[media.Image]) -> Float[Tensor, "n i s s"]:
+        views = [prepare(image, self.config.side, self.config.colour) for image in images]
+        return torch.from_numpy(np.stack(views)).to(self.device)
 
     def _network_features(self, images: Sequence[media.Image]) -> Float[Tensor, "n f"]:
         network = self.network
@@ -117,7 +125,8 @@ class GradAlign(Model[PrivateClassification]):
         return network.head[:-1](x)
 
 
-def prepare(picture: media.Image, side: int) -> Float[np.ndarray, "1 side side"]:
-    """Grey, square, of mean 0 and deviation 1. Each image by itself: statistics of a training set would leak it."""
-    x = resize(picture.grey(), side, "bilinear")
-    return ((x - x.mean()) / max(float(x.std()), 1e-3))[None]
+def prepare(picture: media.Image, side: int, colour: bool = False) -> Float[np.ndarray, "i side side"]:
+    """Square, of mean 0 and deviation 1. Each image by itself: statistics of a training set would leak it."""
+    x = resize(picture.rgb() if colour else picture.grey(), side, "bilinear")
+    x = (x - x.mean()) / max(float(x.std()), 1e-3)
+    return x.transpose(2, 0, 1) if colour else x[None]

@@ -36,11 +36,12 @@ class Privacy:
     sample_rate: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})  # of the Poisson sampling
     steps: int = field(default=0, metadata={"min": 0, "max": 1_000_000_000})
     batch_cap: int | None = field(default=None, metadata={"min": 1, "max": 65_536})
+    secret: bool = False  # batches and noise came from the system's randomness; whoever knows a seed can subtract them
 
     @property
     def guaranteed(self) -> bool:
         """Whether there is an epsilon to state."""
-        return self.accounting in ("paper", "strict") and math.isfinite(self.epsilon)
+        return self.accounting in ("paper", "strict") and math.isfinite(self.epsilon) and self.secret
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
@@ -59,13 +60,15 @@ class Privacy:
         """The statement in words; an epsilon appears only where there is one."""
         if self.accounting == "untrained":
             return "untrained weights: there is nothing to protect"
+        if self.accounting != "nonprivate" and not self.secret:
+            return "no privacy guarantee: the noise came from a seed that was given, so that anyone can draw it again"
         if not self.guaranteed:
             why = "the samples were selected without noise" if self.filter != "none" else "trained without accounting"
             return f"no privacy guarantee: {why}, so no epsilon is stated"
         told = f"({self.epsilon:.2f}, {self.delta:g})-differentially private"
         if self.accounting == "paper" and self.filter != "none":
             return f"{told} only by the paper's accounting, whose sensitivity argument is not proven"
-        return f"{told} for each training image, if the seed stays secret"
+        return f"{told} for each training image"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; ``epsilon`` is ``None`` where nothing is guaranteed."""
@@ -98,11 +101,14 @@ class PrivateClassification(Classification):
         return {**super().to_dict(), "privacy": self.privacy.to_dict()}
 
     def panels(self) -> list[figure.Panel]:
-        return [*super().panels(), figure.Panel("privacy of the weights", badge(self.privacy))]
+        return [
+            *super().panels(),
+            figure.Panel("privacy of the training images: it says nothing about the diagnosis", badge(self.privacy)),
+        ]
 
 
 def badge(privacy: Privacy) -> PILImage.Image:
-    """The privacy statement as a picture: green with an epsilon, orange without a guarantee."""
+    """The privacy statement as a picture: grey with an epsilon, for it approves of no diagnosis; orange without one."""
     proven = privacy.guaranteed and (privacy.accounting == "strict" or privacy.filter == "none")
     headline = f"epsilon {privacy.epsilon:.2f}" if privacy.guaranteed else "no guarantee"
     under = f"delta {privacy.delta:g}" if privacy.guaranteed else "no epsilon is stated"
@@ -120,7 +126,7 @@ def badge(privacy: Privacy) -> PILImage.Image:
     }
     if privacy.accounting == "untrained":
         headline, under, facts = "untrained", "nothing to protect", {}
-    fill, ink = (figure.colour(3), (255, 255, 255)) if proven else (figure.colour(1), (0, 0, 0))
+    fill, ink = ((225, 225, 225) if proven else figure.colour(1)), (0, 0, 0)
     return figure.statement(headline, under, facts, fill=fill, ink=ink)
 
 

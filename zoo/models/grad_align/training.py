@@ -8,6 +8,7 @@ costs is in ``accounting``.
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,10 +32,12 @@ from zoo.models.grad_align.result import Filter, Privacy, chart
 from zoo.nn.per_sample import per_sample_gradients, refuse_layers
 from zoo.ops import cosine_filter
 from zoo.ops.cosine_filter import Filtered
+from zoo.seeds import derive_seed
 from zoo.storage import write_file
 from zoo.training import Run, TrainData, Training
 
 LARGE = 100_000  # parameters beyond which noise hides every single gradient from the similarity
+OWN = "or name your own: --set network.labels=a,b,c"
 NEEDED_BY = f"training {plugin.name}"
 
 
@@ -80,12 +83,12 @@ class GradAlignRecipe:
 
 
 def train(recipe: GradAlignRecipe, data: TrainData, run: Run) -> GradAlign:
-    """Train on the radiographs of ``data.train``; the weights carry their privacy statement.
+    """Train on the images of ``data.train``; the weights carry their privacy statement.
 
     Raises ``DataError`` for a case without a label, ``OptionError`` for a guarantee that can't be given.
     """
-    x, y = load(data.train, recipe.network.side)
-    held_out = load(data.validation, recipe.network.side) if len(data.validation) else None
+    x, y = load(data.train, recipe.network)
+    held_out = load(data.validation, recipe.network) if len(data.validation) else None
     run.stage("network")
     model = GradAlign(recipe.network)
     settled, budget = settle(recipe, len(x), sum(p.numel() for p in model.network.parameters()))
@@ -109,19 +112,26 @@ def fit(
 ) -> Privacy:
     """Train any network without batch statistics, in place, by a settled recipe; returns what it spent.
 
-    ``metrics/`` and what is printed come from the raw gradients and are not private themselves.
+    Under a guarantee, who is in a batch and the noise come from numbers that only the run's checkpoints hold; with a
+    seed that was given anyone can draw them again, and the statement is void. ``metrics/`` and what is printed come
+    from the raw gradients and are not private themselves.
     Raises ``OptionError`` for layers without per-sample gradients.
     """
     refuse_layers(network, NEEDED_BY)
     _refuse_scaling(run)
     sgd = torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum)
-    network, sgd, tally = run.track(network=network, sgd=sgd, tally=Tally())
+    secret = budget.accountant.accounting != "nonprivate" and not run.seed_given
+    chance = Chance(secrets.randbits(128) if secret else run.seed, secret)
+    network, sgd, tally, _ = run.track(network=network, sgd=sgd, tally=Tally(), chance=chance)
     _say(run, budget.announcement())
+    if budget.accountant.accounting != "nonprivate" and not secret:
+        _say(run, "with a seed that was given anyone can draw the noise again, so the weights will state no guarantee; "
+                  "leave the seed out", always=True)  # fmt: skip
 
     with per_sample_gradients(run.unwrap(network), NEEDED_BY) as gradients:
         for step in run.steps(budget.steps, description=recipe.filter):
             network.train()
-            index, generator = draw_sample(budget, run, step)
+            index, generator = draw_sample(budget, chance, step, run.device)
             batch = x[index].to(run.device), y[index].to(run.device)
             grads, loss = gradients(*batch, recipe.physical_batch, run.backward)
             aligned = align(grads, recipe, budget, generator)
@@ -137,7 +147,7 @@ def fit(
                 _say(run, f"step {step + 1} of {budget.steps}: loss {loss:.3f}, epsilon {epsilon:.3f}")
     if tally.dropped:
         _say(run, f"{tally.dropped} gradients weren't finite; their samples were dropped from the step", always=True)
-    privacy = statement(recipe, budget, budget.steps)
+    privacy = replace(statement(recipe, budget, budget.steps), secret=chance.secret)
     _say(run, f"after {budget.steps} of {budget.planned} steps: {privacy.sentence()}")
     return privacy
 
@@ -145,12 +155,14 @@ def fit(
 # ---- one step ----------------------------------------------------------------------------------------------------
 
 
-def draw_sample(budget: Budget, run: Run, step: int) -> tuple[Int[np.ndarray, " b"], torch.Generator]:
+def draw_sample(
+    budget: Budget, chance: Chance, step: int, device: torch.device
+) -> tuple[Int[np.ndarray, " b"], torch.Generator]:
     """Who is in the batch, each with the sampling rate by itself, at most B of them; and a generator for the noise."""
-    chance = run.generator("sample", step)
-    index = np.flatnonzero(chance.random(budget.count) < budget.accountant.sample_rate)
-    noise = torch.Generator(run.device).manual_seed(int(run.generator("noise", step).integers(2**63)))
-    return chance.permutation(index)[: budget.batch_cap], noise
+    rng = chance.generator("sample", step)
+    index = np.flatnonzero(rng.random(budget.count) < budget.accountant.sample_rate)
+    noise = torch.Generator(device).manual_seed(int(chance.generator("noise", step).integers(2**63)))
+    return rng.permutation(index)[: budget.batch_cap], noise
 
 
 def align(grads: Float[Tensor, "b f"], recipe: GradAlignRecipe, budget: Budget, generator: torch.Generator) -> Filtered:
@@ -214,6 +226,23 @@ def alignment(aligned: Filtered, grads: Float[Tensor, "b f"]) -> Float[Tensor, "
 
 def share_kept(aligned: Filtered) -> float:
     return float(aligned.kept.float().mean()) if len(aligned.kept) else 0.0
+
+
+@dataclass
+class Chance:
+    """What batches and noise are drawn from: a secret number or a seed that anyone may know. Survives a resume."""
+
+    key: int
+    secret: bool = False
+
+    def generator(self, *of: int | str) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self.key, *of))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"key": str(self.key), "secret": self.secret}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.key, self.secret = int(state["key"]), state["secret"]
 
 
 @dataclass
@@ -299,10 +328,11 @@ def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(torch.cat(hits).float().mean())
 
 
-def load(cases: Sequence[Case], side: int) -> tuple[Float[Tensor, "n 1 side side"], Int[Tensor, " n"]]:
-    """Images and class numbers. Raises ``DataError`` for a label that is none of the card's."""
-    x = np.stack([prepare(media.read(case.image).require_2d(plugin.name), side) for case in cases])
-    y = [label_index(case.label, plugin.labels, f"case {case.id}") for case in cases]
+def load(cases: Sequence[Case], network: GradAlignConfig) -> tuple[Float[Tensor, "n i side side"], Int[Tensor, " n"]]:
+    """Images and class numbers. Raises ``DataError`` for a label that the network doesn't have."""
+    pictures = (media.read(case.image).require_2d(plugin.name) for case in cases)
+    x = np.stack([prepare(picture, network.side, network.colour) for picture in pictures])
+    y = [label_index(case.label, network.labels, f"case {case.id}", OWN) for case in cases]
     return torch.from_numpy(x), torch.tensor(y)
 
 
@@ -311,6 +341,7 @@ def _say(run: Run, text: str, always: bool = False) -> None:
         print(text, file=sys.stderr)
 
 
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SMALL = GradAlignConfig(channels=(8, 8, 16), groups=4, side=32)
 
 training = Training(
@@ -318,6 +349,15 @@ training = Training(
     private=True,
     presets={
         "paper": {},
+        # The paper's other set (Sec. 4.1, Table 1): zoo train grad-align --data cifar10:FOLDER --preset cifar10
+        "cifar10": {
+            "network": GradAlignConfig(labels=CIFAR10, colour=True, side=32),
+            "epochs": 50,
+            "lr": 5e-3,
+            "threshold": 0.1,
+            "percentile": 0.7,
+            "delta": 1e-6,
+        },
         # Seconds, without noise and without a guarantee: it works on a handful of images.
         "demo": {"network": SMALL, "sigma": 0.0, "epochs": 10, "lr": 0.2, "dtype": "float16"},
         # What the weights in the package were trained with: plain DP-SGD, for under a guarantee the filter costs more

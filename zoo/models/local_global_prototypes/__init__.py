@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+from zoo.diagnoses import ISIC_2019
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="local-global-prototypes",
@@ -38,7 +39,8 @@ plugin = Plugin(
         Output("regions", "for the local prototypes that speak most for the prediction: heatmap, box, source patch"),
     ),
     model="zoo.models.local_global_prototypes.model:LocalGlobalPrototypes",
-    labels=("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+    labels=tuple(ISIC_2019),
+    label_names=ISIC_2019,
     training="zoo.models.local_global_prototypes.training:training",
     claim="zoo.models.local_global_prototypes.claim:claim",
     operators=("prototype_similarity", "cosine_topk"),
@@ -53,9 +55,46 @@ plugin = Plugin(
             "F1 (macro), 128 held-out phantoms": 0.953,
         },
     ),
+    readings={
+        "paper": "as printed: prototypes follow running centroids, class-weighted cross-entropy; the default",
+        "released": "as the authors' code: temperature 0.07 in training, sigmoid features, prototypes projected "
+        "onto training images every ten epochs, no weights in stage 1, AdamW; no cluster loss, which has no gradient",
+    },
     phantom="phantom:skin-lesion",
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. ISIC 2019 is CC BY-NC "
         "4.0: weights trained on it carry a gallery of its images and are for non-commercial use."
+    ),
+    departures=(
+        Departure(
+            "Classes are weighted by 1 / sqrt(frequency) in every cross-entropy.",
+            "The paper cites learned sample weights (weighting=low) without describing them; in the authors' "
+            "code these stay within 1 % of 1.",
+        ),
+        Departure(
+            "Prototypes start as k-means centres of each class's features.",
+            "The paper says nothing of their start.",
+        ),
+        Departure(
+            "The count n of Eq. 2 goes back to 1 with every epoch.",
+            "As printed the centroids soon stand still while features move on; centroid_count=cumulative is that.",
+        ),
+        Departure(
+            "Features have no last activation, so that cosines have both signs.",
+            "The paper names no activation; the authors' code ends in a sigmoid.",
+        ),
+        Departure(
+            "Softmax has temperature 1.",
+            "The paper has none; the authors divide by 0.07 while training.",
+            "before the head is tuned no probability of eight classes can pass 0.51",
+        ),
+        Departure(
+            "The best epoch is chosen on validation images.",
+            "The paper doesn't say; the authors' code chooses on the images that it reports.",
+        ),
+        Departure(
+            "Shades-of-Gray on the whole image.",
+            "Sec. 3 says normalised as in an earlier work, without the method.",
+        ),
     ),
 )  # fmt: skip

@@ -1,71 +1,89 @@
 """The headline in miniature: where classes are rare, do prototypes keep up with a black box and beat ProtoPNet?
 
-Five kinds of procedural lesions differ in the texture of a small patch; the rarest has 15 training images. Everything
-is trained from scratch on the same images, with the same backbone, rates, batches and class weights.
+Five kinds of procedural lesions differ in the texture of a small patch; the rarest has 15 training images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from zoo.claims import Claim, Comparison
+from zoo.claims import Claim, Comparison, spending
+from zoo.config import changed
 from zoo.data.images import ImageSet, over_images
-from zoo.data.textures import SIZE, TEXTURES, draw_lesion
+from zoo.data.textures import SIZE, TEXTURES, draw_set
 from zoo.metrics import balanced_accuracy
-from zoo.models.local_global_prototypes.baselines import fit_black_box, fit_protopnet, fit_prototree
-from zoo.models.local_global_prototypes.model import BranchName, LocalGlobalConfig, LocalGlobalPrototypes
-from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, fit
+from zoo.models.local_global_prototypes.baselines import fit_black_box, fit_protopnet
+from zoo.models.local_global_prototypes.model import BranchName, LocalGlobalPrototypes
+from zoo.models.local_global_prototypes.projection import survey
+from zoo.models.local_global_prototypes.training import LocalGlobalRecipe, fit, training
 from zoo.training import Run
 
 TRAIN, TEST = (400, 160, 60, 30, 15), (80, 80, 80, 80, 80)
-RECIPE = LocalGlobalRecipe(
-    network=LocalGlobalConfig(labels=TEXTURES, backbone="small", prototypes=4, width=32, image_size=SIZE),
-    pretrained=False,
-    epochs=14,
-    lr_backbone=2e-3,  # from scratch
-    init="random",  # k-means needs features that tell images apart; chosen on seed 0, which takes no part in the claim
-    augment="flips",
-    thumbnails=0,
-)
-TREE_DEPTH = 5  # 31 patches; the joint model has 40 prototypes
+# Of both readings, but for the size of network and schedule: from scratch, so at a higher rate. All arms of a reading
+# have the same epochs, batches, rates, weights and augmentation, and a stage 2 of what decides.
+SCALE: dict[str, Any] = {
+    "network": {"labels": TEXTURES, "backbone": "small", "prototypes": 4, "width": 32, "image_size": SIZE},
+    "pretrained": False,
+    "epochs": 14,
+    "lr_backbone": 2e-3,
+    "augment": "flips",
+    "thumbnails": 0,
+}
+# Random starts: k-means needs features that tell images apart. Like the rates chosen on seed 0, which is no seed of
+# the claim.
+PAPER = changed(training.configure("paper"), {**SCALE, "init": "random"})
+RELEASED = changed(training.configure("paper", {"recipe": "released"}), {**SCALE, "project_every": 3})
 BOUND = float(np.e / (np.e + 4 / np.e))  # of a probability from mean cosines at temperature 1, five classes
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     """Train every arm on one set of images; balanced accuracy and the mean probability of the chosen class."""
-    recipe, train, test = RECIPE, TRAIN, TEST
+    train, test, shorter = TRAIN, TEST, {}
     if quick:
-        recipe, train, test = replace(RECIPE, epochs=1, stage2_epochs=1), (12, 10, 8, 6, 5), (4, 4, 4, 4, 4)
+        train, test, shorter = (12, 10, 8, 6, 5), (4, 4, 4, 4, 4), {"epochs": 1, "stage2_epochs": 1}
+    paper, released = replace(PAPER, **shorter), replace(RELEASED, **shorter)
     images = draw_set(train, np.random.default_rng([seed, 1]))
     unseen = draw_set(test, np.random.default_rng([seed, 2]))
     scores: dict[str, dict[str, float]] = {}
-    baselines: dict[str, Callable[[LocalGlobalRecipe, ImageSet, Run], Any]] = {
-        "black box": fit_black_box,
-        "protopnet": fit_protopnet,
-        "prototree": partial(fit_prototree, depth=TREE_DEPTH),
+    baselines: dict[str, tuple[LocalGlobalRecipe, Callable[[LocalGlobalRecipe, ImageSet, Run], Any]]] = {
+        "black box": (paper, fit_black_box),
+        "black box, released": (released, fit_black_box),
+        "protopnet": (paper, fit_protopnet),
     }
-    for arm, fit_baseline in baselines.items():
-        with Run(seed=seed, device="cpu") as arm_run:
+    for arm, (recipe, fit_baseline) in baselines.items():
+        with spending(arm, examples=len(images)), Run(seed=seed, device="cpu") as arm_run:
             net = fit_baseline(recipe, images, arm_run)
             scores[arm] = _scores(over_images(net, net.probabilities, unseen, arm_run.device), unseen)
     nothing = draw_set((0, 0, 0, 0, 0), np.random.default_rng(0))
-    branches: tuple[BranchName, ...] = ("global", "local", "joint")
-    for branch in branches:
-        with Run(seed=seed, device="cpu") as arm_run:
-            model = fit(replace(recipe, network=replace(recipe.network, branch=branch)), images, nothing, arm_run)
-        scores[branch] = _scores(_probabilities(model, unseen), unseen)
-    scores["joint, pruned"] = _scores(_probabilities(model, unseen, pruned=True), unseen)
-    scores["joint, pruned"]["pruned prototypes"] = float(1 - model.head("joint", pruned=True).mask.mean())
-    model.tuned.fill_(False)
-    scores["joint, untuned"] = _scores(_probabilities(model, unseen), unseen)
+    branches: dict[str, tuple[LocalGlobalRecipe, BranchName]] = {
+        "local": (paper, "local"),
+        "joint": (paper, "joint"),
+        "joint, released": (released, "joint"),
+    }
+    for arm, (recipe, branch) in branches.items():
+        names = [arm, f"{arm}, pruned", f"{arm}, untuned"] if branch == "joint" else [arm]
+        with spending(*names, examples=len(images)), Run(seed=seed, device="cpu") as arm_run:
+            model = fit(changed(recipe, {"network": {"branch": branch}}), images, nothing, arm_run)
+        scores[arm] = _scores(_probabilities(model, unseen), unseen)
+        if branch == "joint":
+            scores[arm]["distinct regions"] = _distinct_regions(model, images)
+            scores[f"{arm}, pruned"] = _scores(_probabilities(model, unseen, pruned=True), unseen)
+            scores[f"{arm}, pruned"]["pruned prototypes"] = float(1 - model.head("joint", pruned=True).mask.mean())
+            model.tuned.fill_(False)
+            scores[f"{arm}, untuned"] = _scores(_probabilities(model, unseen), unseen)
     return scores
+
+
+def _distinct_regions(model: LocalGlobalPrototypes, images: ImageSet) -> float:
+    """Share of the local prototypes that have a nearest region of their own: 1 / K where a class's collapsed to one."""
+    places = survey(model, images, model.device)[1].places()[1]
+    return len(places.unique()) / places.numel()
 
 
 def _scores(found: Float[torch.Tensor, "n c"], unseen: ImageSet) -> dict[str, float]:
@@ -77,13 +95,6 @@ def _scores(found: Float[torch.Tensor, "n c"], unseen: ImageSet) -> dict[str, fl
 
 def _probabilities(model: LocalGlobalPrototypes, images: ImageSet, pruned: bool = False) -> Float[torch.Tensor, "n c"]:
     return over_images(model, lambda x: model.probabilities(model(x), pruned=pruned), images, model.device)
-
-
-def draw_set(counts: tuple[int, ...], rng: np.random.Generator) -> ImageSet:
-    """So many lesions of every texture."""
-    y = np.repeat(np.arange(len(counts)), counts)
-    views = [np.round(255 * draw_lesion(TEXTURES[label], rng)).astype(np.uint8) for label in y]
-    return ImageSet.of(views, y.tolist(), empty=(3, SIZE, SIZE), channels_last=True)
 
 
 claim = Claim(
@@ -98,19 +109,23 @@ claim = Claim(
         "joint": "both branches, head tuned",
         "joint, pruned": "one prototype for each nearest training image, then the head tuned",
         "joint, untuned": f"before stage 2; probabilities are bounded by {BOUND:.2f}",
-        "global": "whole images only, head tuned",
+        "joint, released": "as the authors' code: temperature, projections, unweighted, AdamW",
+        "joint, released, pruned": "the same, one prototype for each nearest image or region",
+        "joint, released, untuned": "the same, before stage 2",
         "local": "regions only, head tuned",
-        "black box": "the backbone with a linear layer",
-        "protopnet": "own-class cluster and other-class separation costs, prototypes pushed to patches",
-        "prototree": f"a soft tree of depth {TREE_DEPTH} over patches",
+        "black box": "the backbone with a linear layer, tuned as the heads are",
+        "black box, released": "the same with the optimiser and the weights of the authors' code",
+        "protopnet": "own-class cluster and other-class separation costs, prototypes pushed to patches, head tuned",
     },
     run="zoo.models.local_global_prototypes.claim:run",
-    seeds=(1, 2, 3, 4, 5),
+    seeds=(101, 102, 103, 104, 105, 106, 107, 108),
+    tuned_on=(0,),
     primary=Comparison(
         "joint",
         "black box",
         "BAcc",
         tolerance=0.01,
+        recipe="paper",
         readings={
             "supported": "Explaining by prototypes costs no accuracy here.",
             "not supported": "Explaining by prototypes costs accuracy here.",
@@ -118,6 +133,28 @@ claim = Claim(
         },
     ),
     secondary=(
+        Comparison(
+            "joint, released",
+            "black box, released",
+            "BAcc",
+            tolerance=0.01,
+            recipe="released",
+            readings={
+                "supported": "As the authors' code trains them, prototypes cost no accuracy here.",
+                "not supported": "As the authors' code trains them, prototypes cost accuracy here.",
+                "inconclusive": "Whether prototypes as the authors' code trains them cost accuracy stays open.",
+            },
+        ),
+        Comparison(
+            "joint, released",
+            "joint",
+            "distinct regions",
+            readings={
+                "supported": "Projection keeps a class's local prototypes apart.",
+                "not supported": "Projection does not keep a class's local prototypes apart.",
+                "inconclusive": "Whether projection keeps a class's local prototypes apart stays open.",
+            },
+        ),
         Comparison(
             "joint",
             "protopnet",
@@ -127,6 +164,16 @@ claim = Claim(
                 "supported": "The running centroids serve rare classes better than cluster and separation costs.",
                 "not supported": "ProtoPNet does as well here.",
                 "inconclusive": "Joint prototypes and ProtoPNet are not told apart.",
+            },
+        ),
+        Comparison(
+            "local",
+            "protopnet",
+            "BAcc",
+            readings={
+                "supported": "Regions alone beat ProtoPNet.",
+                "not supported": "Regions alone do not beat ProtoPNet.",
+                "inconclusive": "Regions alone and ProtoPNet are not told apart.",
             },
         ),
         Comparison(
@@ -140,18 +187,19 @@ claim = Claim(
                 "inconclusive": "Whether pruning costs more than a point stays open.",
             },
         ),
-        Comparison("local", "protopnet", "BAcc"),
-        Comparison("local", "prototree", "BAcc"),
     ),
     # DenseNet169 on ISIC 2019: Table 1, pruned Table 2; pruning takes 35 % of the prototypes on average (Sec. 4)
     paper={
         "joint": {"BAcc": 0.750},
         "joint, pruned": {"BAcc": 0.746, "pruned prototypes": 0.35},
-        "global": {"BAcc": 0.743},
         "local": {"BAcc": 0.721},
         "black box": {"BAcc": 0.747},
         "protopnet": {"BAcc": 0.552},
-        "prototree": {"BAcc": 0.660},
     },
-    falsified_if={"Joint trails the black box by 0.01 or more in balanced accuracy": ("joint vs. black box, BAcc",)},
+    falsified_if={
+        "Joint trails the black box by 0.01 or more in balanced accuracy, in both readings": (
+            "joint vs. black box, BAcc",
+            "joint, released vs. black box, released, BAcc",
+        )
+    },
 )

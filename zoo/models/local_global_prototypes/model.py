@@ -19,11 +19,12 @@ from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.local_global_prototypes import plugin
 from zoo.models.local_global_prototypes.data import Prepared, prepare
-from zoo.models.local_global_prototypes.prototypes import Evidence, Head, PrototypeBranch
+from zoo.models.local_global_prototypes.prototypes import Evidence, PrototypeBranch
 from zoo.models.local_global_prototypes.result import Contribution, LookAlikes
 from zoo.models.local_global_prototypes.retrieval import Seen, Sources, look_alikes, regions
 from zoo.nn import backbones
 from zoo.nn.gallery import Gallery, GalleryConfig, StoredGallery, gallery_of, read_folder
+from zoo.nn.part_prototypes import MaskedHead
 
 BackboneName = Literal["vgg16", "resnet18", "resnet50", "densenet169", "efficientnet_b3", "small"]
 BranchName = Literal["joint", "global", "local"]
@@ -50,6 +51,7 @@ class LocalGlobalConfig:
     width: int | None = field(default=None, metadata={"min": 1, "max": 4096})
     """D^G = D^L. The paper searched 128 and 256 (Sec. 3) and prints no choice; none: 128 for backbones of 512
     channels, else 256."""
+    activation: Literal["none", "sigmoid"] = "none"  # after a branch's last layer; open, and a sigmoid in the code
     tau: float = field(default=1.0, metadata={"min": 1e-3, "max": 1e6})  # of stage 1; the paper has none, so 1
     image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
     colour_constancy: bool = True  # Shades-of-Gray on the whole image, for "normalized as in [1]" of Sec. 3
@@ -94,11 +96,16 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         c, k, d = len(self.config.labels), self.config.prototypes, self.config.embedding_width
         self.backbone = build_backbone(self.config)
         self.branches = nn.ModuleDict(
-            {name: PrototypeBranch(self.config.channels, d, c, k, name == "global") for name in self.config.branches}
+            {
+                name: PrototypeBranch(
+                    self.config.channels, d, c, k, name == "global", self.config.activation == "sigmoid"
+                )
+                for name in self.config.branches
+            }
         )
         # One tuned head for each way to decide: frozen similarities make a head cheap.
         self.heads = nn.ModuleDict(
-            {choice + pruned: Head(self._columns_of(choice), self.own_columns(), 1 / (k * self.config.tau))
+            {choice + pruned: MaskedHead(self._columns_of(choice), self.own_columns(), 1 / (k * self.config.tau))
              for choice in self.config.choices for pruned in ("", "_pruned")}
         )  # fmt: skip
         self.tuned: Tensor
@@ -110,9 +117,9 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         """The branch ``global`` or ``local``."""
         return cast(PrototypeBranch, self.branches[name])
 
-    def head(self, choice: str, pruned: bool = False) -> Head:
+    def head(self, choice: str, pruned: bool = False) -> MaskedHead:
         """The head that decides by ``joint``, ``global`` or ``local`` evidence."""
-        return cast(Head, self.heads[f"{choice}_pruned" if pruned else choice])
+        return cast(MaskedHead, self.heads[f"{choice}_pruned" if pruned else choice])
 
     @property
     def prototype_count(self) -> int:
@@ -146,9 +153,9 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         names = [name for name in self.config.branches if (choice or self.config.branch) in ("joint", name)]
         return torch.stack([self.stage1_logits(evidence[name]).softmax(1) for name in names]).mean(0)
 
-    def stage1_logits(self, evidence: Evidence) -> Float[Tensor, "b c"]:
+    def stage1_logits(self, evidence: Evidence, tau: float | None = None) -> Float[Tensor, "b c"]:
         """Exponent of Eq. 4 with w_ck = 1 / K: mean similarity by class, in [-1, 1] at temperature 1."""
-        return evidence.similarity.mean(-1) / self.config.tau
+        return evidence.similarity.mean(-1) / (tau or self.config.tau)
 
     # ---- prediction ---------------------------------------------------------------------------------------------
 
@@ -212,8 +219,9 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
             if by_image
             else (None, (), {})
         )
-        if by_image and not cases:
-            notes.append("no look-alikes: the gallery has no other image of the closest prototype's cluster")
+        if by_image and not (cases and cases[0].attached):
+            shown = "; the nearest of the gallery are shown" if cases else ""
+            notes.append(f"no look-alikes: the gallery has no other image of the closest prototype's cluster{shown}")
         areas, sources = (
             regions(seen["local"], self.gallery, config.labels, item.window, top_k) if by_region else ((), {})
         )

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from zoo.nn.part_prototypes import cluster_centres
 from zoo.ops import prototype_similarity
 
 START_CELLS = 4000  # of a class, for its first prototypes
@@ -26,11 +27,15 @@ class Evidence(NamedTuple):
 class PrototypeBranch(nn.Module):
     """Two layers on every cell, and K prototypes for each class: the global (Sec. 2.2) or local branch (Sec. 2.3)."""
 
-    def __init__(self, channels: int, width: int, classes: int, prototypes: int, pooled: bool) -> None:
+    def __init__(
+        self, channels: int, width: int, classes: int, prototypes: int, pooled: bool, sigmoid: bool = False
+    ) -> None:
         super().__init__()
         self.pooled = pooled  # the global branch: one cell, the mean of all (GAP)
         # On one cell these are fully connected layers, on many they're 1 x 1 convolutions.
         self.embed = nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width))
+        if sigmoid:
+            self.embed.append(nn.Sigmoid())
         self.prototypes = nn.Parameter(torch.randn(classes, prototypes, width))
         self.centroids: Tensor
         self.counts: Tensor
@@ -74,27 +79,19 @@ class PrototypeBranch(nn.Module):
         return sums.view(c, k, d), counts.view(c, k)
 
     @torch.no_grad()
-    def absorb(self, sums: Float[Tensor, "c k d"], counts: Float[Tensor, "c k"], cap: float | None = None) -> None:
+    def absorb(self, sums: Float[Tensor, "c k d"], counts: Float[Tensor, "c k"]) -> None:
         """Move the centroids: the running mean of Eq. 2 for a whole batch, f̄ <- (n f̄ + sum f) / (n + m)."""
-        n = self.counts if cap is None else self.counts.clamp(max=cap)
-        total = n + counts
-        self.centroids.copy_((n[..., None] * self.centroids + sums) / total[..., None])
+        total = self.counts + counts
+        self.centroids.copy_((self.counts[..., None] * self.centroids + sums) / total[..., None])
         self.counts.copy_(total)
         self.used += counts
 
     @torch.no_grad()
     def start(self, label: int, cells: Float[Tensor, "n d"], rng: np.random.Generator) -> None:
         """Prototypes of a class where k-means finds the centres of its cells."""
-        from scipy.cluster.vq import kmeans2
-
-        k, found = self.prototypes.shape[1], cells.cpu().numpy()
+        found = cells.cpu().numpy()
         found = found[rng.permutation(len(found))[:START_CELLS]]
-        if len(found) <= k:  # too few to cluster: take them, and again with a little noise
-            repeated = found[np.arange(k) % len(found)]
-            centres = repeated + 0.01 * repeated.std() * rng.standard_normal(repeated.shape)
-        else:
-            centres, _ = kmeans2(found.astype(np.float64), k, iter=20, minit="++", seed=rng)
-        self.prototypes[label] = torch.from_numpy(centres).to(self.prototypes)
+        self.prototypes[label] = torch.from_numpy(cluster_centres(found, self.prototypes.shape[1], rng)).to(cells)
 
     @torch.no_grad()
     def restart(self, label: int, cells: Float[Tensor, "n d"]) -> None:
@@ -107,34 +104,3 @@ class PrototypeBranch(nn.Module):
         self.prototypes[label, empty] = cells[worst]
         self.centroids[label, empty] = cells[worst]
         self.counts[label, empty] = 1
-
-
-class Head(nn.Module):
-    """``(M * W) s`` without bias (Sec. 2.4); M zeroes the columns of prototypes that don't take part."""
-
-    def __init__(self, mask: Bool[Tensor, " t"], own: Bool[Tensor, "c t"], scale: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(own.float() * scale)  # for the prototypes of the class, as in stage 1
-        self.mask: Tensor
-        self.register_buffer("mask", mask.float())
-
-    @property
-    def effective(self) -> Float[Tensor, "c t"]:
-        return self.weight * self.mask
-
-    def forward(self, s: Float[Tensor, "b t"]) -> Float[Tensor, "b c"]:
-        return s @ self.effective.T
-
-
-def keep_nearest(similarity: Float[Tensor, "c k"], image: Int[Tensor, "c k"]) -> Bool[Tensor, "c k"]:
-    """Pruning (Sec. 2.4): of the prototypes that share a nearest image, only the closest stays, the first if two are.
-
-    True stays. A prototype whose class has no image does too: nothing says that it's redundant.
-    """
-    flat, places = similarity.flatten().tolist(), image.flatten().tolist()
-    closest: dict[int, int] = {}
-    for t, place in enumerate(places):
-        if place not in closest or flat[t] > flat[closest[place]]:
-            closest[place] = t
-    keep = [place < 0 or closest[place] == t for t, place in enumerate(places)]
-    return torch.tensor(keep).view(similarity.shape)

@@ -6,26 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from PIL import Image as PILImage
 
 from zoo import figure as fig
-from zoo.data.images import rgb_bytes
+from zoo.data.images import Window, rgb_bytes
 from zoo.prediction import Classification
 
 SHOWN_CASES, SHOWN_REGIONS = 4, 3  # in the figure
-
-
-@dataclass(frozen=True)
-class Window:
-    """The square of an image that the network sees, in px."""
-
-    top: int
-    left: int
-    side: int
-
-    def cut(self, array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "s s *c"]:
-        return array[self.top : self.top + self.side, self.left : self.left + self.side]
 
 
 @dataclass(frozen=True)
@@ -42,11 +30,12 @@ class Contribution:
 
 @dataclass(frozen=True)
 class LookAlike:
-    """A gallery image of the closest prototype's cluster."""
+    """A gallery image of the closest prototype's cluster, or where that holds no other image, the nearest of all."""
 
     id: str
     label: str | None
     similarity: float
+    attached: bool = True  # to the closest prototype
 
 
 @dataclass(frozen=True)
@@ -89,12 +78,14 @@ class LookAlikes(Classification):
         """Top: the input and its look-alikes. Bottom: each region, with the heatmap, beside its source patch."""
         top = [
             fig.Panel(
-                f"input: {self.most_probable} ({self.probabilities[self.most_probable]:.0%})", self.image.thumbnail(512)
+                f"input: {self.spelled(self.most_probable)} {self.probabilities[self.most_probable]:.0%}",
+                self.image.thumbnail(512),
             ),
-            fig.Panel("probabilities", fig.bars(self.probabilities)),
+            fig.Panel("probabilities", self.bars()),
         ]
         for case in self.look_alikes[:SHOWN_CASES]:
-            name = f"{case.label or 'unlabelled'}, cos {case.similarity:.2f}: {case.id}"
+            kind = "unlabelled" if case.label is None else self.label_names.get(case.label, case.label)
+            name = f"{kind}, cos {case.similarity:.2f}: {case.id}"
             top.append(fig.Panel(name, self.pictures.get(case.id) or fig.absent(case.id)))
         bottom: list[fig.Panel] = []
         view = self.window.cut(rgb_bytes(self.image))
@@ -112,7 +103,9 @@ class LookAlikes(Classification):
             name = region.source_id or "no source image stored"
             source = self.pictures.get(f"source {name}")
             framed = fig.absent(name) if source is None else fig.framed(fig.to_picture(source), region.source_box)
-            bottom.append(fig.Panel(f"looks like this {region.label}: {name}", framed))
+            bottom.append(
+                fig.Panel(f"looks like this {self.label_names.get(region.label, region.label)}: {name}", framed)
+            )
         return top, bottom
 
     def panels(self) -> list[fig.Panel]:
@@ -122,7 +115,14 @@ class LookAlikes(Classification):
     def figure(self, side: int = 288) -> PILImage.Image:
         """Above the input with its look-alikes, below its regions with the training patches they look like."""
         top, bottom = self._rows()
-        parts = [("The whole image: training images of the closest prototype's cluster", top)]
+        heading = "The whole image"
+        if self.look_alikes:
+            heading += (
+                ": images of the closest prototype's cluster"
+                if self.look_alikes[0].attached
+                else ": no other image is of the closest prototype's cluster, so these are the nearest of all"
+            )
+        parts = [(heading, top)]
         if bottom:
             heading = "Its regions: where the strongest local prototypes fire, and the patches they stand for"
             parts.append((heading, bottom))

@@ -11,7 +11,8 @@ from PIL import Image as PILImage
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from zoo.models.local_global_prototypes.result import LookAlike, Region, Window
+from zoo.data.images import Window, cell_edges
+from zoo.models.local_global_prototypes.result import LookAlike, Region
 from zoo.nn.gallery import Gallery, GalleryConfig, StoredGallery
 from zoo.ops import cosine_topk, prototype_similarity
 
@@ -48,7 +49,10 @@ class Seen:
 def look_alikes(
     seen: Seen, predicted: int, digest: int, gallery: Gallery | StoredGallery, labels: Sequence[str], top_k: int
 ) -> tuple[str | None, tuple[LookAlike, ...], Pictures]:
-    """Sec. 2.5, global: the nearest images attached to the predicted class's closest prototype; never the input."""
+    """Sec. 2.5, global: the nearest images attached to the predicted class's closest prototype; never the input.
+
+    Where none but the input is attached to it, the nearest of the whole gallery, marked as such.
+    """
     c, k = seen.alive.shape
     if not bool(seen.alive[predicted].any()):
         return None, (), {}
@@ -61,7 +65,9 @@ def look_alikes(
     own = gallery.labels[:, None] == torch.arange(c, device=table.device)
     allowed = (gallery.labels < 0)[:, None] | own  # an image without a label may be attached to any class
     attached = table.masked_fill(~allowed[..., None], -3).flatten(1).argmax(1)  # class and prototype of each
-    cluster = torch.nonzero((attached == predicted * k + closest) & (gallery.digests != digest)).flatten()
+    others = gallery.digests != digest
+    inside = (attached == predicted * k + closest) & others
+    cluster = torch.nonzero(inside if bool(inside.any()) else others).flatten()
     if not len(cluster):
         return name, (), {}
     found, place = cosine_topk(seen.cells, gallery.embeddings[cluster], min(top_k, len(cluster)))
@@ -69,11 +75,12 @@ def look_alikes(
     return (
         name,
         tuple(
-            LookAlike(gallery.ids[i], labels[int(gallery.labels[i])] if gallery.labels[i] >= 0 else None, round(s, 6))
+            LookAlike(gallery.ids[i], labels[int(gallery.labels[i])] if gallery.labels[i] >= 0 else None, round(s, 6),
+                      bool(inside[i]))
             for s, i in zip(found[0].tolist(), places, strict=True)
         ),
         {gallery.ids[i]: gallery.thumbnail(i) for i in places},
-    )
+    )  # fmt: skip
 
 
 def regions(
@@ -113,9 +120,3 @@ def regions(
             )
         )
     return tuple(found), pictures
-
-
-def cell_edges(cell: int, side: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a cell, as shares of the square."""
-    row, column = divmod(cell, side)
-    return column / side, row / side, (column + 1) / side, (row + 1) / side

@@ -10,34 +10,42 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zoo.data.augment import flipped, turned_views
+from zoo.data.augment import cropped_squares, flipped, turned_views
 from zoo.data.case import Case
 from zoo.data.images import ImageSet, label_index, normalise, over_images
 from zoo.data.splits import Split
 from zoo.metrics import balanced_accuracy
-from zoo.models.local_global_prototypes.data import Photographs, prepare
+from zoo.models.local_global_prototypes.data import Photographs, thumbnail, views_of
 from zoo.models.local_global_prototypes.model import LocalGlobalConfig, LocalGlobalPrototypes, build_backbone
-from zoo.models.local_global_prototypes.prototypes import keep_nearest
+from zoo.models.local_global_prototypes.projection import (
+    START_IMAGES,
+    Nearest,
+    cells_of,
+    project,
+    start_prototypes,
+    survey,
+)
 from zoo.models.local_global_prototypes.retrieval import Sources
 from zoo.nn.gallery import GalleryConfig, pack
-from zoo.nn.losses import class_counts, low_cross_entropy, root_weights
+from zoo.nn.losses import Weighting, class_counts, weighted_cross_entropy
+from zoo.nn.part_prototypes import keep_nearest
 from zoo.training import Run, TrainData, Training
 from zoo.training.stopping import EarlyStopping
-
-START_IMAGES = 500  # of a class, for its first prototypes
 
 
 @dataclass(frozen=True)
 class LocalGlobalRecipe:
     """The paper's training. Comments name the section, or say that the paper leaves a value open."""
 
+    recipe: Literal["paper", "released"] = "paper"
+    """The paper as printed, or the authors' code: temperature, projections, AdamW, no weights of classes."""
     network: LocalGlobalConfig = field(default_factory=LocalGlobalConfig)
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random
     epochs: int = field(default=100, metadata={"min": 1, "max": 1_000_000})  # Sec. 3, at most
@@ -47,24 +55,37 @@ class LocalGlobalRecipe:
     lr_branch: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
     lr_prototypes: float = field(default=1e-2, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
     lambda_cluster: float = field(default=1e-2, metadata={"min": 0.0, "max": 1e6})  # one of three in Sec. 3
-    weighting: Literal["sqrt", "low", "none"] = "sqrt"
+    weight_decay: float = field(default=0.0, metadata={"min": 0.0, "max": 100.0})  # of AdamW, on everything; open
+    weighting: Weighting = "sqrt"
     """Of the classes in every cross-entropy: ``sqrt`` by 1 / sqrt(frequency), ``low`` by the learned sample weights
-    that the paper cites without describing them."""
+    that the paper cites without describing them (as in their authors' code, where they stay near 1), ``low-by-sample``
+    by the same with the gradient of each sample's loss instead of its part in the batch's mean."""
+    head_weighting: Weighting | None = None  # of stage 2; none: as in stage 1
     low_rho: float = field(default=0.1, metadata={"min": 1e-6, "max": 1e6})  # of ``low``
-    init: Literal["k-means", "random"] = "k-means"
-    """Of the prototypes: centres of each class's first features, or random directions. The paper says nothing. Features
-    of an untrained backbone all point almost the same way, and so would their centres; start those at random."""
+    tau_training: float | None = field(default=None, metadata={"min": 1e-3, "max": 1e6})
+    """Temperature of stage 1's cross-entropies; none: the network's."""
+    init: Literal["k-means", "random", "identity"] = "k-means"
+    """Of the prototypes: centres of each class's first features, random directions, or rows of the identity. The paper
+    says nothing. Features of an untrained backbone all point almost the same way, and so would their centres; start
+    those at random."""
+    project_every: int = field(default=0, metadata={"min": 0, "max": 1_000_000})
+    """Epochs after which each prototype becomes a feature of an image of its own, as at the start; 0: never."""
     local_assign: Literal["winners", "all"] = "winners"
     """Which regions the local centroids follow: each prototype's winning cell, or every cell; open."""
-    centroid_count: Literal["epoch", "cap", "cumulative"] = "epoch"
-    """What becomes of n in Eq. 2: back to 1 with every epoch, at most 100, or as printed (then the centroids soon stand
-    still while the features move on)."""
+    centroid_count: Literal["epoch", "cumulative"] = "epoch"
+    """Whether n in Eq. 2 goes back to 1 with every epoch, or runs on as printed, where centroids soon stand still."""
     stage2_epochs: int = field(default=20, metadata={"min": 0, "max": 1_000_000})  # Sec. 3
     lr_head: float = field(default=1e-2, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
+    head_batch_size: int = field(default=50, metadata={"min": 1, "max": 65_536})  # Sec. 3
+    head_decay_at: tuple[int, ...] = field(default=(), metadata={"min": 1, "max": 1_000_000})  # epochs: rate x 0.1
+    head_noise: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})  # s.d., on the similarities of stage 2
+    head_start: Literal["all", "kept"] = "all"  # w = 1 / K, or 1 / the class's prototypes that pruning leaves
     prune: Literal["before", "after"] = "before"
     """Whether the pruned heads are tuned without the pruned prototypes, or lose them once they're tuned."""
-    augment: Literal["full", "flips", "none"] = "full"
-    """``full``: crops of .8 to 1, flips, turns, mild colour. The paper augments without naming kinds."""
+    prune_by: Literal["image", "cell"] = "image"  # whether local prototypes share a sample by its image or its cell
+    augment: Literal["full", "crops", "flips", "none"] = "full"
+    """``full``: crops of .8 to 1, flips, turns, mild colour; ``crops``: flips and squares of 224 / 291 of the side. The
+    paper augments without naming kinds."""
     thumbnails: int = field(default=64, metadata={"min": 0, "max": 512})
     """Side in px of the gallery's pictures; 0 keeps the names alone, for images that can't be passed on."""
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
@@ -75,13 +96,13 @@ def load_images(cases: Sequence[Case], config: LocalGlobalConfig, thumbnails: in
 
     Raises ``DataError`` for a label that the configuration doesn't name.
     """
-    items = [prepare(case.image, config.image_size, config.colour_constancy) for case in cases]
+    items = [views_of(case.image, config.image_size, config.colour_constancy) for case in cases]
     y = [label_index(case.label, config.labels, f"case {case.id}") for case in cases]
-    images = ImageSet.of([item.view for item in items], y, empty=(3, config.image_size, config.image_size))
+    images = ImageSet.of([item["view"] for item in items], y, empty=(3, config.image_size, config.image_size))
     if thumbnails is None:
         return images
-    pictures = [item.thumbnail(thumbnails) for item in items] if thumbnails else []
-    ids, digests = [case.id for case in cases], [item.digest for item in items]
+    pictures = [thumbnail(item["plain"], thumbnails) for item in items] if thumbnails else []
+    ids, digests = [case.id for case in cases], [int(item["digest"][0]) for item in items]
     return Photographs(images.views, images.y, tuple(ids), tuple(digests), tuple(pictures))
 
 
@@ -100,7 +121,10 @@ def fit(recipe: LocalGlobalRecipe, images: ImageSet, validation: ImageSet, run: 
     train_prototypes(model, recipe, images, validation, run)
 
     similarities, nearest = survey(model, images, run.device)
-    alive = torch.cat([keep_nearest(*of).flatten() for of in zip(nearest.similarity, nearest.image, strict=True)])
+    alive = torch.cat([
+        keep_nearest(similarity, nearest.places(name == "local" and recipe.prune_by == "cell")[b]).flatten()
+        for b, (name, similarity) in enumerate(zip(model.config.branches, nearest.similarity, strict=True))
+    ])  # fmt: skip
     train_heads(model, recipe, similarities, images.y, alive, run)
     if isinstance(images, Photographs):
         store_gallery(model, images, nearest, run.device)
@@ -111,11 +135,12 @@ def train_prototypes(
     model: LocalGlobalPrototypes, recipe: LocalGlobalRecipe, images: ImageSet, validation: ImageSet, run: Run
 ) -> None:
     """Backbone, branches and prototypes, with centroids that follow the samples of each prototype."""
-    if recipe.init == "k-means":
-        start_prototypes(model, images, run)
+    if recipe.init != "random":
+        start_prototypes(model, images, run, recipe.init == "identity")
     branches = [model.branch(name) for name in model.config.branches]
     embeddings = [p for branch in branches for p in branch.embed.parameters()]
-    adam = torch.optim.Adam(rates(recipe, model.backbone, embeddings, [branch.prototypes for branch in branches]))
+    prototypes = [branch.prototypes for branch in branches]
+    adam = optimiser(rates(recipe, model.backbone, embeddings, prototypes), recipe)
     for head in model.heads.values():
         head.requires_grad_(False)
     stopping = EarlyStopping(recipe.patience, module=model)
@@ -123,22 +148,21 @@ def train_prototypes(
     run.keep(stopping=stopping)
     weigh = weigher(recipe, images.y, len(model.config.labels), run.device)
     steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
-    cap = 100.0 if recipe.centroid_count == "cap" else None
 
     for step in run.steps(recipe.epochs * steps_per_epoch, description="prototypes"):
         net.train()
         if step % steps_per_epoch == 0:
-            start_epoch(model, recipe, images, run, first=step == 0)
+            start_epoch(model, recipe, images, run, step // steps_per_epoch)
         x, y = images.batch(run.indices(len(images), recipe.batch_size, step), run.device)
         evidence = net(normalise(augmented(x, recipe, run, step)))
 
         # Eq. 5 and 6, as means over the batch
-        losses = {name: weigh(model.stage1_logits(seen), y) for name, seen in evidence.items()}
+        losses = {name: weigh(model.stage1_logits(seen, recipe.tau_training), y) for name, seen in evidence.items()}
         for name, seen in evidence.items():
             branch = model.branch(name)
             sums, counts = branch.assign(seen, y, every_cell=recipe.local_assign == "all")
             sums, counts = run.accelerator.reduce((sums, counts), reduction="sum")
-            branch.absorb(sums, counts, cap)  # Eq. 2
+            branch.absorb(sums, counts)  # Eq. 2
         cluster = torch.stack([branch.cluster_loss() for branch in branches]).sum()  # Eq. 3
         loss = torch.stack(list(losses.values())).sum() + recipe.lambda_cluster * cluster  # Eq. 1
         adam.zero_grad()
@@ -165,14 +189,16 @@ def rates(
     return [{"params": list(part), "lr": lr} for part, lr in zip(parts, lrs, strict=True)]
 
 
+def optimiser(groups: list[dict[str, Any]], recipe: LocalGlobalRecipe) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+
+
 def weigher(
-    recipe: LocalGlobalRecipe, y: Int[Tensor, " n"], classes: int, device: torch.device
+    recipe: LocalGlobalRecipe, y: Int[Tensor, " n"], classes: int, device: torch.device, heads: bool = False
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Cross-entropy of logits [b c] and labels [b], weighted as the recipe says."""
-    if recipe.weighting == "low":
-        return lambda logits, labels: low_cross_entropy(logits, labels, recipe.low_rho)
-    weight = root_weights(class_counts(y, classes)).to(device) if recipe.weighting == "sqrt" else None
-    return lambda logits, labels: F.cross_entropy(logits, labels, weight)
+    kind = (recipe.head_weighting if heads else None) or recipe.weighting
+    return weighted_cross_entropy(kind, class_counts(y, classes).to(device), recipe.low_rho)
 
 
 def augmented(x: Float[Tensor, "b 3 s s"], recipe: LocalGlobalRecipe, run: Run, step: int) -> Float[Tensor, "b 3 s s"]:
@@ -180,75 +206,27 @@ def augmented(x: Float[Tensor, "b 3 s s"], recipe: LocalGlobalRecipe, run: Run, 
     if recipe.augment == "none":
         return x
     rng = run.generator("augment", step, run.accelerator.process_index)
+    if recipe.augment == "crops":
+        return cropped_squares(x, rng, 224 / 291)
     return flipped(x, rng) if recipe.augment == "flips" else turned_views(x, rng)
 
 
 def start_epoch(
-    model: LocalGlobalPrototypes, recipe: LocalGlobalRecipe, images: ImageSet, run: Run, first: bool
+    model: LocalGlobalPrototypes, recipe: LocalGlobalRecipe, images: ImageSet, run: Run, epoch: int
 ) -> None:
-    """Prototypes that no sample chose in the last epoch start again from badly represented ones; counts begin anew."""
+    """Counts begin anew; prototypes are projected, or those that no sample chose start from badly represented ones."""
+    if recipe.project_every and epoch % recipe.project_every == 0:
+        project(model, images, run.device)
     for name in model.config.branches:
         branch = model.branch(name)
-        for label in [] if first else torch.nonzero((branch.used == 0).any(1)).flatten().tolist():
+        lost = epoch > 0 and not recipe.project_every
+        for label in torch.nonzero((branch.used == 0).any(1)).flatten().tolist() if lost else []:
             places = torch.nonzero(images.y == label).flatten()[:START_IMAGES]
             if len(places):
                 branch.restart(label, cells_of(model, name, images, run.device, places))
         branch.used.zero_()
         if recipe.centroid_count == "epoch":
             branch.counts.fill_(1)
-
-
-@torch.no_grad()
-def start_prototypes(model: LocalGlobalPrototypes, images: ImageSet, run: Run) -> None:
-    """k-means on each class's first features; the centroids start where the prototypes do."""
-    for name in model.config.branches:
-        branch = model.branch(name)
-        for label in range(len(model.config.labels)):
-            rng = run.generator("k-means", name, label)
-            places = torch.nonzero(images.y == label).flatten()
-            if len(places):
-                places = places[torch.from_numpy(rng.permutation(len(places))[:START_IMAGES])]
-                branch.start(label, cells_of(model, name, images, run.device, places), rng)
-        branch.centroids.copy_(branch.prototypes)
-        branch.counts.fill_(1)
-
-
-def cells_of(
-    model: LocalGlobalPrototypes,
-    name: str,
-    images: ImageSet,
-    device: torch.device,
-    places: Int[Tensor, " m"] | None = None,
-) -> Float[Tensor, "n d"]:
-    """A branch's cells of all images or of those at ``places``, without augmentation and in eval mode."""
-    branch = model.branch(name)
-    cells = over_images(model, lambda x: branch(model.backbone(x)).cells, images, device, places)
-    return cells.flatten(0, 1).to(device)
-
-
-class Nearest(NamedTuple):
-    """Of every branch (here b), class and prototype: the image of its own class that is most similar to it."""
-
-    similarity: Float[Tensor, "b c k"]
-    image: Int[Tensor, "b c k"]  # place in the set; -1 where the class has none
-    cell: Int[Tensor, "b c k"]  # of that image, the one most similar
-
-
-def survey(
-    model: LocalGlobalPrototypes, images: ImageSet, device: torch.device
-) -> tuple[Float[Tensor, "n t"], Nearest]:
-    """All similarities of all images, and who is nearest to which prototype."""
-
-    def best_cells(x: Tensor) -> Float[Tensor, "n 2 b c k"]:
-        # there are few cells, so their numbers fit a float
-        return torch.stack([torch.stack([e.similarity, e.winner.float()], 1) for e in model(x).values()], 2)
-
-    similarity, winner = over_images(model, best_cells, images, device).unbind(1)
-    other = F.one_hot(images.y, similarity.shape[2])[:, None, :, None] == 0
-    best, image = similarity.masked_fill(other, -2).max(0)
-    there = best > -2
-    cell = torch.where(there, winner.long().gather(0, image[None])[0], 0)
-    return similarity.flatten(1), Nearest(best, torch.where(there, image, -1), cell)
 
 
 def train_heads(
@@ -264,15 +242,25 @@ def train_heads(
     full, pruned = ([model.head(choice, p) for choice in model.config.choices] for p in (False, True))
     for head in pruned if before else ():
         head.mask.mul_(alive.to(run.device))
+        if recipe.head_start == "kept":
+            head.share_among_kept(model.config.prototypes)
     run.stage("heads")
     tuned = {name: head for name, head in model.heads.items() if before or not name.endswith("_pruned")}
     heads = HeadBank(nn.ModuleDict(tuned)).requires_grad_(True)
-    heads, adam = run.track(heads=heads, adam=torch.optim.Adam(heads.parameters(), lr=recipe.lr_head))
-    weigh = weigher(recipe, y, len(model.config.labels), run.device)
-    s, labels = similarities.to(run.device), y.to(run.device)
-    for step in run.steps(recipe.stage2_epochs * math.ceil(len(y) / recipe.batch_size), description="heads"):
-        index = torch.from_numpy(run.indices(len(y), recipe.batch_size, step, key="heads")).to(run.device)
-        loss = torch.stack([weigh(logits, labels[index]) for logits in heads(s[index])]).mean()
+    adam = optimiser([{"params": list(heads.parameters()), "lr": recipe.lr_head}], recipe)
+    heads, adam = run.track(heads=heads, adam=adam)
+    weigh = weigher(recipe, y, len(model.config.labels), run.device, heads=True)
+    s, labels, size = similarities.to(run.device), y.to(run.device), recipe.head_batch_size
+    steps_per_epoch = math.ceil(len(y) / size)
+    for step in run.steps(recipe.stage2_epochs * steps_per_epoch, description="heads"):
+        decays = sum(step // steps_per_epoch >= epoch for epoch in recipe.head_decay_at)
+        adam.param_groups[0]["lr"] = recipe.lr_head * 0.1**decays
+        index = torch.from_numpy(run.indices(len(y), size, step, key="heads")).to(run.device)
+        seen = s[index]
+        if recipe.head_noise:
+            noise = run.generator("noise", step, run.accelerator.process_index).standard_normal(seen.shape)
+            seen = seen + recipe.head_noise * torch.from_numpy(noise).to(seen)
+        loss = torch.stack([weigh(logits, labels[index]) for logits in heads(seen)]).mean()
         adam.zero_grad()
         run.backward(loss)
         adam.step()
@@ -327,6 +315,26 @@ training = Training(
             "lr_backbone": 2e-3,
             "dtype": "float16",
         },
+    },
+    readings={
+        "released": {
+            "network": {"activation": "sigmoid"},
+            "patience": 100,  # the best epoch is kept, none is left out
+            "lambda_cluster": 0.0,  # printed in the code, where its gradient is 0
+            "weight_decay": 0.01,
+            "weighting": "none",
+            "head_weighting": "low",
+            "low_rho": 0.01,
+            "tau_training": 0.07,
+            "init": "identity",
+            "project_every": 10,
+            "head_batch_size": 100,
+            "head_decay_at": (10, 15),
+            "head_noise": 0.01,
+            "head_start": "kept",
+            "prune_by": "cell",
+            "augment": "crops",
+        }
     },
     run=train,
     split=Split((0.72, 0.08, 0.20)),  # 80/20 as in the paper, and a tenth of the 80 % for early stopping

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="map-vessel",
@@ -55,7 +55,41 @@ plugin = Plugin(
             "Dice with the Frangi ridge filter, sample:retina": 0.576,
         },
     ),
+    readings={
+        "paper": "as printed: every step is an episode, a meta-train and a meta-test update; the default",
+        "released": "as the authors' code: its network, an epoch of meta-train, then one of meta-test with frozen "
+        "anchors, nine views, cross-entropy, CLAHE at native resolution, BatchNorm by the test image's own statistics",
+    },
     sample="sample:retina",
     phantom="phantom:fundus",
     licence_notes="The weights in the package were trained on procedural images only and are Apache-2.0.",
+    departures=(
+        Departure(
+            "The two steps of an episode alternate batch by batch, to first order, each with an Adam of its own.",
+            "The paper gives two rates and a figure, not how the steps are coupled; the authors' code "
+            "alternates epochs.",
+        ),
+        Departure(
+            "The networks that synthesise pseudo-modalities are trained here.",
+            "The paper takes ready-made ones and states nothing of their training.",
+        ),
+        Departure(
+            "The vector z is the flattened deepest map, and the anchor's is not differentiated.",
+            "Only a figure tells.",
+        ),
+        Departure(
+            "Three mixtures for each image.",
+            "The paper leaves M open; the authors' code has nine views.",
+        ),
+        Departure(
+            "Crops of 256 px, 20 of each image in an epoch; eyes are scaled to DRIVE's width.",
+            "Not stated; the authors' code takes 40 crops at native resolution.",
+        ),
+        Departure(
+            "BatchNorm uses its running statistics at test time.",
+            "The paper doesn't say; the authors' code never leaves training mode, so that each test image "
+            "normalises itself.",
+            "see the claim",
+        ),
+    ),
 )

@@ -25,13 +25,27 @@ Modality = Literal["auto", "fundus", "octa", "fa"]
 
 @dataclass(frozen=True)
 class MapVesselConfig:
-    """The network g and the scale it works at."""
+    """The network g, the scale it works at, and what an image looks like when it enters.
+
+    Defaults are the paper's, and this implementation's where the paper is silent; ``RELEASED`` has the authors' code's.
+    """
 
     channels: tuple[int, ...] = field(default=(8, 32, 32, 64, 64, 16), metadata={"min": 1, "max": 4096})  # Sec. 2.5
-    working_size: int = field(default=576, metadata={"min": 64, "max": 4096})
-    """Width of a fundus camera's field of view in the network, px: DRIVE's scale. The paper leaves it open."""
-    longest_side: int = field(default=1024, metadata={"min": 64, "max": 8192})
-    """Images of other modalities that are larger are reduced to this. The paper leaves it open."""
+    backbone: Literal["paper", "released"] = "paper"
+    """``paper``: the channels, and this implementation's choice of the rest; ``released``: as the authors' code."""
+    norm_at_test: Literal["training", "image"] = "training"
+    """BatchNorm's statistics in ``predict``: those of training, or the image's own as in the authors' code, which never
+    leaves training mode."""
+    working_size: int | None = field(default=576, metadata={"min": 64, "max": 4096})
+    """Width of a fundus camera's field of view in the network, px: DRIVE's scale; none: as photographed. The paper
+    leaves it open."""
+    longest_side: int | None = field(default=1024, metadata={"min": 64, "max": 8192})
+    """Images of other modalities that are larger are reduced to this; none: as they are. The paper leaves it open."""
+    surround: Literal["dark", "kept"] = "dark"
+    """What is outside of a fundus camera's field: 0, or inverted like all else, which makes it bright."""
+    pad_to: int | None = field(default=None, metadata={"min": 2, "max": 4096})
+    """px; sides grow with zeros to the next multiple above, and one that is a multiple grows as well; none: to the
+    network's stride."""
     # of CLAHE, OpenCV's scale; not in the paper
     clip_limit: float = field(default=2.0, metadata={"min": 0.0, "max": 1000.0})
     clahe_tiles: int = field(default=8, metadata={"min": 1, "max": 64})  # per axis; not in the paper
@@ -39,6 +53,20 @@ class MapVesselConfig:
     def __post_init__(self) -> None:
         if len(self.channels) < 2 or min(self.channels) < 1:
             raise ValueError("channels needs at least two levels, each with one channel or more")
+        if self.pad_to and self.pad_to % self.stride:
+            raise ValueError(f"pad_to must be a multiple of {self.stride} for {len(self.channels)} levels")
+
+    @property
+    def stride(self) -> int:
+        """Of the bottleneck, px."""
+        return 2 ** (len(self.channels) - (self.backbone == "paper"))
+
+
+# StructuralCluster.py, MetaSyn_func.py: native resolution, no field of view, sides padded to multiples of 128
+RELEASED: dict[str, Any] = {
+    "backbone": "released", "norm_at_test": "image", "working_size": None, "longest_side": None, "surround": "kept",
+    "pad_to": 128, "clip_limit": 5.0,
+}  # fmt: skip
 
 
 class MapVessel(Model[Segmentation]):
@@ -49,10 +77,18 @@ class MapVessel(Model[Segmentation]):
 
     def __init__(self, config: MapVesselConfig | None = None) -> None:
         super().__init__(config)
-        self.network = ResidualUNet(1, 2, self.config.channels)
+        design = ResidualUNet if self.config.backbone == "paper" else ReleasedUNet
+        self.network = design(1, 2, self.config.channels)
+        self.normalise_by(self.config.norm_at_test)
+
+    def normalise_by(self, statistics: Literal["training", "image"]) -> None:
+        """Whose mean and deviation BatchNorm takes in ``predict``: those of training, or every image's own."""
+        for module in self.network.modules():
+            if isinstance(module, Norm):
+                module.by_image = statistics == "image"
 
     def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 2 h w"]:
-        """Logits of background and vessel. ``x`` is in [0, 1]; h and w are multiples of 2 ** (levels - 1)."""
+        """Logits of background and vessel. ``x`` is in [0, 1]; h and w are multiples of the stride."""
         return self.network(x)[0]
 
     def _predict(
@@ -87,9 +123,12 @@ class MapVessel(Model[Segmentation]):
 
     def _whole(self, grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b h w"]:
         h, w = grey.shape[-2:]
-        stride = self.network.stride
-        padded = F.pad(grey, (0, -w % stride, 0, -h % stride))
+        padded = F.pad(grey, (0, self._missing(w), 0, self._missing(h)))
         return self(padded).softmax(1)[:, 1, :h, :w].float()
+
+    def _missing(self, side: int) -> int:
+        step = self.config.pad_to
+        return step - side % step if step else -side % self.network.stride
 
     def _tiled(self, grey: Float[Tensor, "b 1 h w"], tile: int) -> Float[Tensor, "b h w"]:
         """Tiles overlap by half; a raised cosine blends them."""
@@ -119,6 +158,7 @@ class MapVessel(Model[Segmentation]):
             mask=(probability >= max(threshold, 1e-6)).astype(np.uint8),
             probability=probability.astype(np.float32),
             labels=plugin.labels,
+            inside=item.field,
             extra_panels=(
                 figure.Panel(f"network input: {conversion}", item.grey),
                 figure.Panel("vessel probability", figure.heatmap(probability)),
@@ -165,17 +205,18 @@ def prepare(
         field = media.read_labels(fov_mask).require_2d("fov_mask")
         inside, notes = _inside(field, picture), (*notes, *field.notes)
     if chosen != "fundus":
-        size = picture.size if native else _fit(picture.size, min(1.0, config.longest_side / max(picture.size)))
+        share = config.longest_side / max(picture.size) if config.longest_side and not native else 1.0
+        size = _fit(picture.size, min(1.0, share))
         small = resize(rgb, size)
         grey = small.mean(-1)
         low, high = float(grey.min()), float(grey.max())
         return Prepared(picture, chosen, (grey - low) / max(high - low, 1e-6), small, inside, notes)
     if inside is None:
         inside = field_of_view(rgb)
-    size = picture.size if native else _fit(picture.size, config.working_size / _extent(inside))
+    size = _fit(picture.size, config.working_size / _extent(inside) if config.working_size and not native else 1.0)
     small = np.clip(resize(rgb, size), 0, 1)
-    small_field = resize(inside.astype(np.float32), size) > 0.5
-    grey = vessel_contrast(small[..., 1], small_field, clip_limit=config.clip_limit, tiles=config.clahe_tiles)
+    lit = resize(inside.astype(np.float32), size) > 0.5 if config.surround == "dark" else np.ones(size, bool)
+    grey = vessel_contrast(small[..., 1], lit, clip_limit=config.clip_limit, tiles=config.clahe_tiles)
     return Prepared(picture, chosen, grey, small, inside, notes)
 
 
@@ -200,6 +241,17 @@ def _extent(inside: Bool[np.ndarray, "h w"]) -> int:
 def _fit(size: tuple[int, ...], scale: float) -> tuple[int, int]:
     h, w = (max(1, round(side * scale)) for side in size)
     return h, w
+
+
+class Norm(nn.BatchNorm2d):
+    """BatchNorm that can take the statistics of every single image outside of training too."""
+
+    by_image = False
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if self.by_image and not self.training:
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)  # a batch of one image
+        return super().forward(x)
 
 
 class ResidualUNet(nn.Module):
@@ -245,11 +297,54 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.norm1 = Norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.norm2 = Norm(out_channels)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         y = F.leaky_relu(self.norm1(self.conv1(x)), 0.01)
         return self.norm2(self.conv2(y)) + self.shortcut(x)
+
+
+class ReleasedUNet(nn.Module):
+    """The authors' ``res_UNet``: strided convolutions down and transposed ones up, also below the last level."""
+
+    def __init__(self, in_channels: int, out_channels: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = 2 ** len(channels)
+        levels, deep = (in_channels, *channels), channels[::-1]
+        self.encoder = nn.ModuleList(map(ReleasedBlock, levels, channels))
+        self.decoder = nn.ModuleList(
+            ReleasedBlock(2 * c, after) for c, after in zip(deep, (*deep[1:], out_channels), strict=True)
+        )
+        self.down = nn.ModuleList(nn.Sequential(nn.Conv2d(c, c, 4, 2, 1), Norm(c), nn.ELU()) for c in channels)
+        self.up = nn.ModuleList(nn.Sequential(nn.ConvTranspose2d(c, c, 4, 2, 1), Norm(c), nn.ELU()) for c in deep)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b latent"]]:
+        """Output map, never negative because its block ends in a ReLU, and z: what the last way down gives, flattened.
+
+        ``latent`` is channels[-1] * (h / stride) * (w / stride).
+        """
+        skips: list[Tensor] = []
+        for block, down in zip(self.encoder, self.down, strict=True):
+            skips.append(block(x))
+            x = down(skips[-1])
+        z = x.flatten(1)
+        for block, up in zip(self.decoder, self.up, strict=True):
+            x = block(torch.cat([up(x), skips.pop()], 1))
+        return x, z
+
+
+class ReleasedBlock(nn.Module):
+    """a = conv1x1, then ReLU of a + conv-BN-ELU-conv-BN of a."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.align = nn.Conv2d(in_channels, out_channels, 1)
+        self.conv1, self.norm1 = nn.Conv2d(out_channels, out_channels, 3, padding=1), Norm(out_channels)
+        self.conv2, self.norm2 = nn.Conv2d(out_channels, out_channels, 3, padding=1), Norm(out_channels)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        a = self.align(x)
+        return F.relu(a + self.norm2(self.conv2(F.elu(self.norm1(self.conv1(a))))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="meldd",
@@ -58,5 +58,32 @@ plugin = Plugin(
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. SIIM-ISIC 2020 is CC "
         "BY-NC 4.0: weights trained on it are for non-commercial use."
+    ),
+    departures=(
+        Departure(
+            "The backbone is trained for each fold, as a classifier of single lesions.",
+            "The text can be read as one backbone for all folds, which would have seen the test lesions.",
+        ),
+        Departure(
+            "The operating point is Youden's on validation patients; that of the test patients is reported "
+            "beside it.",
+            "The paper doesn't say on which data it was taken.",
+        ),
+        Departure(
+            "Products of queries and keys are divided by sqrt(D), and the block has one residual.",
+            "As printed; the usual ones are options (scale=head, block=preln).",
+        ),
+        Departure(
+            "FFN width (256), dropout (0.1), patience (20) and all of the backbone's training are our choice.",
+            "Not stated.",
+        ),
+        Departure(
+            "A patient has one age token: the median over the images, by year.",
+            "Ages differ between images of a patient in the archive; the paper doesn't say.",
+        ),
+        Departure(
+            "UDTR-Full is rebuilt from what this paper says of it.",
+            "Its own paper is another; numbers of it are no reproduction.",
+        ),
     ),
 )  # fmt: skip

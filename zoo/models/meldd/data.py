@@ -78,7 +78,7 @@ class Lesions:
         images = [one for patient in patients for one in patient.images]
         self.y = torch.tensor([label_of(one) for one in images], dtype=torch.float32)
         self.evidence = [evidence_of(patient) for patient in patients]
-        self.views = Views([one.image for one in images], partial(view_of, size=size), size * size * 3)
+        self.views = Views([one.image for one in images], partial(view_of, size=size), size * size * 3, f"meldd {size}")
 
     def __len__(self) -> int:
         return len(self.y)

@@ -124,7 +124,7 @@ class PatientLesions(Prediction):
 
     def _tile(self, i: int) -> fig.Tile:
         p, malignant = float(self.probability[i]), bool(self.malignant[i])
-        lines = f"{self.numbers[i]}: {p:.0%}{' !' if malignant else ''}", self.sites[i] or "site unknown"
+        lines = f"{self.numbers[i]}: {p:.0%}{' !' if malignant else ''}", self.names[i], self.sites[i] or "site unknown"
         return fig.Tile(self.pictures[i], lines, shade(self.severity(p)), bold=malignant)
 
     def _attention(self, order: list[int]) -> PILImage.Image:

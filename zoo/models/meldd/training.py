@@ -63,13 +63,7 @@ def fit(recipe: MelddRecipe, patients: Sequence[Case], validation: Sequence[Case
     """As ``train``, on cases with ``images``. Without melanomas in ``validation`` nothing stops early."""
     config = recipe.network
     lesions, unseen = Lesions(patients, config.image_size), Lesions(validation, config.image_size)
-    run.stage("backbone")
-    model = MelDD(config).to(run.device)
-    if recipe.pretrained and config.backbone != "small":
-        model.backbone = backbone(config, pretrained=True).to(run.device)
-    if recipe.backbone_epochs:
-        train_backbone(model, recipe, lesions, unseen, run)
-    model.eval()
+    model = with_backbone(recipe, lesions, unseen, run)
     known, new = extract(model, (lesions, unseen), run)
     for name in config.variants:
         fit_variant(model, name, recipe, known, lesions.y, new, unseen.y, run)
@@ -77,6 +71,17 @@ def fit(recipe: MelddRecipe, patients: Sequence[Case], validation: Sequence[Case
 
 
 # ---- the backbone --------------------------------------------------------------------------------------------------
+
+
+def with_backbone(recipe: MelddRecipe, lesions: Lesions, unseen: Lesions, run: Run) -> MelDD:
+    """The model with its backbone trained, and variants that aren't."""
+    run.stage("backbone")
+    model = MelDD(recipe.network).to(run.device)
+    if recipe.pretrained and recipe.network.backbone != "small":
+        model.backbone = backbone(recipe.network, pretrained=True).to(run.device)
+    if recipe.backbone_epochs:
+        train_backbone(model, recipe, lesions, unseen, run)
+    return model.eval()
 
 
 def train_backbone(model: MelDD, recipe: MelddRecipe, lesions: Lesions, unseen: Lesions, run: Run) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from zoo.claims import Claim, Comparison
+from zoo.claims import Claim, Comparison, spending
 from zoo.claims.types import Verdict
 from zoo.data.phantoms.serial_sections import move, specimen
 from zoo.data.rigid import IDENTITY, Motion, turn
@@ -45,7 +45,7 @@ RULES: dict[str, dict[str, Any]] = {
     "band and": {"select": "auto", "mode": "and"},
     "random third": {"select": "random"},
 }
-REACHES = (8.0, 40.0)  # other values of d_max that the error is measured at, px
+METRICS = {"true error": RULE.d_max or 0.0, "true error, d_max 8": 8.0, "true error, d_max 40": 40.0}  # px
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
@@ -65,7 +65,8 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     try:
         scores = _compare(layers, homes, motions, repeats)
         crowded = _seconds(dense, dense_repeats)
-        scores["image"] = _by_images(tumour, moved, lambda found: _error(found, motions, homes))
+        with spending("image", "none"):
+            scores["image"] = _by_images(tumour, moved, lambda found: _error(found, motions, homes))
     finally:
         torch.set_num_threads(threads)
     whole = scores["full"]["CPU ms per layer"]
@@ -82,7 +83,8 @@ def _compare(
     scores = {"none": {"true error": _error([IDENTITY] * len(layers), motions, homes), "CPU ms per layer": 0.0}}
     seconds = _seconds(layers, repeats)
     for arm, change in RULES.items():
-        found, reports = register_stack(layers, replace(RULE, **change))
+        with spending(arm):  # nothing is trained
+            found, reports = register_stack(layers, replace(RULE, **change))
         known = [report for report in reports if report.rmse_all is not None]
         scores[arm] = {
             "true error": _error(found, motions, homes),
@@ -91,9 +93,10 @@ def _compare(
             "RMSE, all points": _root_mean(report.rmse_all for report in known),
             "iterations": float(sum(report.iterations for report in known)),
         }
-        for reach in REACHES:
-            found, _ = register_stack(layers, replace(RULE, **{**change, "d_max": reach}))
-            scores[arm][f"true error, d_max {reach:g}"] = _error(found, motions, homes)
+        for metric, reach in METRICS.items():
+            if reach != RULE.d_max:
+                found, _ = register_stack(layers, replace(RULE, **{**change, "d_max": reach}))
+                scores[arm][metric] = _error(found, motions, homes)
     return scores
 
 
@@ -149,6 +152,29 @@ def _band_against(baseline: str, metric: str, *readings: str, margin: float = 0.
     return Comparison("band", baseline, metric, direction="less", margin=margin, readings=meaning)
 
 
+def _accuracy(metric: str, reach: float) -> Comparison:
+    """The paper's sentence: the cross is no less accurate than all points."""
+    where = f"pairing points up to {reach:g} px apart"
+    return _band_against(
+        "full",
+        metric,
+        f"The paper's accuracy sentence holds {where}: the cross is more accurate than all points.",
+        f"The paper's accuracy sentence is not reproduced {where}: the cross is no more accurate than all points.",
+        f"Whether the cross is more accurate than all points stays open {where}.",
+    )
+
+
+def _control(metric: str, reach: float) -> Comparison:
+    where = f"pairing points up to {reach:g} px apart"
+    return _band_against(
+        "random third",
+        metric,
+        f"Where the points lie matters {where}: the cross beats a random third.",
+        f"Where the points lie brings nothing {where}: a random third does as well at the same cost.",
+        f"The cross and a random third of the points are not told apart {where}.",
+    )
+
+
 claim = Claim(
     statement="Registering a layer of points from a cross of two bands with a third of them takes at most half the "
         "time of registering all points, and is no less accurate.",
@@ -169,14 +195,9 @@ claim = Claim(
             "Registration by the cross works: layers lie better than unregistered.",
             "Layers registered by the cross lie no better than unregistered.",
             "These seeds do not tell layers registered by the cross from unregistered ones."),
-        _band_against("full", "true error",
-            "The paper's accuracy sentence holds here: the cross is more accurate than all points.",
-            "The paper's accuracy sentence is not reproduced: all points are as accurate or more.",
-            "The paper's accuracy sentence is not reproduced: no gain over all points is certain."),
-        _band_against("random third", "true error",
-            "Where the points lie matters: the cross beats a random third.",
-            "A random third of the points does as well as the cross, at the same cost.",
-            "The cross and a random third of the points are not told apart."),
+        # The order of the arms depends on how far apart two points may be paired, so both are read at three distances.
+        *(_accuracy(metric, reach) for metric, reach in METRICS.items()),
+        *(_control(metric, reach) for metric, reach in METRICS.items()),
         _band_against("image", "true error",
             "Points are more accurate than registering the images.",
             "Registering the images is as accurate as the cross of points.",
@@ -187,7 +208,7 @@ claim = Claim(
             "Points and images are not told apart in time."),
     ),
     paper={"band": {"time / full": 0.1094}},  # Sec. 5
-    seeds=(40, 41, 42, 43, 44),  # named before any of them was run
+    seeds=tuple(range(3101, 3109)),  # named before any of them was run
     falsified_if={
         "the cross needs more than half the time of all points": ("band vs. full, time / full",),
         "layers registered by it lie no better than unmoved": ("band vs. none, true error",),

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from zoo.errors import OptionError, WeightsError
 from zoo.nn.promptable.attention import use_operator
+from zoo.storage import user_path
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -35,7 +36,7 @@ def load_sam(source: str = DEMO, *, needed_by: str, image_size: int | None = Non
 
     if source == DEMO:
         folder = DEMO_FOLDER
-    elif (folder := Path(source).expanduser()).is_dir():
+    elif (folder := user_path(source, WeightsError)).is_dir():
         if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
             raise WeightsError(f"{folder} holds no SAM: config.json and model.safetensors are needed")
     else:
