@@ -93,11 +93,11 @@ class LowRank(nn.Module):
             nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
             nn.init.zeros_(up.weight)  # training starts from SAM as it is
 
-    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n 3c"]:
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n 3*c"]:
         q, v = self.up_q(self.down_q(x)), self.up_v(self.down_v(x))
         return torch.cat([q, torch.zeros_like(q), v], dim=-1)
 
-    def matrix(self) -> Float[Tensor, "3c c"]:
+    def matrix(self) -> Float[Tensor, "k c"]:
         """The update as one matrix, to add to the weights of ``qkv``."""
         q, v = self.up_q.weight @ self.down_q.weight, self.up_v.weight @ self.down_v.weight
         return torch.cat([q, torch.zeros_like(q), v])
@@ -110,7 +110,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.frozen, self.update = frozen, update
 
-    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n 3c"]:
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n 3*c"]:
         return self.frozen(x) + self.update(x)
 
 
