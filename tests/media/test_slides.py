@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as PILImage
 
-from zoo.errors import MediaError
+from zoo import media
+from zoo.data.stacks import open_stack
+from zoo.errors import MediaError, MissingExtraError
 from zoo.media import slides
 from zoo.media.slides import open_slide
 
@@ -90,3 +95,60 @@ def test_damaged_tiles_are_refused_in_one_sentence(base: np.ndarray, tmp_path: P
     path.write_bytes(data)
     with pytest.raises(MediaError, match="truncated or damaged"):
         open_slide(path).reduced(8)
+
+
+# ---- a scanner's own files, small ----
+
+
+def svs(path: Path, pixels: np.ndarray, *, jpeg2000: bool = False, mpp: str = "0.499") -> Path:
+    """A small file as Aperio's scanners write it: tiled, with the size of a pixel in its description."""
+    said = f"Aperio Image Library v11.2.1\r\n{pixels.shape[1]}x{pixels.shape[0]} -> test |AppMag = 20|MPP = {mpp}"
+    how: dict = {"tile": (64, 64), "description": said, "metadata": None, "photometric": "rgb"}
+    if not jpeg2000:
+        tifffile.imwrite(path, pixels, compression="zlib", **how)
+        return path
+
+    def tiles():
+        for top in range(0, pixels.shape[0], 64):
+            for left in range(0, pixels.shape[1], 64):
+                tile = io.BytesIO()
+                PILImage.fromarray(pixels[top : top + 64, left : left + 64]).save(tile, "JPEG2000", no_jp2=True)
+                yield tile.getvalue()
+
+    tifffile.imwrite(path, tiles(), shape=pixels.shape, dtype=np.uint8, compression="zlib", **how)  # as they come
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(33005)
+    return path
+
+
+@pytest.fixture
+def section() -> np.ndarray:
+    y, x = np.mgrid[:128, :192]
+    return np.stack([200 - x, 60 + y, 128 + (x + y) % 64], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("jpeg2000", [False, True])
+def test_a_small_slide_of_a_scanner_keeps_its_pixels_and_their_size(
+    section: np.ndarray, tmp_path: Path, jpeg2000: bool
+) -> None:
+    pytest.importorskip("openslide")
+    path = svs(tmp_path / "small.svs", section, jpeg2000=jpeg2000)
+    image = media.read(path)
+    assert np.array_equal(image.array, section)
+    assert image.spacing == pytest.approx((0.000499, 0.000499))
+    slide = open_slide(path)
+    assert slide is not None
+    assert slide.spacing_um == pytest.approx((0.499, 0.499))
+    stack = open_stack(str(path), "test")
+    assert stack.unit == "µm"
+    assert stack.spacing == pytest.approx((0.499, 0.499, None))
+    assert np.array_equal(stack.sections[0].load(1), section)
+
+
+def test_without_openslide_jpeg_2000_is_not_called_damaged(
+    section: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = svs(tmp_path / "small.svs", section, jpeg2000=True)
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(MissingExtraError, match=r"JPEG 2000.*openslide-python"):
+        media.read(path)

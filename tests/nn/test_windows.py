@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.errors import MissingExtraError
 from zoo.nn import windows
-from zoo.nn.windows import sliding_window, tiled
+from zoo.nn.windows import by_patches, sliding_window, tiled
 
 inferers = pytest.importorskip("monai.inferers")
 
@@ -156,3 +156,31 @@ def test_without_monai_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "monai.data.utils", None)
     with pytest.raises(MissingExtraError, match=r"sliding-window inference needs .* monai.*\[volumes\]"):
         sliding_window(lambda x: x, torch.zeros(1, 8, 8, 8), (4, 4, 4))
+
+
+def _blind_at_its_edges(x: torch.Tensor) -> torch.Tensor:
+    seen = torch.zeros(x.shape[0], *x.shape[2:])
+    seen[:, 8:-8, 8:-8] = 1
+    return seen
+
+
+def test_patches_do_not_show_in_what_is_made_of_them() -> None:
+    found = by_patches(_blind_at_its_edges, np.zeros((150, 170, 3), np.uint8), 64, batch=3)
+    assert found.shape == (150, 170)
+    assert (found[8:-8, 8:-8] > 0.5).all()  # side by side they would have left a grid of zeros, 16 px wide
+
+
+def test_patches_of_a_network_that_sees_every_pixel_alone_give_that_pixel() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    found = by_patches(lambda x: x.mean(1), rgb, 32, batch=2)
+    np.testing.assert_allclose(found, rgb.mean(2) / 255, atol=1e-5)
+
+
+def test_patches_with_nothing_to_see_are_left_out() -> None:
+    inside = np.zeros((96, 96), bool)
+    inside[70, 70] = True
+    found = by_patches(
+        lambda x: torch.ones(x.shape[0], *x.shape[2:]), np.zeros((96, 96, 3), np.uint8), 32, inside=inside
+    )
+    assert found[48:96, 48:96].all()  # every patch over the one pixel
+    assert not found[:48].any()

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from zoo import media
 from zoo.errors import MediaError, OptionError
+from zoo.media.geometry import axial_affine
 from zoo.media.inputs import natural_key
 from zoo.media.slides import open_slide
 
@@ -37,7 +38,8 @@ class Section:
 class Stack:
     """The layers from bottom to top.
 
-    ``spacing``: pixel width, pixel height and distance of layers, in ``unit``, where the files say so.
+    ``spacing``: pixel width, pixel height and distance of layers, in ``unit``, where the files say so. ``affine``: from
+    column, row and layer to mm of the patient, RAS+, for a CT or MR volume that states it.
     """
 
     sections: tuple[Section, ...]
@@ -46,6 +48,7 @@ class Stack:
     unit: str = "px"
     scanned: bool = False  # a CT or MR volume: its slices lie where they were
     notes: tuple[str, ...] = ()
+    affine: Float[np.ndarray, "4 4"] | None = None
 
 
 def open_stack(given: Any, needed_by: str) -> Stack:
@@ -76,7 +79,8 @@ def open_stack(given: Any, needed_by: str) -> Stack:
     folder = given if isinstance(given, (str, Path)) else None
     source = str(folder).rstrip("/") if folder is not None else parts[0].source
     scanned, spacing = (parts[0].scanned, parts[0].spacing) if len({p.spacing for p in parts}) == 1 else (False, None)
-    return Stack(sections, source, spacing, parts[0].unit if spacing else "px", scanned, tuple(notes))
+    affine = parts[0].affine if len(parts) == 1 else None
+    return Stack(sections, source, spacing, parts[0].unit if spacing else "px", scanned, tuple(notes), affine)
 
 
 def _order_notes(files: Sequence[str], listed: bool) -> list[str]:
@@ -142,7 +146,8 @@ def _open_one(item: Any) -> Stack:
     what = "page" if image.format == "tiff" else "slice" if scanned else "layer"
     single = len(pixels) == 1
     layers = [_in_memory(name if single else f"{what} {z + 1}", plane) for z, plane in enumerate(pixels)]
-    return Stack(tuple(layers), image.source, spacing, unit, scanned)
+    affine = None if not scanned or image.affine is None else axial_affine(image.affine, image.size)
+    return Stack(tuple(layers), image.source, spacing, unit, scanned, affine=affine)
 
 
 def _between(image: media.Image) -> float:

@@ -181,7 +181,7 @@ def surface(points: Float[np.ndarray, "n 3"], heights: Sequence[float], step: fl
     if not 0 < level < float(grid.max()):
         return None
     vertices, faces, _, _ = marching_cubes(grid, level, spacing=(cell, cell, pitch))
-    return Mesh((vertices + corner).astype(np.float32), faces.astype(np.int32))
+    return Mesh((vertices + corner).astype(np.float32), faces[:, ::-1].astype(np.int32))  # facing outwards
 
 
 def solid_and_haze(label: UInt8[np.ndarray, " n"], density: Float[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:

@@ -49,6 +49,19 @@ def axial(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return np.flip(view, flips)
 
 
+def axial_affine(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The affine of what :func:`axial` makes of an array of ``shape`` ``[z h w]``; it takes column, row and slice."""
+    axes, signs = world_axes(affine)
+    back = np.zeros((4, 4))
+    back[3, 3] = 1
+    for world in range(3):
+        index = axes.index(world)
+        flipped = signs[index] < 0 if world == 2 else signs[index] > 0
+        back[index, world] = -1 if flipped else 1
+        back[index, 3] = shape[2 - index] - 1 if flipped else 0
+    return affine @ back
+
+
 Turn = tuple[bool, bool, bool]
 """How a slice is shown: rows and columns exchanged, then rows reversed, then columns reversed."""
 

@@ -30,6 +30,7 @@ from zoo.media.checksums import check_png, check_tiff
 from zoo.media.files import brief, quiet, refusal, silent_stderr, user_path
 from zoo.media.image import Image
 from zoo.media.limits import check_size
+from zoo.media.slides import Slide, scanned
 
 # The format's own class, not PIL.Image.open: that one applies Pillow's global pixel limit, with a warning.
 _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
@@ -54,10 +55,14 @@ def read_raster(path: Path, kind: str) -> Image:
     """
     try:
         with quiet(), silent_stderr() if kind == "tiff" else nullcontext():
+            if kind == "tiff" and (slide := scanned(path)) is not None:  # its tiles and pixel size as the scanner meant
+                return _read_slide(path, slide)
             return _read_with_pillow(path, kind)
     except (MediaError, MissingExtraError, MemoryError):
         raise
     except Exception as error:
+        if "imagecodecs" in str(error) and "JP" in str(error) and "2000" in str(error):  # tifffile; slides have it
+            raise MissingExtraError(f"reading {path} (JPEG 2000)", "openslide-python", "pathology") from error
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... for damaged data.
         raise refusal(
             path, f"its {kind.upper()} data is truncated or damaged ({brief(error)})", "copy or export it again"
@@ -110,6 +115,14 @@ def _read_with_pillow(path: Path, kind: str) -> Image:
         if kind == "ppm" and array.dtype == np.int32:  # Pillow stretches more than 8 bits to 16
             array = array.astype(np.uint16)
         return Image(_upright(array, picture), str(path), kind, meta=meta, ndim_spatial=2)
+
+
+def _read_slide(path: Path, slide: Slide) -> Image:
+    """The finest level of a slide that is small enough to be read whole."""
+    check_size(str(path), slide.size)
+    spacing = None if slide.spacing_um is None else tuple(um / 1000 for um in slide.spacing_um)
+    meta = {"mode": "RGB", "bit_depth": 8}
+    return Image(slide.reduced(1), str(path), "tiff", spacing=spacing, meta=meta, ndim_spatial=2)
 
 
 def _png_bit_depth(file: Any) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,20 +51,13 @@ class Slide:
 
 
 def open_slide(path: Path) -> Slide | None:
-    """The slide in a file; ``None`` for a file that is small, or no slide that OpenSlide or tifffile knows."""
-    with suppress(ImportError):
-        import openslide
+    """The slide in a file; ``None`` for no slide that OpenSlide or tifffile knows.
 
-        if openslide.OpenSlide.detect_format(str(path)):
-            try:
-                with openslide.OpenSlide(str(path)) as slide:
-                    width, height = slide.dimensions
-                    y, x = (slide.properties.get(f"openslide.mpp-{axis}") for axis in "yx")
-            except openslide.OpenSlideError as error:
-                raise refusal(path, f"it is a damaged slide ({brief(error)})", "copy or export it again") from error
-            spacing = None if y is None or x is None else (float(y), float(x))
-            large = width * height >= LARGE
-            return Slide(path, (height, width), spacing, "openslide") if large else None
+    A scanner's own format is a slide at any size. A TIFF that any program may have written is one if it's large.
+    """
+    slide, maker = _by_openslide(path)
+    if slide is not None:
+        return slide if maker != "generic-tiff" or slide.size[0] * slide.size[1] >= LARGE else None
     try:
         import tifffile
 
@@ -79,6 +71,31 @@ def open_slide(path: Path) -> Slide | None:
         return None
     except Exception:
         return None  # no TIFF
+
+
+def scanned(path: Path) -> Slide | None:
+    """The slide in a file of a scanner's own format, by OpenSlide; ``None`` for other files, and without OpenSlide."""
+    slide, maker = _by_openslide(path)
+    return slide if maker != "generic-tiff" else None
+
+
+def _by_openslide(path: Path) -> tuple[Slide | None, str | None]:
+    """The slide, and who made it as OpenSlide names them."""
+    try:
+        import openslide
+    except ImportError:
+        return None, None
+    maker = openslide.OpenSlide.detect_format(str(path))
+    if not maker:
+        return None, None
+    try:
+        with openslide.OpenSlide(str(path)) as slide:
+            width, height = slide.dimensions
+            y, x = (slide.properties.get(f"openslide.mpp-{axis}") for axis in "yx")
+    except openslide.OpenSlideError as error:
+        raise refusal(path, f"it is a damaged slide ({brief(error)})", "copy or export it again") from error
+    spacing = None if y is None or x is None else (float(y), float(x))
+    return Slide(path, (height, width), spacing, "openslide"), maker
 
 
 def _tiff_spacing(page: object) -> tuple[float, float] | None:

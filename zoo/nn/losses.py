@@ -27,24 +27,36 @@ def dice_ce(logits: Float[Tensor, "b 2 h w"], y: Int[Tensor, "b h w"]) -> Float[
 
 
 def dice_bce(
-    logits: Float[Tensor, "n k *grid"], target: Float[Tensor, "n k *grid"], *, squared: bool = False
+    logits: Float[Tensor, "n k *grid"],
+    target: Float[Tensor, "n k *grid"],
+    *,
+    squared: bool = False,
+    smooth: float = 1.0,
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy + the mean of every object's Dice loss; ``squared``: with squares in the denominator.
 
-    Raises ``MissingExtraError`` without MONAI.
+    ``smooth``: added to both parts of the Dice. Raises ``MissingExtraError`` without MONAI.
     """
-    return F.binary_cross_entropy_with_logits(logits, target) + dice_losses(logits, target, squared=squared).mean()
+    dice = dice_losses(logits, target, squared=squared, smooth=smooth).mean()
+    return F.binary_cross_entropy_with_logits(logits, target) + dice
 
 
 def dice_losses(
-    logits: Float[Tensor, "n k *grid"], target: Float[Tensor, "n k *grid"], *, squared: bool = False
+    logits: Float[Tensor, "n k *grid"],
+    target: Float[Tensor, "n k *grid"],
+    *,
+    squared: bool = False,
+    smooth: float = 1.0,
 ) -> Float[Tensor, "n k"]:
-    """1 - Dice of every object by itself, with 1 added to both parts. Raises ``MissingExtraError`` without MONAI."""
+    """1 - Dice of every object by itself; ``smooth`` is added to both parts.
+
+    Raises ``MissingExtraError`` without MONAI.
+    """
     try:
         from monai.losses import DiceLoss
     except ImportError:
         raise MissingExtraError("a Dice loss", "monai", "volumes") from None
-    loss = DiceLoss(sigmoid=True, squared_pred=squared, smooth_nr=1.0, smooth_dr=1.0, reduction="none")
+    loss = DiceLoss(sigmoid=True, squared_pred=squared, smooth_nr=smooth, smooth_dr=smooth, reduction="none")
     return loss(logits, target).flatten(2).mean(2)
 
 

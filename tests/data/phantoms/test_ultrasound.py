@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from zoo.data.phantoms import make
 from zoo.data.phantoms.ultrasound import GROUPS, ultrasound
@@ -71,3 +72,29 @@ def test_options_come_through_the_specification_and_wrong_ones_are_refused() -> 
         ultrasound(0, group="cyst")
     with pytest.raises(DataError, match="32 to 1024"):
         ultrasound(0, size=20)
+
+
+def test_of_any_style_looks_differ_and_lesions_are_seen() -> None:
+    greys, gaps = [], []
+    for seed in range(24):
+        case = ultrasound(seed, size=96, style="any")
+        assert np.array_equal(case.image, ultrasound(seed, size=96, style="any").image)
+        assert not np.array_equal(case.image, ultrasound(seed, size=96).image)
+        mask, core = case.masks["mask"] > 0, case.masks["core"] > 0
+        assert mask.any() == (case.label != "normal")
+        assert not (core & ~mask).any()
+        greys.append(case.image.mean())
+        if mask.any():
+            around = gaussian_filter(mask.astype(float), 4) > 0.05
+            gaps.append(abs(float(case.image[core].mean()) - float(case.image[around & ~mask].mean())))
+    assert np.std(greys) > 15  # exposure and contrast are drawn
+    assert np.median(gaps) > 15
+
+
+def test_of_both_styles_every_fourth_group_of_seeds_is_the_breast() -> None:
+    for seed in (0, 2, 12, 14):
+        assert np.array_equal(ultrasound(seed, size=64, style="both").image, ultrasound(seed, size=64).image)
+    for seed in (3, 11, 15):
+        assert np.array_equal(
+            ultrasound(seed, size=64, style="both").image, ultrasound(seed, size=64, style="any").image
+        )

@@ -12,11 +12,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from zoo.data.phantoms.ultrasound import ultrasound
 from zoo.errors import OptionError, WeightsError
-from zoo.models.cemb_sam.model import CEmbSam, CEmbSamConfig, ConditionEmbedding, conditional_instance_norm
-from zoo.nn.promptable import box_around
+from zoo.models.cemb_sam.block import ConditionEmbedding, conditional_instance_norm
+from zoo.models.cemb_sam.condition import ConditionHead, around_box, as_shares
+from zoo.models.cemb_sam.model import CEmbSam, CEmbSamConfig
+from zoo.models.cemb_sam.result import near_box
+from zoo.nn.promptable import Box, Point, Prompt, box_around
 
 
 @pytest.fixture
@@ -84,6 +88,31 @@ def test_sizes_are_those_of_the_paper() -> None:
         assert sum(p.numel() for p in block.parameters()) == 1_179_648 + 262_144 + 1024 * m
 
 
+def test_the_released_block_is_its_formula_and_has_its_size() -> None:
+    torch.manual_seed(0)
+    block = ConditionEmbedding(8, 3, reading="released").double()
+    for layer in block.layers:
+        nn.init.normal_(layer.normal.weight)
+        nn.init.normal_(layer.normal.bias)
+    x, condition = torch.randn(2, 8, 5, 4, dtype=torch.float64), torch.tensor([2, 0])
+    z = x
+    for layer in block.layers:
+        both = F.relu(layer.embedding.weight[condition] @ layer.w1.weight.T + layer.w1.bias) @ layer.w2.weight.T
+        both = both + layer.w2.bias
+        f = F.conv2d(z, layer.convolution.weight, padding=1)
+        mean, variance = f.mean((2, 3), keepdim=True), f.var((2, 3), keepdim=True, correction=0)
+        normal = (
+            layer.normal.weight[:, None, None] * (f - mean) / (variance + 1e-5).sqrt()
+            + layer.normal.bias[:, None, None]
+        )
+        z = F.relu(both[:, :8, None, None] * normal + both[:, 8:, None, None])
+    torch.testing.assert_close(block(x, condition), z)
+    for m in (3, 7):
+        with torch.device("meta"):
+            block = ConditionEmbedding(256, m, reading="released")
+        assert sum(p.numel() for p in block.parameters()) == 2_230_272 + 4 * 256 + 1024 * m
+
+
 def test_one_condition_works_and_residual_adds_the_input() -> None:
     torch.manual_seed(0)
     plain = ConditionEmbedding(8, 1)
@@ -127,17 +156,79 @@ def test_a_prediction_has_the_size_of_the_image(model: CEmbSam, box) -> None:
     assert set(result.quality) == {"malignant"}
 
 
-def test_without_a_condition_all_are_tried_and_the_best_by_its_own_estimate_is_taken(model, case, box) -> None:
-    result = model.predict(case.image, box=(box,))
+def sure_of(model: CEmbSam, name: str | None) -> CEmbSam:
+    """The model with a head that says ``name`` whatever it sees; nothing in particular without a name."""
+    model.head = ConditionHead(model.config.decoder.channels, 3)
+    with torch.no_grad():
+        model.head.network[-1].weight.zero_()
+        model.head.network[-1].bias.copy_(torch.tensor([9.0 * (name == one) for one in model.config.conditions]))
+        model.head.possible[2] = 0
+    return model
+
+
+def test_a_condition_that_is_sure_is_used_and_said(model: CEmbSam, case, box) -> None:
+    result = sure_of(model, "malignant").predict(case.image, box=(box,))
     assert result.inferred
-    assert set(result.quality) == {"benign", "malignant", "normal"}
-    assert result.quality[result.condition] == max(result.quality.values())
-    alone = model.predict(case.image, box=(box,), condition=result.condition)
-    assert np.array_equal(alone.mask, result.mask)
+    assert result.condition == "malignant"
+    assert any(note.startswith("condition inferred: malignant (100 %)") for note in result.notes)
+    assert np.array_equal(model.predict(case.image, box=(box,), condition="malignant").mask, result.mask)
+    assert result.to_dict()["condition_inferred"] is True
+
+
+def test_a_condition_that_is_not_sure_is_not_known_and_the_mask_is_the_weighted_mean(model, case, box) -> None:
+    result = sure_of(model, None).predict(case.image, box=(box,))
+    each = [model.predict(case.image, box=(box,), condition=c).probability for c in ("benign", "malignant")]
+    np.testing.assert_allclose(result.probability, (each[0] + each[1]) / 2, atol=1e-6)
     record = result.to_dict()
-    assert record["condition_inferred"] is True
-    assert len(record["agreement_of_conditions"]) == 3
-    assert any("condition inferred" in note for note in result.notes)
+    assert record["condition"] is None
+    assert record["condition_inferred"] is False
+    assert record["condition_probabilities"] == {"benign": 0.5, "malignant": 0.5, "normal": 0.0}
+    assert set(record["agreement_of_conditions"]) == {"benign / malignant"}
+    assert any("condition not known (benign 50 %, malignant 50 %)" in note for note in result.notes)
+    assert "condition not known" in result.summary()
+
+
+def test_weights_without_a_head_take_all_conditions_alike(model: CEmbSam, case, box) -> None:
+    result = model.predict(case.image, box=(box,))
+    assert result.condition == ""
+    assert set(result.quality) == {"benign", "malignant", "normal"}
+
+
+def test_a_condition_without_objects_is_never_inferred() -> None:
+    torch.manual_seed(0)
+    head = ConditionHead(4, 3)
+    head.possible[1] = 0
+    assert head(torch.randn(20, 19)).exp()[:, 1].max() < 1e-6
+
+
+def test_the_head_sees_the_box_and_the_ring_around_it() -> None:
+    features = torch.zeros(1, 1, 8, 8)
+    features[..., 2:6, 2:6] = 3.0
+    inside, spread, around, _, shape, extent, height = around_box(features, as_shares([(20, 20, 60, 60)], (80, 80)))[0]
+    assert float(inside) == pytest.approx(3)
+    assert float(spread) < 1e-3
+    assert float(around) == 0
+    assert (float(shape), float(extent), float(height)) == pytest.approx((0, np.log(0.5), 0.5), abs=1e-6)
+    half = around_box(features, as_shares([(0, 20, 40, 60)], (80, 80)))[0]  # half of it on the object
+    assert float(half[0]) == pytest.approx(1.5)
+
+
+def test_a_mask_stays_near_its_box_and_what_was_cut_off_is_said(model: CEmbSam, case) -> None:
+    with torch.no_grad():  # says "object" everywhere
+        model.decoder.output_hypernetworks_mlps[0].proj_out.weight.zero_()
+        model.decoder.output_hypernetworks_mlps[0].proj_out.bias.zero_()
+    result = model.predict(case.image, box=((20, 30, 60, 70),), condition="benign", threshold=0.5)
+    rows, columns = np.nonzero(result.mask)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (26, 73, 16, 63)
+    assert any("of the mask lay farther than a tenth beyond the box" in note for note in result.notes)
+    assert not near_box(np.ones((96, 96)), Prompt(Box(20, 30, 60, 70)))[50, 80]
+    assert near_box(np.ones((96, 96)), Prompt(Box(20, 30, 60, 70), (Point(80, 50),)))[50, 80]
+
+
+def test_an_empty_mask_is_said(model: CEmbSam, case) -> None:
+    result = model.predict(case.image, box=((20, 30, 60, 70), (5, 5, 20, 20)), condition="benign", threshold=1.0)
+    assert not result.mask.any()
+    assert sum("reaches the threshold of 1 (at most" in note for note in result.notes) == 2
 
 
 def test_a_condition_may_be_a_number(model: CEmbSam, case, box) -> None:
@@ -153,7 +244,7 @@ def test_several_boxes_are_several_objects_from_one_pass_of_the_encoder(model: C
     assert len(calls) == 1
     assert both.objects.shape == (2, 96, 96)
     assert np.array_equal(both.mask, both.objects.max(0))
-    first = model.predict(case.image, box=(box,), condition=both.condition)
+    first = model.predict(case.image, box=(box,))
     np.testing.assert_allclose(both.objects[0], first.mask)
     assert model.predict(case.image, box=box).objects.shape[0] == 1  # one box needs no second bracket
 
@@ -186,7 +277,7 @@ def test_wrong_input_is_refused_in_one_sentence(model: CEmbSam, case, given: dic
 
 def test_the_figure_shows_every_condition_when_it_was_inferred(model: CEmbSam, case, box) -> None:
     inferred, stated = (model.predict(case.image, box=(box,), condition=c) for c in (None, "benign"))
-    assert len(inferred.panels()) == 4
+    assert len(inferred.panels()) == 4  # no head: all conditions are tried
     assert len(stated.panels()) == 3
     assert inferred.figure().width > stated.figure().width
 

@@ -256,7 +256,7 @@ def test_a_user_may_search_their_own_images(trained, lesion, tmp_path: Path):
     folder = _write_gallery(tmp_path / "mine")
     first = trained.predict(lesion.image, gallery=str(folder), top_k=50)
     for case in first.look_alikes:
-        assert case.id.startswith(f"{first.label}/")
+        assert case.attached == case.id.startswith(f"{first.label}/")
     (folder / "VASC" / "text.png").write_text("no picture")
     assert trained.predict(lesion.image, gallery=folder).look_alikes == first.look_alikes[:5]
 

@@ -105,15 +105,39 @@ def test_every_band(model, case, band):
     assert (result.layers[1].selected == result.layers[1].points) == (band == "all")
 
 
-def test_segmentation_is_patch_by_patch(model, case):
+def test_segmentation_is_by_patches_that_overlap(model, case):
     rgb = case.image[0]
     whole = model.segment(rgb)
     x = torch.from_numpy(rgb[:64, :64]).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         expected = model(x).softmax(1)[0, 1].numpy()
     assert whole.shape == (SIZE, SIZE)
-    assert np.allclose(whole[:64, :64], expected, atol=1e-5)
+    assert np.allclose(whole[:32, :32], expected[:32, :32], atol=1e-5)  # where the first patch is alone
     assert not model.segment(rgb, np.zeros((SIZE, SIZE), bool)).any()
+
+
+def test_a_volume_with_an_affine_is_written_where_it_lay_in_the_scanner(model, tmp_path):
+    nib = pytest.importorskip("nibabel")
+    trimesh = pytest.importorskip("trimesh")
+    voxels = np.zeros((20, 24, 6), np.uint8)  # i, j, k
+    voxels[5:9, 12:20, 2:4] = 1
+    affine = np.array(
+        [[-2.0, 0, 0, 30], [0, 0, 4.0, -50], [0, 3.0, 0, 7], [0, 0, 0, 1]]
+    )  # j to the head, k to the front
+    nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "v.nii.gz")
+    result = model.predict(str(tmp_path / "v.nii.gz"), downsample=1, mesh=True, interpolate=False)
+    corners = np.array([[5, 12, 2], [8, 19, 3]]) @ affine[:3, :3].T + affine[:3, 3]
+    found = result.placed(result.points)
+    half = np.array([2.0, 4.0, 3.0]) / 2  # points lie anywhere within their voxel
+    assert (found.min(0) >= corners.min(0) - half - 1e-3).all()
+    assert (found.max(0) <= corners.max(0) + half + 1e-3).all()
+    assert np.abs(found.mean(0) - corners.mean(0)).max() < 0.5
+    written = {path.name: path for path in result.save(tmp_path / "out", "v")}
+    assert np.allclose(trimesh.load(written["v_cloud.ply"]).vertices, found, atol=1e-3)
+    surface = trimesh.load(written["v_tumour_mesh.ply"])
+    assert surface.volume > 0  # its triangles still face outwards
+    assert np.abs(surface.bounds.mean(0) - corners.mean(0)).max() < 4
+    assert result.to_dict()["files_in"] == "mm of the patient (RAS+)"
 
 
 def test_the_files_hold_every_point_and_the_surfaces_around_them(model, case, tmp_path):

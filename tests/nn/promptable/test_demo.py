@@ -27,12 +27,15 @@ def test_it_is_small_and_of_half_precision(promptable: Promptable) -> None:
 
 
 def test_boxes_and_clicks_find_objects_of_every_phantom_it_never_saw(promptable: Promptable) -> None:
-    found = measure(promptable.sam, per_phantom=2)
+    found = measure(promptable.sam, per_phantom=2, objects=2)
     assert set(found) == set(MIXTURE)
-    assert all(scores["box"] > 0.6 for scores in found.values()), found
-    point, corrected = (np.mean([scores[kind] for scores in found.values()]) for kind in ("point", "corrected"))
-    assert point > 0.6
-    assert corrected > point  # a second click where the answer was wrong, and the answer as mask prompt
+    box, click, corrected = (
+        np.mean([scores[kind] for scores in found.values()]) for kind in ("box", "click", "3 more")
+    )
+    assert all(scores["box"] > 0.5 for scores in found.values()), found
+    assert box > 0.7
+    assert click > 0.65
+    assert corrected > click  # clicks where the answer was wrong, and the answer as mask prompt
 
 
 def test_an_image_twice_as_large_gives_the_same_object(promptable: Promptable) -> None:

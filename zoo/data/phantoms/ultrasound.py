@@ -11,24 +11,29 @@ one the bright rim around it too, into which it grows.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from zoo.data.case import Case
+from zoo.data.phantoms.sonograms import sonogram
 from zoo.data.phantoms.texture import Map, as_bytes, as_mask, blob, check_size, edge, grid, noise
 from zoo.errors import DataError
 
 GROUPS = ("benign", "malignant", "normal")
+Style = Literal["breast", "any", "both"]
 
 
-def ultrasound(seed: int, *, size: int = 256, group: str | None = None) -> Case:
-    """B-mode image of the breast: benign or malignant lesion, or none.
+def ultrasound(seed: int, *, size: int = 256, group: str | None = None, style: Style = "breast") -> Case:
+    """B-mode image of the breast, or of any look: benign or malignant lesion, or none.
 
     Args:
         seed: the phantom is a pure function of it and the options.
         size: width and height of the square image, px (32 to 1024).
         group: ``benign``, ``malignant`` or ``normal``; by turns when not given.
+        style: ``breast``, or ``any``: organ, probe, machine and settings are drawn too (see ``sonograms``); ``both``:
+            a quarter of the seeds is the breast.
 
     Returns:
         A case with a uint8 [h w] image, the group as label and as attribute ``condition``, and uint8 [h w] masks:
@@ -41,14 +46,21 @@ def ultrasound(seed: int, *, size: int = 256, group: str | None = None) -> Case:
     if group not in (None, *GROUPS):
         raise DataError(f"the ultrasound phantom has no group {group!r}; choose one of {', '.join(GROUPS)}")
     label = group or GROUPS[seed % len(GROUPS)]
+    if style == "any" or (style == "both" and seed // len(GROUPS) % 4):
+        picture, marked, core = sonogram(label, size, np.random.default_rng([0x50406, seed]))
+        return _case(picture, seed, label, marked, core)
     rng = np.random.default_rng([0x05A6D, seed])
     x, y = grid(size)
     scatter, weaken = _tissue(x, y, rng)
     marked = core = np.zeros_like(x, dtype=bool)
     if label != "normal":
         scatter, weaken, core, marked = _lesion(label, x, y, scatter, weaken, rng)
+    return _case(_image(scatter, weaken, size, rng), seed, label, marked, core)
+
+
+def _case(picture: Map, seed: int, label: str, marked: np.ndarray, core: np.ndarray) -> Case:
     return Case(
-        as_bytes(_image(scatter, weaken, size, rng)),
+        as_bytes(picture),
         f"ultrasound-{seed}",
         masks={"mask": as_mask(marked), "core": as_mask(core)},
         label=label,

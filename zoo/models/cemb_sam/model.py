@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import SamModel
 
 from zoo import media
@@ -18,8 +18,11 @@ from zoo.data.images import place_of, resize
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.cemb_sam import plugin
-from zoo.models.cemb_sam.result import Answer, PromptedSegmentation
+from zoo.models.cemb_sam.block import ConditionEmbedding, Reading
+from zoo.models.cemb_sam.condition import ConditionHead, around_box, as_shares
+from zoo.models.cemb_sam.result import SURE, Answer, PromptedSegmentation
 from zoo.nn.promptable import (
+    Embedded,
     Frame,
     Mask,
     Point,
@@ -32,9 +35,10 @@ from zoo.nn.promptable import (
     mask_side,
     prompts_from,
 )
-from zoo.nn.promptable.frame import Tensors
+from zoo.nn.promptable.frame import MEAN, STD, Tensors
 
 BUSI = ("benign", "malignant", "normal")
+NEVER = 0.01  # below which a condition isn't even tried
 NERVE = ("FH", "FN", "FN+1", "FN+2", "FN+3", "FN+4", "ulnar")
 Method = Literal["cemb-sam", "decoder-only", "zero-shot", "u-net"]
 
@@ -65,11 +69,15 @@ class CEmbSamConfig:
     # of SAM's input, px; None for its own
     image_size: int | None = field(default=None, metadata={"min": 16, "max": 4096})
     conditions: tuple[str, ...] = BUSI
+    reading: Reading = "paper"  # of the block, and of what SAM's encoder is fed (`released`: 0 to 255, not normalised)
+    infers: bool = False  # whether there is a head that infers the condition
+    # from which a pixel counts when a user doesn't say; the authors' code cuts the logits at 0.5
+    threshold: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
     decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(64, 256, 4, 64))
     # every image is brought to this square first
     working_size: int = field(default=256, metadata={"min": 32, "max": 8192})
     gamma_offset: float = field(default=1.0, metadata={"min": -100.0, "max": 100.0})
-    """Added to gamma, so that the block starts as instance normalisation; 0 is the formula as printed."""
+    """Added to gamma, so that the block starts as instance normalisation; 0 is the formula as printed. Not released."""
     residual: bool = False  # add the block's input to its output; not in the paper
     # of monai's BasicUNet
     unet_features: tuple[int, ...] = field(default=(32, 32, 64, 128, 256, 32), metadata={"min": 1, "max": 4096})
@@ -77,55 +85,6 @@ class CEmbSamConfig:
     def __post_init__(self) -> None:
         if not self.conditions or len(set(self.conditions)) != len(self.conditions):
             raise ValueError("conditions must be one or more different names")
-
-
-class ConditionEmbedding(nn.Module):
-    """CEmb: two 3x3 convolutions, each followed by instance normalisation with scale and shift from the condition.
-
-    Paper Sec. 2.2, Eqs. 1 to 4. ``channels`` is C, ``conditions`` m.
-    """
-
-    def __init__(self, channels: int, conditions: int, *, gamma_offset: float = 1.0, residual: bool = False) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(ConditionalLayer(channels, conditions, gamma_offset) for _ in range(2))
-        self.residual = residual
-
-    def forward(self, x: Float[Tensor, "b c h w"], condition: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        z = x
-        for layer in self.layers:  # F_mid, then z
-            z = layer(z, condition)
-        return x + z if self.residual else z
-
-
-class ConditionalLayer(nn.Module):
-    """sigma(CIN(Conv(x) | gamma, beta)), Eq. 3 and 4, with gamma and beta from one pair of matrices (Eq. 1)."""
-
-    epsilon = 1e-5
-
-    def __init__(self, channels: int, conditions: int, gamma_offset: float) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.w_gamma = nn.Embedding(conditions, channels)
-        self.w_beta = nn.Embedding(conditions, channels)
-        self.w1 = nn.Linear(channels, channels, bias=False)
-        self.w2 = nn.Linear(channels, channels, bias=False)
-        self.gamma_offset = gamma_offset
-        if gamma_offset:
-            with torch.no_grad():
-                self.w2.weight.mul_(0.1)  # near to plain instance normalisation at first
-
-    def forward(self, x: Float[Tensor, "b c h w"], condition: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        gamma = self.gamma_offset + self.w2(F.relu(self.w1(self.w_gamma(condition))))
-        beta = self.w2(F.relu(self.w1(self.w_beta(condition))))
-        return F.relu(conditional_instance_norm(self.convolution(x), gamma, beta, self.epsilon))
-
-
-def conditional_instance_norm(
-    x: Float[Tensor, "b c h w"], gamma: Float[Tensor, "b c"], beta: Float[Tensor, "b c"], epsilon: float = 1e-5
-) -> Float[Tensor, "b c h w"]:
-    """CIN(F | gamma, beta), Eq. 2: statistics of each sample and channel; epsilon outside the root, as printed."""
-    variance, mean = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
-    return gamma[..., None, None] * (x - mean) / (variance.sqrt() + epsilon) + beta[..., None, None]
 
 
 class CEmbSam(Model[PromptedSegmentation]):
@@ -137,7 +96,7 @@ class CEmbSam(Model[PromptedSegmentation]):
     def __init__(self, config: CEmbSamConfig | None = None) -> None:
         super().__init__(config)
         c = self.config
-        self.block = self.decoder = self.unet = None
+        self.block = self.decoder = self.unet = self.head = None
         if c.method == "u-net":
             from monai.networks.nets import BasicUNet
 
@@ -152,9 +111,11 @@ class CEmbSam(Model[PromptedSegmentation]):
         sizes._attn_implementation = "sdpa"
         self.decoder = SamMaskDecoder(sizes)
         if c.method == "cemb-sam":
+            m = len(c.conditions)
             self.block = ConditionEmbedding(
-                d.channels, len(c.conditions), gamma_offset=c.gamma_offset, residual=c.residual
+                d.channels, m, reading=c.reading, gamma_offset=c.gamma_offset, residual=c.residual
             )
+            self.head = ConditionHead(d.channels, m) if c.infers else None
         self._base: Promptable | None = None
 
     @property
@@ -177,12 +138,28 @@ class CEmbSam(Model[PromptedSegmentation]):
         self._base = promptable
 
     def forward(
-        self, features: Float[Tensor, "#n c g g"], prompts: PromptEmbeddings, condition: Int[Tensor, " #n"]
+        self,
+        features: Float[Tensor, "#n c g g"],
+        prompts: PromptEmbeddings | None,
+        condition: Int[Tensor, " #n"] | None,
     ) -> tuple[Float[Tensor, "n 1 m m"], Float[Tensor, "n 1"]]:
-        """Low-resolution logits of ``n`` objects and their expected IoU, from the encoder's features."""
+        """Low-resolution logits of ``n`` objects and their expected IoU (NaN, if nothing is expected).
+
+        ``features``: the encoder's; of the U-Net the image itself in [0, 1], with neither prompts nor condition.
+        """
+        if self.unet is not None:
+            return self.unet(features), features.new_full((len(features), 1), torch.nan)
+        assert prompts is not None
         if self.block is not None:
             features = self.block(features, condition)
         return decode(self.base.sam, features, prompts, decoder=self.decoder)
+
+    def embed(self, grey: Float[np.ndarray, "s s"]) -> Embedded:
+        """The frozen encoder's view of a working image, from the cache if it was seen before."""
+        rgb = np.repeat(grey[..., None], 3, axis=2)
+        if self.config.reading == "released":  # the encoder's own normalisation undone: it gets 0 to 255
+            rgb = (rgb * np.array(STD) + np.array(MEAN)).astype(np.float32)
+        return self.base.embed(rgb)
 
     def _predict(
         self,
@@ -193,20 +170,23 @@ class CEmbSam(Model[PromptedSegmentation]):
         background: Sequence[Sequence[float]] | None,
         mask: Any,
         condition: str | None,
-        threshold: float,
+        threshold: float | None,
     ) -> list[PromptedSegmentation]:
         """Segment what lies in each box; an image is encoded once for all its boxes.
 
-        ``condition``: the sub-group, by name or number. Without it all are tried and the one taken whose masks the
-        network expects to be best. Raises ``OptionError`` for a prompt beside the image and an unknown condition.
+        ``condition``: the sub-group, by name or number. Without it the head infers it; where it isn't sure, or there is
+        none, the mask is the mean of those under each condition, weighted by how probable they are.
+        Raises ``OptionError`` for a prompt beside the image and an unknown condition.
         """
         given = self._condition(condition)
         hint = None if mask is None else media.read_labels(mask).require_2d(self.plugin.name)
         inside = None if hint is None else hint.array > 0
         prompts = prompts_from(box, point, background, inside)
-        found = [self._segmented(image, prompts, given, threshold) for image in images]
+        cut = self.config.threshold if threshold is None else threshold
+        found = [self._segmented(image, prompts, given, cut) for image in images]
         for one in found:
             one.notes = (*one.notes, *(hint.notes if hint else ()))
+            one.options["threshold"] = cut
         return found
 
     def _segmented(
@@ -214,24 +194,30 @@ class CEmbSam(Model[PromptedSegmentation]):
     ) -> PromptedSegmentation:
         for prompt in prompts:
             prompt.check(*picture.size)
-        tried = [given] if given is not None else list(range(len(self.config.conditions)))
+        names = self.config.conditions if self.block is not None else ("",)
+        small = working_image(picture, self.config)
+        embedded = None if self.unet is not None else self.embed(small)
+        known, notes = np.ones(1), []
         if self.block is None:
-            tried = tried[:1]
-        answers = [self._answer(picture, prompts, c) for c in tried]
-        best = int(np.argmax([answer.quality.mean() for answer in answers]))
-        names = self.config.conditions
-        notes = []
-        if self.block is None and given is not None:
-            notes.append(f"{self.config.method} knows no conditions: {names[given]} was not used")
-        elif self.block is not None and given is None:
-            notes.append(f"condition inferred: {names[tried[best]]}; say otherwise with condition={'|'.join(names)}")
+            if given is not None:
+                notes.append(f"{self.config.method} knows no conditions: {self.config.conditions[given]} was not used")
+        elif given is not None:
+            known = np.eye(len(names))[given]
+        else:
+            known = self._inferred(embedded, prompts, picture.size)
+            notes.append(said_of(names, known))
+        answers = {
+            name: self._answer(picture.size, small, embedded, prompts, c)
+            for c, name in enumerate(names)
+            if known[c] > NEVER
+        }
         if any(prompt.points or prompt.mask is not None for prompt in prompts):
             notes.append("trained with boxes alone: points and masks may help less than expected")
         return PromptedSegmentation.of(
             picture,
             prompts,
-            {names[c] if self.block else "": answer for c, answer in zip(tried, answers, strict=True)},
-            chosen=names[tried[best]] if self.block else "",
+            answers,
+            known={name: float(share) for name, share in zip(names, known, strict=True)},
             inferred=given is None and self.block is not None,
             threshold=threshold,
             notes=tuple(notes),
@@ -246,26 +232,55 @@ class CEmbSam(Model[PromptedSegmentation]):
         listed = ", ".join(f"{name} ({i})" for i, name in enumerate(names))
         raise OptionError(f"these weights know no condition {condition!r}; choose one of {listed}, or leave it out")
 
-    def _answer(self, picture: media.Image, prompts: Sequence[Prompt], condition: int) -> Answer:
-        small = working_image(picture, self.config.working_size)
-        if self.unet is not None:
+    def _inferred(
+        self, embedded: Embedded | None, prompts: Sequence[Prompt], size: tuple[int, ...]
+    ) -> Float[np.ndarray, " m"]:
+        """How probable each condition is, from all boxes together; all alike, where there is no head."""
+        m = len(self.config.conditions)
+        if self.head is None or embedded is None:
+            return np.full(m, 1 / m)
+        boxes = as_shares([(p.box.x0, p.box.y0, p.box.x1, p.box.y1) for p in prompts if p.box is not None], size)
+        views = around_box(embedded.features, boxes.to(self.device))
+        return self.head(views).mean(0).softmax(0).double().cpu().numpy()
+
+    def _answer(
+        self,
+        size: tuple[int, ...],
+        small: Float[np.ndarray, "s s"],
+        embedded: Embedded | None,
+        prompts: Sequence[Prompt],
+        condition: int,
+    ) -> Answer:
+        if embedded is None:
             x = torch.from_numpy(small).to(self.device)[None, None] / 255
-            logits, quality = self.unet(x).expand(len(prompts), -1, -1, -1), torch.full((len(prompts), 1), np.nan)
+            logits, quality = (each.expand(len(prompts), *each.shape[1:]) for each in self(x, None, None))
         else:
-            embedded = self.base.embed(np.repeat(small[..., None], 3, axis=2))
-            tensors = prompt_tensors(prompts, picture.size, embedded.frame, mask_side(self.base.sam), self.device)
+            tensors = prompt_tensors(prompts, size, embedded.frame, mask_side(self.base.sam), self.device)
             encoded = encode_prompts(self.base.sam, tensors)
             logits, quality = self(embedded.features, encoded, torch.tensor([condition], device=self.device))
         # the working square is stretched: back to the image's own proportions
-        probability = F.interpolate(logits.float().sigmoid(), picture.size, mode="bilinear", align_corners=False)
+        probability = F.interpolate(logits.float().sigmoid(), size, mode="bilinear", align_corners=False)
         return Answer(probability[:, 0].cpu().numpy(), quality[:, 0].float().cpu().numpy())
 
 
-def working_image(picture: media.Image, side: int) -> Float[np.ndarray, "side side"]:
-    """Grey, from 0 for its darkest to 255 for its brightest pixel, stretched to a square (Sec. 3.2), bicubic."""
+def said_of(names: Sequence[str], known: Float[np.ndarray, " m"]) -> str:
+    """What a user is told of a condition that wasn't given."""
+    best, say = int(known.argmax()), f"say it with condition={'|'.join(names)}"
+    if known[best] >= SURE:
+        return f"condition inferred: {names[best]} ({100 * known[best]:.0f} %); {say}"
+    likely = ", ".join(f"{names[c]} {100 * known[c]:.0f} %" for c in np.argsort(-known) if known[c] > NEVER)
+    return f"condition not known ({likely}): the mask is their weighted mean; {say}"
+
+
+def working_image(picture: media.Image, config: CEmbSamConfig) -> Float[np.ndarray, "s s"]:
+    """Grey, from 0 for its darkest to 255 for its brightest pixel, stretched to a square (Sec. 3.2).
+
+    Bicubic; bilinear as released.
+    """
+    side, resample = config.working_size, "bilinear" if config.reading == "released" else "bicubic"
     grey = picture.grey().astype(np.float32)
     low, high = float(grey.min()), float(grey.max())
-    return np.clip(resize((grey - low) / max(high - low, 1e-6) * 255, side), 0, 255).astype(np.float32)
+    return np.clip(resize((grey - low) / max(high - low, 1e-6) * 255, side, resample), 0, 255).astype(np.float32)
 
 
 def prompt_tensors(

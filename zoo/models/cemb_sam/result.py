@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image as PILImage
 
 from zoo import figure, media
@@ -26,6 +26,40 @@ class Answer(NamedTuple):
     quality: Float[np.ndarray, " n"]  # the IoU that the network expects
 
 
+SURE = 0.9
+"""From which probability on an inferred condition is taken."""
+NEAR = 0.1
+"""How far beyond its box a mask may reach, as a share of the box's sides."""
+
+
+def near_box(probability: Float[np.ndarray, "h w"], prompt: Prompt) -> Bool[np.ndarray, "h w"]:
+    """Where the object of a prompt may lie: in its box, a tenth of its sides beyond, and out to clicks inside."""
+    height, width = probability.shape
+    box = prompt.box
+    if box is None:
+        return np.ones((height, width), bool)
+    dx, dy = NEAR * (box.x1 - box.x0), NEAR * (box.y1 - box.y0)
+    clicks = [point for point in prompt.points if point.inside]
+    x0, x1 = (pick([at, *(p.x for p in clicks)]) for pick, at in ((min, box.x0), (max, box.x1)))
+    y0, y1 = (pick([at, *(p.y for p in clicks)]) for pick, at in ((min, box.y0), (max, box.y1)))
+    y, x = np.mgrid[:height, :width] + 0.5
+    return (x > x0 - dx) & (x < x1 + dx) & (y > y0 - dy) & (y < y1 + dy)
+
+
+def said_of_masks(mean: Float[np.ndarray, "n h w"], near: Float[np.ndarray, "n h w"], cut: float) -> list[str]:
+    """Which boxes stayed empty, and where a mask was cut off because it left its box."""
+    notes = []
+    for i, (all_, kept) in enumerate(zip(mean, near, strict=True), start=1):
+        which = "the box" if len(mean) == 1 else f"box {i}"
+        if not (kept >= cut).any():
+            notes.append(
+                f"nothing in {which} reaches the threshold of {cut:g} (at most {kept.max():.2f}); its mask is empty"
+            )
+        elif (share := float(((all_ >= cut) & (kept < cut)).sum() / (all_ >= cut).sum())) > 0.02:
+            notes.append(f"{100 * share:.0f} % of the mask lay farther than a tenth beyond {which} and was cut off")
+    return notes
+
+
 @dataclass(kw_only=True)
 class PromptedSegmentation(Segmentation):
     """A segmentation that was asked for with prompts. ``mask`` is the union of ``objects``."""
@@ -33,8 +67,9 @@ class PromptedSegmentation(Segmentation):
     prompts: Sequence[Prompt]
     objects: UInt8[np.ndarray, "n h w"]  # a binary mask for each prompt
     quality: Mapping[str, float]  # expected IoU, by condition
-    condition: str  # empty where the network knows none
+    condition: str  # empty where the network knows none, and where it isn't known
     inferred: bool = False
+    known: Mapping[str, float] = field(default_factory=dict)  # how probable each condition is, if inferred
     others: Mapping[str, np.ndarray] = field(default_factory=dict)  # the union under every condition tried
 
     @classmethod
@@ -44,36 +79,51 @@ class PromptedSegmentation(Segmentation):
         prompts: Sequence[Prompt],
         answers: Mapping[str, Answer],
         *,
-        chosen: str,
+        known: Mapping[str, float],
         inferred: bool,
         threshold: float,
         notes: tuple[str, ...] = (),
     ) -> PromptedSegmentation:
+        """``known``: how probable the conditions are; one that is sure decides, else the mask is the mean of all."""
         cut = max(threshold, 1e-6)
-        objects = (answers[chosen].probability >= cut).astype(np.uint8)
-        known = {name: float(a.quality.mean()) for name, a in answers.items() if np.isfinite(a.quality).all()}
+        best = max(known, key=lambda name: known[name])
+        chosen = best if known[best] >= SURE else ""
+        weights = {chosen: 1.0} if chosen or not best else {name: known[name] for name in answers}
+        mean = sum(share * answers[name].probability for name, share in weights.items()) / sum(weights.values())
+        near = [near_box(one, prompt) for one, prompt in zip(mean, prompts, strict=True)]
+        probability = np.stack([mean_ * where for mean_, where in zip(mean, near, strict=True)])
+        objects = (probability >= cut).astype(np.uint8)
+        expected = {name: float(a.quality.mean()) for name, a in answers.items() if np.isfinite(a.quality).all()}
         return cls(
-            options={"condition": chosen or None, "condition_inferred": inferred},
-            notes=notes,
-            measurements={f"expected IoU {name}".strip(): round(value, 4) for name, value in known.items()},
+            options={"condition": chosen or None, "condition_inferred": inferred and bool(chosen)},
+            notes=(*notes, *said_of_masks(mean, probability, cut)),
+            measurements={f"expected IoU {name}".strip(): round(value, 4) for name, value in expected.items()},
             image=picture,
             mask=objects.max(0),
             labels=plugin.labels,
-            probability=answers[chosen].probability.max(0).astype(np.float32),
+            probability=probability.max(0).astype(np.float32),
             prompts=prompts,
             objects=objects,
-            quality=known,
+            quality=expected,
             condition=chosen,
             inferred=inferred,
-            others={name: np.any(a.probability >= cut, axis=0) for name, a in answers.items()},
+            known=known if inferred else {},
+            others={
+                name: np.any([(one >= cut) & where for one, where in zip(a.probability, near, strict=True)], axis=0)
+                for name, a in answers.items()
+            },
         )
 
     def summary(self) -> str:
-        how = "inferred" if self.inferred else "given"
         count = f"{len(self.prompts)} boxes, " if len(self.prompts) > 1 else ""
         expected = f", expected IoU {self.quality[self.condition]:.2f}" if self.condition in self.quality else ""
-        under = f"; {self.condition} ({how})" if self.condition else ""
+        under = f"; {self._condition()}" if self._condition() else ""
         return f"{count}{super().summary()}{under}{expected}"
+
+    def _condition(self) -> str:
+        if self.inferred and not self.condition:
+            return "condition not known"
+        return f"{self.condition} ({'inferred' if self.inferred else 'given'})" if self.condition else ""
 
     def to_dict(self) -> dict[str, Any]:
         boxes = [[p.box.x0, p.box.y0, p.box.x1, p.box.y1] for p in self.prompts if p.box is not None]
@@ -82,7 +132,8 @@ class PromptedSegmentation(Segmentation):
             "boxes": boxes,
             "object_area_fraction": [round(float(one.mean()), 6) for one in self.objects],
             "condition": self.condition or None,
-            "condition_inferred": self.inferred,
+            "condition_inferred": self.inferred and bool(self.condition),
+            "condition_probabilities": {name: round(share, 4) for name, share in self.known.items()},
             "expected_iou": {name or "all": round(value, 4) for name, value in self.quality.items()},
             "agreement_of_conditions": {f"{a} / {b}": round(dice(x, y), 4) for (a, x), (b, y) in self._pairs()},
         }
@@ -96,24 +147,24 @@ class PromptedSegmentation(Segmentation):
         found = figure.overlay(self.image.thumbnail(figure.PANEL_SIDE), self.mask, opacity=0.45)
         spacing = self.image.spacing[-1] if self.image.spacing else None
         assert self.probability is not None
-        under = f": {self.condition} ({'inferred' if self.inferred else 'given'})" if self.condition else ""
+        under = f": {self._condition()}" if self._condition() else ""
         panels = [
             figure.Panel("input and prompts", asked, spacing=spacing, pixels=self.mask.shape[1]),
             figure.Panel(f"mask{under}", found),
             figure.Panel("probability", figure.heatmap(self.probability)),
         ]
         if len(self.others) > 1:
-            panels.append(figure.Panel("the same under every condition; Dice with the chosen one", self._strip()))
+            panels.append(figure.Panel("the same under each condition; Dice with the mask", self._strip()))
         return panels
 
     def _strip(self) -> PILImage.Image:
         """A small overlay for each condition."""
-        chosen, picture = self.others[self.condition], self.image.thumbnail(figure.PANEL_SIDE)
+        chosen, picture = self.mask > 0, self.image.thumbnail(figure.PANEL_SIDE)
         tiles = []
         for name, mask in self.others.items():
             expected = [f"expected IoU {self.quality[name]:.2f}"] if name in self.quality else []
             agreement = [] if name == self.condition else [f"Dice {dice(mask, chosen):.2f}"]
-            title = name + (" (chosen)" if name == self.condition else "")
+            title = f"{name} {100 * self.known[name]:.0f} %" if name in self.known else name
             small = figure.overlay(picture, mask.astype(np.uint8), opacity=0.45)
             tiles.append(figure.Tile(small, [title, ", ".join(expected + agreement)], bold=name == self.condition))
         return figure.tiles(tiles)

@@ -93,6 +93,10 @@ plugin = Plugin(
             "The paper doesn't say; the authors' code chooses on the images that it reports.",
         ),
         Departure(
+            "The released reading projects global prototypes by the best assignment too.",
+            "The authors' code exchanges two indices there and takes the first images of each class.",
+        ),
+        Departure(
             "Shades-of-Gray on the whole image.",
             "Sec. 3 says normalised as in an earlier work, without the method.",
         ),

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from zoo import media
 from zoo.data.images import normalise, to_tensor
+from zoo.data.photographs import Prepared, prepare
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.local_global_prototypes import plugin
-from zoo.models.local_global_prototypes.data import Prepared, prepare
 from zoo.models.local_global_prototypes.prototypes import Evidence, PrototypeBranch
 from zoo.models.local_global_prototypes.result import Contribution, LookAlikes
 from zoo.models.local_global_prototypes.retrieval import Seen, Sources, look_alikes, regions
@@ -186,7 +186,7 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         return self.backbone(normalise(to_tensor(views, self.device))).mean((2, 3))
 
     def prepared(self, image: Any) -> Prepared:
-        return prepare(image, self.config.image_size, self.config.colour_constancy)
+        return prepare(image, self.config.image_size, self.config.colour_constancy, plugin.name)
 
     def _explained(
         self,

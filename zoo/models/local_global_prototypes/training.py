@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from zoo.data.augment import cropped_squares, flipped, turned_views
 from zoo.data.case import Case
 from zoo.data.images import ImageSet, label_index, normalise, over_images
+from zoo.data.photographs import Photographs, thumbnail, views_of
 from zoo.data.splits import Split
 from zoo.metrics import balanced_accuracy
-from zoo.models.local_global_prototypes.data import Photographs, thumbnail, views_of
+from zoo.models.local_global_prototypes import plugin
 from zoo.models.local_global_prototypes.model import LocalGlobalConfig, LocalGlobalPrototypes, build_backbone
 from zoo.models.local_global_prototypes.projection import (
     START_IMAGES,
@@ -96,7 +97,7 @@ def load_images(cases: Sequence[Case], config: LocalGlobalConfig, thumbnails: in
 
     Raises ``DataError`` for a label that the configuration doesn't name.
     """
-    items = [views_of(case.image, config.image_size, config.colour_constancy) for case in cases]
+    items = [views_of(case.image, config.image_size, config.colour_constancy, plugin.name) for case in cases]
     y = [label_index(case.label, config.labels, f"case {case.id}") for case in cases]
     images = ImageSet.of([item["view"] for item in items], y, empty=(3, config.image_size, config.image_size))
     if thumbnails is None:
@@ -304,11 +305,18 @@ training = Training(
     recipe=LocalGlobalRecipe,
     presets={
         "paper": {},
-        # A small network from scratch: higher rates, fewer epochs, minutes on two CPU cores.
+        # A small network from scratch: higher rates, fewer epochs, minutes on two CPU cores. As released, because a
+        # class's local prototypes stay apart then; random crops would cut lesions.
         "demo": {
-            "network": LocalGlobalConfig(
-                backbone="small", small_channels=(24, 32, 48, 64), small_strides=(2, 2, 2, 1), image_size=96, width=64
-            ),
+            "recipe": "released",
+            "augment": "full",
+            "network": {
+                "backbone": "small",
+                "small_channels": (24, 32, 48, 64),
+                "small_strides": (2, 2, 2, 1),
+                "image_size": 96,
+                "width": 64,
+            },
             "pretrained": False,
             "epochs": 40,
             "patience": 12,

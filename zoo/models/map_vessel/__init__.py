@@ -74,6 +74,10 @@ plugin = Plugin(
             "The paper takes ready-made ones and states nothing of their training.",
         ),
         Departure(
+            "Latent images with dark vessels are turned.",
+            "Nothing supervises their polarity, and mixtures of bright and dark vessels lose them.",
+        ),
+        Departure(
             "The vector z is the flattened deepest map, and the anchor's is not differentiated.",
             "Only a figure tells.",
         ),

@@ -156,6 +156,7 @@ class PointCloudRecon3D(Model[PointCloud]):
             unit=stack.unit if wanted.spacing is None else "µm",
             pitch=max(scale.step * width, between / (wanted.z_factor if wanted.interpolate else 1)),
             spacing=scale.spacing,
+            to_scanner=None if stack.affine is None else stack.affine @ np.diag([*(1 / s for s in scale.spacing), 1.0]),
             meshes={name: mesh for name, mesh in found.items() if mesh is not None},
             tumour_masks=tuple(tumour_masks),
             picture=picture,
@@ -218,7 +219,7 @@ class PointCloudRecon3D(Model[PointCloud]):
     def segment(
         self, rgb: UInt8[np.ndarray, "h w 3"], tissue: Bool[np.ndarray, "h w"] | None = None
     ) -> Float[np.ndarray, "h w"]:
-        """Probability of tumour, patch by patch without overlap; patches without ``tissue`` are 0."""
+        """Probability of tumour, from patches that overlap by half; those without ``tissue`` are 0."""
         return by_patches(
             lambda x: self(x).softmax(1)[:, 1], rgb, self.config.network.patch, inside=tissue, batch=BATCH,
             device=self.device,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,6 +38,7 @@ class PointCloud(Prediction):
 
     ``points``: ``[n 3]``, x and y as in the first section, z upwards through the stack, in ``unit``; ``label``: 1 for
     tumour, 0 for tissue; ``layer``: the section that a point comes from; ``density``: share of positive cells around.
+    ``to_scanner``: from there to mm of the patient, RAS+, where the input states it; files are written in those.
     ``transforms``: ``[layers 3]``, angle in degrees about the middle of the section, x towards y, and the shift in x
     and y in pixels of the section. ``tumour_masks``: by layer, at the resolution the section was segmented at.
     """
@@ -56,6 +57,7 @@ class PointCloud(Prediction):
     unit: str
     pitch: float  # of neighbouring points, in ``unit``
     spacing: tuple[float, float, float]  # pixel width and height, and distance of layers, in ``unit``
+    to_scanner: Float[np.ndarray, "4 4"] | None = None
     meshes: dict[str, drawing.Mesh] = field(default_factory=dict)
     tumour_masks: tuple[UInt8[np.ndarray, "_ _"], ...] = field(default=(), repr=False)
     picture: UInt8[np.ndarray, "_ _ ..."] = field(repr=False)  # one section, small
@@ -78,6 +80,8 @@ class PointCloud(Prediction):
             **super().to_dict(),
             "unit": self.unit,
             "spacing": list(self.spacing),
+            "files_in": "mm of the patient (RAS+)" if self.to_scanner is not None else f"{self.unit} of the stack",
+            "to_scanner": None if self.to_scanner is None else self.to_scanner.round(6).tolist(),
             "points": {"tumour": int((self.label == 1).sum()), "tissue": int((self.label == 0).sum())},
             "layers": [_plain(report) for report in self.layers],
             "meshes": {name: {"vertices": len(m.vertices), "faces": len(m.faces)} for name, m in self.meshes.items()},
@@ -100,6 +104,12 @@ class PointCloud(Prediction):
             before.append(((displaced - home) ** 2).sum(1))
             after.append(((displaced @ motion.R.T + motion.t - home) ** 2).sum(1))
         return float(np.sqrt(np.mean(before))), float(np.sqrt(np.mean(after)))
+
+    def placed(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """Points of the cloud in mm of the patient where the input says where it lay, else as they are."""
+        if self.to_scanner is None:
+            return points
+        return (points @ self.to_scanner[:3, :3].T + self.to_scanner[:3, 3]).astype(np.float32)
 
     # ---- pictures: tumour red, tissue blue (Sec. 3), the darker the denser (Fig. 2) ------------------------------
 
@@ -145,9 +155,10 @@ class PointCloud(Prediction):
     def files(self) -> dict[str, Callable[[Path], Path]]:
         more = {"label": self.label, "layer": self.layer, "density": self.density}
         colours = drawing.solid_and_haze(self.label, self.density)
-        cloud = partial(drawing.write_cloud, points=self.points, rgb=colours, more=more)
+        cloud = partial(drawing.write_cloud, points=self.placed(self.points), rgb=colours, more=more)
         files: dict[str, Callable[[Path], Path]] = {"cloud": cloud}
-        for name, mesh in self.meshes.items():
+        for name, found in self.meshes.items():
+            mesh = replace(found, vertices=self.placed(found.vertices))
             files[f"{name}_mesh"] = partial(drawing.write_ply, mesh=mesh)
             files[f"{name}_surface"] = partial(drawing.write_obj, mesh=mesh)
         for k in range(self.orbit):

@@ -14,7 +14,6 @@ from zoo import media
 from zoo.data.dermoscopy import shades_of_gray
 from zoo.data.images import ImageSet, Window, resize, rgb_bytes, square_of
 from zoo.data.views import kept
-from zoo.models.local_global_prototypes import plugin
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,12 @@ def thumbnail(plain: UInt8[np.ndarray, "s s 3"], side: int) -> PILImage.Image:
     return PILImage.fromarray(resize(plain, side, "lanczos"))
 
 
-def prepare(image: Any, size: int, colour_constancy: bool) -> Prepared:
+def prepare(image: Any, size: int, colour_constancy: bool, needed_by: str) -> Prepared:
     """Read, balance the colours by the whole picture, cut the largest centred square and scale it.
 
     A photograph much larger than the view is first reduced to about twice its size: its light is that of the thumbnail.
     """
-    picture = media.read(image).require_2d(plugin.name)
+    picture = media.read(image).require_2d(needed_by)
     exact = rgb_bytes(picture)
     window = Window(*square_of(exact.shape))
     digest = hashlib.sha256(exact.tobytes() + repr(exact.shape).encode()).digest()[:8]
@@ -55,14 +54,14 @@ def prepare(image: Any, size: int, colour_constancy: bool) -> Prepared:
     return Prepared(picture, window, view, plain, int.from_bytes(digest, "big", signed=True))
 
 
-def views_of(image: Any, size: int, colour_constancy: bool) -> dict[str, np.ndarray]:
+def views_of(image: Any, size: int, colour_constancy: bool, needed_by: str) -> dict[str, np.ndarray]:
     """``view``, ``plain`` and ``digest`` of ``prepare``, from disk where an earlier training left them."""
 
     def make() -> dict[str, np.ndarray]:
-        item = prepare(image, size, colour_constancy)
+        item = prepare(image, size, colour_constancy, needed_by)
         return {"view": item.view, "plain": item.plain, "digest": np.array([item.digest], np.int64)}
 
-    return dict(kept(image, f"{plugin.name} {size} {colour_constancy} reduced", make))
+    return dict(kept(image, f"{needed_by} {size} {colour_constancy} reduced", make))
 
 
 @dataclass(frozen=True)

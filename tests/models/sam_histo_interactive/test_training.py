@@ -1,0 +1,168 @@
+"""What is learned from simulated clicks, what stays frozen; the claim's data and measures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.base import PluginTests, Trained
+from zoo.data.phantoms.he_tile import he_tile
+from zoo.data.sets import Dataset, Entry
+from zoo.data.splits import TrainData
+from zoo.errors import DataError
+from zoo.models.sam_histo_interactive.claim import draw, far_changes, run
+from zoo.models.sam_histo_interactive.training import (
+    Item,
+    SamHistoRecipe,
+    add_clicks,
+    as_tensors,
+    build,
+    groups_of,
+    load,
+    loss_of,
+    score,
+    train,
+    truths,
+)
+from zoo.nn.promptable import Point
+from zoo.training.run import Run
+
+
+def dataset(first: int, count: int) -> Dataset:
+    cases = [he_tile(first + i, size=64) for i in range(count)]
+    return Dataset("phantom:he-tile", [Entry(case.id, case) for case in cases])
+
+
+DATA = TrainData(dataset(0, 8), dataset(20, 2), dataset(40, 2))
+
+
+def fit(recipe: SamHistoRecipe):
+    with Run(seed=0, device="cpu", progress=False) as one:
+        return train(recipe, DATA, one)
+
+
+class TestSamHistoInteractive(PluginTests):
+    name = "sam-histo-interactive"
+    given = ("--with", "click=40,40,1")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tiny(cls, tiny_sam: str) -> SamHistoRecipe:
+        return SamHistoRecipe(sam=tiny_sam, target="tumour", epochs=3, drops=(2,), batch_size=4, turns=False)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def parts(cls) -> TrainData:
+        return DATA
+
+    def test_the_decoder_moves_and_the_encoders_stay(self, tiny: SamHistoRecipe, trained: Trained) -> None:
+        before = build(tiny)
+        frozen = before.base.sam.state_dict()
+        assert all(torch.equal(tensor, frozen[name]) for name, tensor in trained.model.base.sam.state_dict().items())
+        assert {name.split(".")[0] for name, _ in trained.model.named_parameters()} == {"decoder"}
+        assert trained.model.config.target == "tumour"
+
+    def test_features_are_kept_beside_the_run(self, trained: Trained) -> None:
+        assert len(list((trained.folder / "embeddings").glob("*.safetensors"))) >= 8
+
+    @pytest.mark.parametrize("method", ["sam-md", "wide", "sam-ie-md", "sam-whole", "zero-shot"])
+    def test_every_arm_trains_what_the_paper_says(self, tiny: SamHistoRecipe, method) -> None:
+        recipe = replace(tiny, method=method, epochs=1, drops=())
+        before, after = build(recipe), fit(recipe)
+        a, b = before.state_dict(), after.state_dict()
+        moved = {".".join(name.split(".")[:2]) for name in a if not torch.equal(a[name], b[name])}
+        parts = {part for part in ("vision_encoder", "prompt_encoder") if f"own.{part}" in moved}
+        wanted = {"sam-ie-md": {"vision_encoder"}, "sam-whole": {"vision_encoder", "prompt_encoder"}}
+        assert parts == wanted.get(method, set())
+        assert any(name.startswith("decoder") for name in moved) == (method != "zero-shot")
+        assert np.isfinite(after.predict(DATA.test[0].image, click=((9, 9, 1),)).probability).all()
+
+
+def test_gradients_reach_the_decoder_alone_and_the_last_answer_alone(tiny_sam: str) -> None:
+    recipe = SamHistoRecipe(sam=tiny_sam, target="tumour", extra_clicks=2)
+    model = build(recipe)
+    groups_of(model, recipe)
+    loss_of(model, [load(case, "tumour") for case in DATA.train[:2]], recipe, np.random.default_rng(0)).backward()
+    assert all(p.grad is None for p in model.base.sam.parameters())
+    assert model.decoder.head.weight.grad.abs().sum() > 0
+    assert model.decoder.transformer.layers[0].mlp.lin1.weight.grad.abs().sum() > 0
+
+
+def test_clicks_of_a_batch_are_in_the_errors_and_the_missing_say_nothing() -> None:
+    truth = np.zeros((2, 16, 16), bool)
+    truth[0, 2:8, 2:8] = truth[1, 4:12, 4:12] = True
+    clicks: list[list[Point | None]] = [[], []]
+    add_clicks(clicks, truth, None, np.random.default_rng(0))
+    assert all(truth[i, int(c[0].y), int(c[0].x)] and c[0].inside for i, c in enumerate(clicks))
+    add_clicks(clicks, truth, np.stack([truth[0], np.zeros((16, 16), bool)]), np.random.default_rng(0))
+    assert clicks[0][1] is None  # nothing is wrong any more
+    assert clicks[1][1] is not None
+    given = as_tensors(clicks, None, 16, 64, torch.device("cpu"))
+    assert given.labels.tolist() == [[[1, -10], [1, 1]]]
+    assert given.points[0, 1, 0].tolist() == [(clicks[1][0].x + 0.5) * 4 - 0.5, (clicks[1][0].y + 0.5) * 4 - 0.5]
+
+
+def test_the_truth_lies_where_the_image_does_in_the_square() -> None:
+    mask = np.zeros((20, 40), bool)
+    mask[:, 20:] = True
+    (row,) = truths([Item(np.zeros((20, 40, 3), np.uint8), mask, "")], 16, 64)
+    assert row[:8, 8:].all()
+    assert not row[8:].any()
+    assert not row[:, :8].any()
+
+
+def test_views_turn_image_and_region_together() -> None:
+    item = load(DATA.train[0], "tumour")
+    item = replace(item, rgb=np.repeat(item.mask[..., None].astype(np.uint8), 3, 2))
+    for turns in range(4):
+        view = item.view(turns, turns % 2 == 0)
+        assert np.array_equal(view.rgb[..., 0] > 0, view.mask)
+
+
+def test_cases_without_the_region_are_left_out_and_without_the_mask_refused(tiny_sam: str) -> None:
+    case = DATA.train[0]
+    with pytest.raises(DataError, match="no mask 'other'"):
+        load(case, "other")
+    blank = replace(case, masks={"tumour": np.zeros((64, 64), np.uint8)})
+    recipe = SamHistoRecipe(sam=tiny_sam, target="tumour", epochs=1)
+    empty = TrainData(Dataset("x", [Entry("a", blank)]), DATA.validation, DATA.test)
+    with pytest.raises(DataError, match="anything in its mask 'tumour'"), Run(device="cpu", progress=False) as one:
+        train(recipe, empty, one)
+    assert score(build(recipe), blank, {}) == []
+    wrong = replace(case, image=case.image[:30])
+    with pytest.raises(DataError, match="differ in size"):
+        load(wrong, "tumour")
+
+
+def test_the_claims_tumours_cover_a_fifth_to_four_fifths_and_grow_with_the_magnification() -> None:
+    items = [draw(np.random.default_rng(i), zoom) for i in range(8) for zoom in (1.0, 2.0)]
+    assert all(0.2 <= item.mask.mean() <= 0.8 for item in items)
+    dark = [item.rgb[item.mask].mean() < item.rgb[~item.mask].mean() for item in items]
+    assert all(dark)
+    assert np.mean([i.mask.mean() for i in items[1::2]]) > np.mean([i.mask.mean() for i in items[::2]])
+
+
+def test_a_quick_claim_goes_through_all_arms_and_is_repeatable() -> None:
+    first = run(3, quick=True)
+    assert set(first) == {"refine", "dot product", "wide", "untrained"}
+    assert run(3, quick=True) == first
+
+
+@pytest.mark.wrong_types
+def test_far_changes_are_those_away_from_the_click() -> None:
+    class Two:
+        masks = (np.zeros((64, 64), bool),) * 2 + (np.zeros((64, 64), bool),)
+        steps = [type("Step", (), {"point": Point(5.0, 5.0)})()] * 3
+
+        def mask_after(self, t: int) -> np.ndarray:
+            mask = np.zeros((64, 64), bool)
+            mask[:10, :10] = t == 3  # near
+            mask[40:50, 40:50] = t == 3  # far
+            return mask
+
+    (share,) = far_changes(Two())
+    y, x = np.mgrid[:64, :64]
+    assert share == pytest.approx(100 / (np.hypot(x - 5, y - 5) > 16).sum())
