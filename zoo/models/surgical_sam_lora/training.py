@@ -278,7 +278,7 @@ DEMO = {
     "prompted": "demo",
     "image_size": None,
     "classes": PHANTOM,
-    "epochs": 12,
+    "epochs": 10,
     "batch_size": 4,
     "lr": 2e-3,
     "warmup": 50,
