@@ -57,8 +57,10 @@ def predict(
 
     loaded = inference.load(model, weights=weights, device=device)
     rows: list[list[str]] = []
-    here = (Path(name).resolve() for name in names if Path(name).exists())
-    taken = {path.name.casefold() for path in here if path.parent == out.resolve()}  # inputs, and what is written
+    here = (Path(os.path.realpath(name)) for name in names if os.path.exists(name))
+    taken = {
+        path.name.casefold() for path in here if str(path.parent) == os.path.realpath(out)
+    }  # inputs, and what is written
     with _progress(len(stems), visible=len(stems) > 1 and not json) as advance:
         outcomes = inference.predict_each(loaded, found, batch_size=batch_size, **chosen)
         for (one, outcome), stem in zip(outcomes, stems, strict=True):
@@ -164,10 +166,10 @@ def _check_out(out: Path, stems: Sequence[str], found: Sequence[str]) -> None:
         raise OptionError(f"--out {out} can't be a folder because {existing} is a file; choose another")
     if not os.access(existing, os.W_OK):
         raise OptionError(f"--out {out} can't be written to; choose another folder or change its permissions")
-    inputs = {Path(source).resolve() for source in found if Path(source).exists()}
+    inputs = {os.path.realpath(source) for source in found if os.path.exists(source)}
     for stem in stems:
         for name in (f"{stem}.png", f"{stem}.json", f"{stem}_mask.png", f"{stem}_mask.nii.gz", f"{stem}_mask.nii"):
-            if (out / name).resolve() in inputs:
+            if os.path.realpath(out / name) in inputs:
                 raise OptionError(f"writing {out / name} would overwrite an input; choose another folder with --out")
 
 

@@ -184,7 +184,11 @@ def reproduce(
         bool, typer.Option("--record", help="Also write claim.json beside the claim; needs a checkout.")
     ] = False,
     confirm: Annotated[
-        bool, typer.Option("--confirm", help="Run the first seed of the record again: does this code give its numbers?")
+        bool,
+        typer.Option(
+            "--confirm",
+            help="Run the first seed of a record again: does this code give its numbers?",
+        ),
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the table of all claims to this page.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -204,6 +208,9 @@ def reproduce(
         if seeds or quick or record:
             raise OptionError("--confirm runs the first seed of the record; leave out --seeds, --quick and --record")
         for name in names:
+            if model is None and claims.is_current(name):
+                print(f"{name}: the record is by this code")
+                continue
             result = claims.confirm(name)
             print(f"{name}: seed {result.claim.seeds[0]} gives the recorded numbers, and the record now says so")
         return

@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -214,7 +214,7 @@ def test_every_number_of_every_plugin_has_a_finite_range(entry):
         training = registry.resolve(entry, "training")
         classes.append(training.recipe)
         for preset in training.presets:  # the ranges hold what the papers say
-            validate(replace(training.recipe(), **training.presets[preset]))
+            training.configure(preset)
     for cls in classes:
         validate(cls())
         for name, declared in numbers(cls):
@@ -232,3 +232,16 @@ def test_a_hostile_number_is_refused_before_memory_is_taken(entry, value):
         if get_type_hints(cls)[item.name] in (int, float, int | None, float | None):
             with pytest.raises(OptionError, match=item.name):
                 from_dict(cls, {**plain, item.name: value})
+
+
+def test_lists_and_tables_have_a_bound():
+    @dataclass(frozen=True)
+    class Lists:
+        sizes: tuple[int, ...] = ()
+        shares: dict[str, float] = field(default_factory=dict)
+
+    assert from_dict(Lists, {"sizes": [1] * 4096}).sizes == (1,) * 4096
+    with pytest.raises(OptionError, match="sizes must be a list of at most 4,096, not of 4,097"):
+        from_dict(Lists, {"sizes": [1] * 4097})
+    with pytest.raises(OptionError, match="shares must be a table of at most 4,096 names"):
+        from_dict(Lists, {"shares": {str(i): 1.0 for i in range(4097)}})

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zoo import Classification, Input, Model, Output, Paper, Plugin, media
-from zoo.domain import MEASURES, SHARE, Cloud, Domain, read, statistics
+from zoo.domain import SHARE, Cloud, Domain, read
 from zoo.errors import MediaError, WeightsError
+from zoo.media.appearance import MEASURES, statistics
 from zoo.prediction import Provenance, tempered
 from zoo.training.reference import fitted
 from zoo.weights import DOMAIN
@@ -61,7 +63,7 @@ class Looking(Toy):
 
 
 def known(model: Model, count: int = 60) -> Model:
-    model.domain = Domain.of(*model.measured(media.read(ground(seed)) for seed in range(count)))
+    model.domain = Domain.of(model.measured(media.read(ground(seed)) for seed in range(count)))
     return model
 
 
@@ -132,7 +134,7 @@ def test_an_unlike_image_gets_no_diagnosis_anywhere(tmp_path: Path) -> None:
 
 def test_a_panel_with_percentages_is_not_drawn_for_an_unlike_image(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr("zoo.figure.bars", lambda *args, **options: drawn.append(args) or np.zeros((8, 8), np.uint8))
+    monkeypatch.setattr("zoo.figure.bars", lambda *args, **options: drawn.append(args) or Image.new("RGB", (8, 8)))
     model = known(Toy())
     model.predict(ground(5, 0.1)).figure()
     assert not drawn
@@ -181,9 +183,11 @@ def test_it_travels_with_the_weights(tmp_path: Path) -> None:
     stored = read(tmp_path / DOMAIN)
     pictures = [media.read(ground(1000 + k, 0.5)) for k in range(9)]
     measured = model.measured(pictures)
-    assert stored.judge(*measured) == model.domain.judge(*measured)
+    assert stored.judge(measured) == model.domain.judge(measured)
     np.testing.assert_allclose(
-        stored.features.farther(measured[1]), model.domain.features.farther(measured[1]), rtol=0.02
+        stored.clouds["features"].farther(measured["features"]),
+        model.domain.clouds["features"].farther(measured["features"]),
+        rtol=0.02,
     )
     assert json.loads((tmp_path / "config.json").read_text())["temperature"] == 1.75
     model.domain = None
@@ -222,9 +226,9 @@ def test_statistics_do_not_hang_on_resolution() -> None:
 
 
 def test_of_several_images_the_odd_ones_are_named() -> None:
-    domain = known(Toy()).domain
-    rows = np.stack([statistics(media.read(ground(1000 + k, 0.1 if k == 2 else 0.6))) for k in range(5)])
-    verdict = domain.judge(rows, None)
+    model = known(Toy())
+    pictures = [media.read(ground(1000 + k, 0.1 if k == 2 else 0.6)) for k in range(5)]
+    verdict = model.domain.judge(model.measured(pictures))
     assert verdict.odd == (3,)
     assert verdict.count == 5
     assert verdict.sentence().startswith("3 of 5 images: unlike")

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from zoo import options
 from zoo.errors import OptionError
@@ -77,6 +79,33 @@ def test_python_callers_are_checked_too() -> None:
         options.check(CARD, {"pruned": 1})
     with pytest.raises(OptionError, match="top_k must be a whole number"):
         options.check(CARD, {"top_k": True})
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"threshold": np.float32(0.5)}, {"threshold": 0.5}),
+        ({"threshold": np.array(0.25)}, {"threshold": 0.25}),
+        ({"threshold": torch.tensor(0.25)}, {"threshold": 0.25}),
+        ({"top_k": np.int64(3)}, {"top_k": 3}),
+        ({"pruned": np.bool_(True)}, {"pruned": True}),
+        ({"box": (1, 2, 3, 4)}, {"box": ((1, 2, 3, 4),)}),
+        ({"box": [1, 2, 3, 4]}, {"box": ((1, 2, 3, 4),)}),
+        ({"box": np.array([1.5, 2, 3, 4])}, {"box": ((1.5, 2.0, 3.0, 4.0),)}),
+        ({"box": np.array([[1, 2, 3, 4], [5, 6, 7, 8]])}, {"box": ((1, 2, 3, 4), (5, 6, 7, 8))}),
+        ({"box": [(1, 2, 3, 4), np.array([5, 6, 7, 8])]}, {"box": ((1, 2, 3, 4), (5, 6, 7, 8))}),
+        ({"box": tuple(np.float32(x) for x in (1, 2, 3, 4))}, {"box": ((1.0, 2.0, 3.0, 4.0),)}),
+        ({"site": np.array(["arm", "leg"])}, {"site": ("arm", "leg")}),
+    ],
+)
+def test_numbers_of_other_libraries_are_numbers(given: dict, plain: dict) -> None:
+    assert options.check(CARD, given) == plain
+
+
+@pytest.mark.parametrize("box", ["30,10,10,20", "10,20,30,10", "10,10,10,20"])
+def test_an_inverted_box_is_refused_before_anything_is_loaded(box: str) -> None:
+    with pytest.raises(OptionError, match=f"option box {box} is empty or inverted; write x0,y0,x1,y1 with x0 < x1"):
+        options.parse(CARD, [f"box={box}"])
 
 
 def test_clicks_keep_their_order_and_have_a_label() -> None:

@@ -28,6 +28,7 @@ _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 _NONE = {"none", "null"}
 LARGEST = 2**63 - 1  # whole number, whatever a field declares
+LONGEST = 4096  # list, and table of names
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
@@ -129,10 +130,14 @@ def _convert(value: Any, kind: Any, limits: Mapping[str, Any], name: str) -> Any
         kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise refuse()
+        if len(value) > LONGEST:
+            raise OptionError(f"{name} must be a list of at most {LONGEST:,}, not of {len(value):,}")
         return tuple(_convert(v, k, limits, f"{name}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
     if origin is dict:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise refuse()
+        if len(value) > LONGEST:
+            raise OptionError(f"{name} must be a table of at most {LONGEST:,} names, not of {len(value):,}")
         return {key: _convert(v, args[1], limits, f"{name}.{key}") for key, v in value.items()}
     if is_dataclass(kind):
         if not isinstance(value, Mapping):

@@ -1,108 +1,42 @@
 """What the training images of weights were like, and whether an image is one of their kind.
 
 A network answers whatever it is shown. So weights carry a ``domain.json``: mean and shrunk covariance of cheap
-statistics of the training images (:func:`statistics`) and, where the model gives them, of the network's features. How
-far new images of the same kind lie from these is measured on images that the mean and covariance were not made of.
+statistics and textures of the training images (:mod:`zoo.media.appearance`) and, where the model gives them, of the
+network's features. How far new images of the same kind lie from these is measured on images that the mean and
+covariance were not made of.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image as PILImage
 
 from zoo import media
 from zoo.errors import MediaError, WeightsError
 from zoo.media import Image
+from zoo.media.appearance import MEASURES
 from zoo.media.doubts import require_content
 from zoo.text import listed, strict_json
 
 SHARE = 0.001  # of the images of the training's kind that are called unlike them
-SIDE = 32  # px: statistics are of the picture at this size, so that resolution hardly matters
 SLICES = 5  # of a volume
 AXES = 32  # of features, at most; what lies beside them counts by its length
 FOLDS = 10
 MINIMUM = 20  # images: from fewer nothing is said
 MAX_BYTES = 16 << 20
+KINDS = ("statistics", "textures", "features")
 FORMAT = 1  # another one wherever MEASURES change
 
-# What is measured, what a person calls it, and the size of a difference that one would see.
-MEASURES: tuple[tuple[str, str, float], ...] = (
-    ("luminance", "brightness", 0.1),
-    ("dark end", "brightness", 0.1),
-    ("bright end", "brightness", 0.1),
-    ("black share", "black and white areas", 0.1),
-    ("white share", "black and white areas", 0.1),
-    ("contrast", "contrast", 0.3),
-    ("red to green", "colour", 0.1),
-    ("blue to green", "colour", 0.1),
-    ("spread of red against green", "colour", 0.02),
-    ("spread of blue against yellow", "colour", 0.02),
-    ("saturation", "colour", 0.1),
-    ("border", "border and ground", 0.1),
-    ("corners", "border and ground", 0.1),
-    ("spread of the border", "border and ground", 0.1),
-    ("centre", "border and ground", 0.1),
-    ("coarse structure", "texture", 0.3),
-    ("middling structure", "texture", 0.3),
-    ("fine structure", "texture", 0.3),
-    ("sharpness", "sharpness", 0.3),
-    ("edges", "sharpness", 0.3),
-    ("direction", "texture", 0.3),
-    ("left and right alike", "shape", 0.2),
-    ("top and bottom alike", "shape", 0.2),
+FLOOR = (
+    0.1  # of a difference that one would see: no kind is narrower, so that a tint doesn't make a grey image a stranger
 )
-FLOOR = 0.1  # in these differences: no kind of image is narrower, so that a tint doesn't make a grey image a stranger
-
-
-def statistics(image: Image) -> Float[np.ndarray, " p"]:
-    """The ``MEASURES`` of a 2-D image, each in units of a difference that one would see."""
-    step = max(1, min(image.size) // (8 * SIDE))
-    rgb = np.round(255 * replace(image, array=image.array[::step, ::step]).rgb()).astype(np.uint8)
-    picture = PILImage.fromarray(rgb).resize((SIDE, SIDE), PILImage.Resampling.BOX)
-    rgb = np.asarray(picture, np.float32) / 255
-    grey = rgb.mean(-1)
-    red, blue = rgb[..., 0] - rgb[..., 1], rgb[..., 2] - rgb[..., :2].mean(-1)
-    edge = SIDE // 16
-    inner = np.zeros((SIDE, SIDE), bool)
-    inner[edge:-edge, edge:-edge] = True
-    border, corner = grey[~inner], np.concatenate([grey[y, x] for y in _ENDS for x in _ENDS], None)
-    middle = grey[SIDE // 4 : -SIDE // 4, SIDE // 4 : -SIDE // 4]
-    power = np.abs(np.fft.fft2((grey - grey.mean()) * _WINDOW)) ** 2 / SIDE**2
-    rings = [float(power[(low <= _RADIUS) & (high > _RADIUS)].mean()) for low, high in ((1, 3), (3, 6), (6, 11))]
-    dy, dx = np.abs(np.diff(grey, axis=0)), np.abs(np.diff(grey, axis=1))
-    low, high = np.percentile(grey, (5, 95))
-    values = [
-        grey.mean(), low, high, math.sqrt((grey < 0.04).mean()), math.sqrt((grey > 0.96).mean()), _log(grey.std()),
-        *(_log(rgb[..., c].mean()) - _log(rgb[..., 1].mean()) for c in (0, 2)),
-        red.std(), blue.std(), (rgb.max(-1) - rgb.min(-1)).mean(),
-        border.mean(), corner.mean(), border.std(), middle.mean() - border.mean(),
-        *(_log(math.sqrt(ring)) for ring in rings),
-        _log(dx.mean() + dy.mean()), _log(np.percentile(dx, 99) + np.percentile(dy, 99)),
-        _log(dx.mean()) - _log(dy.mean()), _alike(grey, grey[:, ::-1]), _alike(grey, grey[::-1]),
-    ]  # fmt: skip
-    return np.array(values, np.float64) / np.array([unit for _, _, unit in MEASURES])
-
-
-_ENDS = (slice(None, SIDE // 8), slice(-SIDE // 8, None))
-_HANN = np.hanning(SIDE + 2)[1:-1]
-_WINDOW = np.outer(_HANN, _HANN)
-_RADIUS = np.hypot(*np.meshgrid(*[np.fft.fftfreq(SIDE, 1 / SIDE)] * 2))
-
-
-def _log(value: Any) -> float:
-    return math.log(float(value) + 0.003)  # about a level of 8 bits
-
-
-def _alike(a: np.ndarray, b: np.ndarray) -> float:
-    return float(((a - a.mean()) * (b - b.mean())).mean() / (a.var() + 1e-4))
 
 
 def pictures(case: Any) -> Iterator[Image]:
@@ -128,7 +62,8 @@ class Cloud:
 
     ``axes``: orthonormal, each with its standard deviation in ``spread``; ``rest``: the standard deviation along all
     others. Beyond the distance ``start`` lies a tenth of the held-out vectors, ``scale`` further on average (taken at
-    the upper end of its 95 % interval, so that few images make the limit wide).
+    the upper end of its 95 % interval, so that few images make the limit wide). ``farthest``: the distance of all but
+    ``SHARE`` of them.
     """
 
     mean: Float[np.ndarray, " p"]
@@ -137,6 +72,7 @@ class Cloud:
     rest: float
     start: float = 0.0
     scale: float = 0.0
+    farthest: float = 0.0
 
     @classmethod
     def of(cls, x: Float[np.ndarray, "n p"], floor: float) -> Cloud:
@@ -162,7 +98,8 @@ class Cloud:
         m = max(len(beyond), 1)
         # the 5 % point of chi-squared with 2m degrees, by Wilson and Hilferty
         chi2 = 2 * m * (1 - 1 / (9 * m) - 1.645 / (3 * math.sqrt(m))) ** 3
-        return replace(cls.of(x, floor), start=start, scale=2 * float(beyond.sum()) / chi2 + 1e-6)
+        farthest = float(np.quantile(away, 1 - SHARE, method="higher"))
+        return replace(cls.of(x, floor), start=start, scale=2 * float(beyond.sum()) / chi2 + 1e-6, farthest=farthest)
 
     def distance(self, x: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
         """Mahalanobis', over the root of the number of dimensions."""
@@ -179,45 +116,56 @@ class Cloud:
         return (self.axes**2 * self.spread[:, None] ** 2).sum(0) + np.clip(1 - inside, 0, None) * self.rest**2
 
     def farther(self, x: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
-        """The share of images of the kind that lie farther out, by an exponential tail; 1 / 10 for the nearer ones."""
-        return 0.1 * np.exp(-np.clip((self.distance(x) - self.start) / self.scale, 0, 700))
+        """The share of images of the kind that lie farther out, by an exponential tail; 1 / 10 for the nearer ones.
+
+        Whatever the tail says, not less than ``SHARE`` for what lies no farther than held-out images did.
+        """
+        away = self.distance(x)
+        share = 0.1 * np.exp(-np.clip((away - self.start) / self.scale, 0, 700))
+        return np.where(away <= self.farthest, np.maximum(share, SHARE), share)
+
+
+Measured = Mapping[str, Float[np.ndarray, "n p"]]  # a row for each image: statistics, textures and perhaps features
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The kind of images that weights were trained on. ``images``: how many it is known by."""
+    """The kind of images that weights were trained on: a cloud for each measure, and how many images it's known by."""
 
-    statistics: Cloud
-    features: Cloud | None
+    clouds: Mapping[str, Cloud]
     images: int
 
     @classmethod
-    def of(cls, statistics: Float[np.ndarray, "n p"], features: Float[np.ndarray, "n f"] | None) -> Domain | None:
+    def of(cls, measured: Measured) -> Domain | None:
         """From what was measured on each image; ``None`` for fewer than ``MINIMUM``."""
-        if len(statistics) < MINIMUM:
+        if len(measured["statistics"]) < MINIMUM:
             return None
-        clouds = Cloud.calibrated(statistics, FLOOR), None if features is None else Cloud.calibrated(features, 0.0)
-        return cls(*clouds, len(statistics))
+        clouds = {name: Cloud.calibrated(x, FLOOR if name == "statistics" else 0.0) for name, x in measured.items()}
+        return cls(clouds, len(measured["statistics"]))
 
-    def judge(self, statistics: Float[np.ndarray, "n p"], features: Float[np.ndarray, "n f"] | None) -> Verdict:
+    def judge(self, measured: Measured) -> Verdict:
         """Of the images of one case. The more there are, the farther out the farthest may lie."""
-        shares = [self.statistics.farther(statistics)]
-        if self.features is not None and features is not None:
-            if features.shape[1] != len(self.features.mean):
+        shares = {}
+        for name, cloud in self.clouds.items():
+            x = measured.get(name)
+            if x is None or x.shape[1] != len(cloud.mean):
                 raise WeightsError("the domain stated beside these weights is of another network; get the files again")
-            shares.append(self.features.farther(features))
-        share = np.min(shares, axis=0) * len(shares)
-        odd = np.flatnonzero(share * len(share) < SHARE)
-        cloud, worst = self.statistics, int(share.argmin())
-        steps = np.abs(statistics[worst] - cloud.mean) / np.sqrt(np.maximum(cloud.variances(), FLOOR**2))
-        by_statistics = shares[0][worst] <= shares[-1][worst]
-        reason = MEASURES[int(steps.argmax())][1] if by_statistics else "what the network makes of it"
+            shares[name] = cloud.farther(x)
+        share = np.min(list(shares.values()), axis=0) * len(shares)
+        odd, worst = np.flatnonzero(share * len(share) < SHARE), int(share.argmin())
+        # statistics have names, so they tell where they can
+        named = shares["statistics"][worst] * len(shares) < SHARE
+        told_by = "statistics" if named else min(shares, key=lambda name: shares[name][worst])
+        reason = {"textures": "texture", "features": "what the network makes of it"}.get(told_by)
+        if reason is None:
+            cloud = self.clouds[told_by]
+            away = np.abs(measured[told_by][worst] - cloud.mean) / np.sqrt(np.maximum(cloud.variances(), FLOOR**2))
+            reason = MEASURES[int(away.argmax())][1]
         return Verdict(tuple((odd + 1).tolist()), len(share), reason, self.images)
 
     def to_json(self) -> str:
-        clouds = {"statistics": self.statistics, "features": self.features}
-        record = {"format": FORMAT, "images": self.images, **{k: v and _plain(v) for k, v in clouds.items()}}
-        return json.dumps(record) + "\n"
+        record = {"format": FORMAT, "images": self.images}
+        return json.dumps({**record, **{name: _plain(cloud) for name, cloud in self.clouds.items()}}) + "\n"
 
 
 @dataclass(frozen=True)
@@ -266,11 +214,10 @@ def read(path: Path) -> Domain | None:
         record = strict_json(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ValueError("it is of another release")
-        statistics = _cloud(record["statistics"])
-        features = None if record["features"] is None else _cloud(record["features"])
-        if len(statistics.mean) != len(MEASURES):
+        clouds = {name: _cloud(record[name]) for name in KINDS if name in record}
+        if len(clouds["statistics"].mean) != len(MEASURES):
             raise ValueError("it measures other things")
-        return Domain(statistics, features, int(record["images"]))
+        return Domain(clouds, int(record["images"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise WeightsError(f"{path} doesn't state the domain of weights: {error}; get the file again") from error
 
@@ -286,8 +233,8 @@ def _plain(cloud: Cloud) -> dict[str, Any]:
 
 def _cloud(record: Any) -> Cloud:
     mean, axes, spread = (np.array(record[name], np.float64) for name in ("mean", "axes", "spread"))
-    rest, start, scale = (float(record[name]) for name in ("rest", "start", "scale"))
-    numbers = np.concatenate([mean.ravel(), axes.ravel(), spread.ravel(), [rest, start, scale]])
+    rest, start, scale, farthest = (float(record[name]) for name in ("rest", "start", "scale", "farthest"))
+    numbers = np.concatenate([mean.ravel(), axes.ravel(), spread.ravel(), [rest, start, scale, farthest]])
     if mean.ndim != 1 or axes.shape != (len(spread), len(mean)) or spread.ndim != 1:
         raise ValueError("its shapes don't fit")
     if (
@@ -297,4 +244,4 @@ def _cloud(record: Any) -> Cloud:
         or start < 0
     ):
         raise ValueError("its numbers are out of range")
-    return Cloud(mean, axes, spread, rest, start, scale)
+    return Cloud(mean, axes, spread, rest, start, scale, farthest)

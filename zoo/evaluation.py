@@ -21,6 +21,7 @@ from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError, ZooError, noting
 from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
+from zoo.metrics.pixels import over_counts
 from zoo.model import Model
 from zoo.plugin import Plugin
 from zoo.training import Training
@@ -322,7 +323,8 @@ def over_rows(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Metric]:
 
     Rows with ``truth``, ``predicted`` and ``p_<label>`` are of a classification. Two labels with the model's
     ``operating_point`` are measured there, and at Youden's cut-off on the very cases measured (an upper bound, named
-    ``*_test_optimal``). All others are means of their numbers.
+    ``*_test_optimal``). All others are means of their numbers; where they hold ``counts`` (pixels of each class of
+    ``labels`` that were called each) the measures of all pixels together stand beside them as ``pooled_*``.
 
     Raises ``DataError`` when only one label occurs.
     """
@@ -338,4 +340,7 @@ def over_rows(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Metric]:
             return over_operating_point(probabilities[:, 1], truth, called, seed, groups)
         return over_set(probabilities, truth, seed, groups)
     scores = [{name: value for name, value in row.items() if isinstance(value, float)} for row in rows]
-    return over_cases(scores, seed, groups)
+    pooled = []
+    if "counts" in rows[0]:
+        pooled = over_counts([np.array(row["counts"]) for row in rows], rows[0]["labels"], seed=seed, groups=groups)
+    return [*over_cases(scores, seed, groups), *pooled]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
@@ -20,7 +21,9 @@ from zoo import domain, loading, media, options, weights
 from zoo.data import patients
 from zoo.data.seen import Seen
 from zoo.errors import PluginError
+from zoo.media.appearance import statistics, textures
 from zoo.media.doubts import require_content
+from zoo.media.reading import listening
 from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
 
@@ -81,7 +84,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         for case in cases:
             if isinstance(case, media.Image):
                 require_content(case)
-        with torch.inference_mode(), _evaluating(self):
+        with torch.inference_mode(), _evaluating(self), listening() as heard:
             made = list(self._predict(cases, **chosen)) if cases else []
             verdicts = [self._kind_of(case, chosen) for case in cases]
         if len(made) != len(cases) or not all(isinstance(one, Prediction) for one in made):
@@ -97,7 +100,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
             prediction.source = prediction.source or str(getattr(case, "source", getattr(case, "id", "input")))
             prediction.provenance = self.provenance
             # what reading had to assume, what the plugin says, and what makes it doubtful
-            prediction.notes = (*getattr(case, "notes", ()), *prediction.notes, *prediction.cautions())
+            prediction.notes = (*_notes_of(case, heard), *prediction.notes, *prediction.cautions())
             prediction.options = {**options.record(chosen), **prediction.options}
         return made
 
@@ -144,25 +147,25 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
     # ---- the kind of images that the weights know ---------------------------------------------------------------
 
     @torch.inference_mode()
-    def measured(
-        self, pictures: Iterable[media.Image]
-    ) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "n f"] | None]:
-        """Statistics of 2-D images and, where the plugin gives them, the network's features."""
-        statistics, features = [], []
+    def measured(self, pictures: Iterable[media.Image]) -> domain.Measured:
+        """What tells the kind of 2-D images: a row of statistics, of textures and, where the plugin gives them, of
+        features for each."""
+        rows: dict[str, list[np.ndarray]] = {"statistics": [], "textures": []}
         stream = iter(pictures)
         with _evaluating(self):
             while batch := list(islice(stream, MEASURED)):
-                statistics += [domain.statistics(one) for one in batch]
+                rows["statistics"] += [statistics(one) for one in batch]
+                rows["textures"] += [textures(one) for one in batch]
                 found = self._network_features(batch)
                 if found is not None:
-                    features.append(found.double().cpu().numpy())
-        return np.array(statistics).reshape(len(statistics), -1), np.concatenate(features) if features else None
+                    rows.setdefault("features", []).extend(found.double().cpu().numpy())
+        return {name: np.array(found) for name, found in rows.items()}
 
     def _kind_of(self, case: Any, chosen: dict[str, Any]) -> domain.Verdict | None:
         if self.domain is None:
             return None
-        statistics, features = self.measured(self._pictures(case, **chosen))
-        return self.domain.judge(statistics, features) if len(statistics) else None
+        measured = self.measured(self._pictures(case, **chosen))
+        return self.domain.judge(measured) if len(measured["statistics"]) else None
 
     # PyTorchModelHubMixin's hooks: `from_pretrained`, `save_pretrained` and `push_to_hub` use our layout and checks.
 
@@ -178,6 +181,16 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> Model[P]:
         spec = model_id if Path(model_id).exists() else f"hf://{model_id}" + (f"@{revision}" if revision else "")
         return loading.load_into(cls, spec)
+
+
+def _notes_of(case: Any, heard: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What reading a case had to assume, or reading its images, which are named."""
+    named: dict[str, list[str]] = {}
+    for one in getattr(case, "images", ()):
+        for note in heard.get(str(one.image), ()) if isinstance(one.image, (str, os.PathLike)) else ():
+            named.setdefault(note, []).append(str(one.id))
+    more = {note: f" and {len(names) - 1} more" if len(names) > 1 else "" for note, names in named.items()}
+    return (*getattr(case, "notes", ()), *(f"{names[0]}{more[note]}: {note}" for note, names in named.items()))
 
 
 @contextmanager

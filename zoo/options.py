@@ -132,6 +132,11 @@ def _checked(declared: Input, value: Any) -> Any:
         value = tuple(map(_plain, value))
     if not _is_kind(declared, value) or not _in_range(declared, value):
         raise OptionError(f"option {declared.name} must be {_expected(declared)}, not {_shown(value)}")
+    if kind == "box" and not (value[0] < value[2] and value[1] < value[3]):
+        shown = ",".join(f"{corner:g}" for corner in value)
+        raise OptionError(
+            f"option {declared.name} {shown} is empty or inverted; write x0,y0,x1,y1 with x0 < x1 and y0 < y1"
+        )
     if kind in _PATHS and isinstance(value, str | os.PathLike):
         made = is_kind(str(value), "sample", "phantom") and kind not in ("file", "folder")
         if not made and not user_path(value, OptionError).exists():

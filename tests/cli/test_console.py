@@ -150,7 +150,7 @@ def test_a_timeout_that_is_none_is_named(zoo_cli, monkeypatch, name: str, value:
 def test_a_malformed_proxy_is_one_sentence(tmp_path: Path, proxy: str) -> None:
     environment = {
         **os.environ, "HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "ALL_PROXY": proxy, "HF_HOME": str(tmp_path),
-        "HF_ENDPOINT": "http://192.0.2.1:9", "NO_PROXY": "", "HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+        "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "", "HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2",
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "zoo", "pull", "org/x"], env=environment, capture_output=True, text=True, timeout=60

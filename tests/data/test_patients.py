@@ -97,3 +97,21 @@ def test_a_set_of_patients_is_checked_image_by_image():
     assert report.ok
     (sizes,) = (finding.detail for finding in report.findings if finding.check == "image sizes")
     assert sizes == "32 x 32 (6)"
+
+
+def test_what_reading_the_images_of_a_case_assumed_is_said(tmp_path: Path):
+    from zoo import media
+    from zoo.media.reading import listening
+    from zoo.model import _notes_of
+
+    for i in range(3):
+        dark = np.arange(30, dtype=np.uint16).reshape(5, 6) * (8 if i < 2 else 2000)
+        Image.fromarray(dark).save(tmp_path / f"{i}.png")
+    case, other = case_of(str(tmp_path)), case_of([str(tmp_path / "2.png")])
+    with listening() as heard:
+        for one in case.images:
+            media.read(one.image)
+    media.read(str(tmp_path / "0.png"))
+    assert len(heard) == 2
+    assert _notes_of(case, heard) == ("0.png and 1 more: its uint16 values reach only to 232: 255 was taken for white",)
+    assert _notes_of(other, heard) == ()

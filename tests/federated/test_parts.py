@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from PIL import Image
 
 from zoo.errors import DataError, OptionError
 from zoo.federated import (
+    Best,
     History,
     HistoryPolicy,
     State,
@@ -26,6 +30,7 @@ from zoo.federated import (
     weighted_mean,
 )
 from zoo.federated.federation import holdings, weigh
+from zoo.federated.flat import adam_step, flat, unflat
 
 
 @settings(max_examples=40, deadline=None)
@@ -131,6 +136,38 @@ def test_averaging_touches_only_models_that_the_clients_return():
     assert after.models.keys() == {"network", "teacher"}
     assert after.own == {"kept": 1}
     assert float(state.network["w"]) == 0
+
+
+def test_the_best_round_is_kept_and_later_ones_go_on():
+    scores = iter([0.3, 0.5, math.nan, 0.5])
+    mark = lambda updates, state: state.updated(network={"w": torch.tensor(float(state.round))})  # noqa: E731
+    keep = Best(mark, lambda state: next(scores))
+    state = State({"network": {"w": torch.tensor(0.0)}})
+    for round_ in range(1, 5):
+        state = keep([], replace(state, round=round_))
+    assert state.own["best"]["round"] == 2
+    assert float(state.own["best"]["network"]["w"]) == 2
+    assert float(state.network["w"]) == 4
+
+
+def test_a_model_as_one_vector_comes_back_in_its_shapes_and_types():
+    tensors = {"a": torch.randn(2, 3), "b": torch.tensor([7, 8]), "c": torch.randn(1).half()}
+    vector = flat(tensors.values())
+    assert vector.dtype == torch.float64
+    back = unflat(vector, list(tensors), tensors)
+    assert all(torch.equal(back[name], tensors[name]) and back[name].dtype == tensors[name].dtype for name in tensors)
+
+
+def test_the_servers_adam_remembers_its_earlier_steps():
+    state = State({"network": {"w": torch.zeros(2)}})
+    here = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    adam = torch.optim.Adam([here], lr=0.1)
+    for gradient in (torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])):
+        vector, kept = adam_step(state, ["w"], gradient.double(), 0.1)
+        state = state.updated({"adam": kept}, network=unflat(vector, ["w"], state.network))
+        here.grad = gradient.double()
+        adam.step()
+    torch.testing.assert_close(state.network["w"].double(), here.detach(), atol=1e-7, rtol=1e-6)
 
 
 def test_a_model_that_only_some_clients_return_is_refused():

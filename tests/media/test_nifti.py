@@ -288,3 +288,32 @@ def test_a_zero_sform_leaves_the_qform(tmp_path: Path) -> None:
     np.testing.assert_allclose(image.affine, affine)
     assert image.notes == ("its sform is not a valid map to millimetres; the qform was used",)
     np.testing.assert_allclose(nib.load(write_mask(tmp_path / "m", image.array, image)).affine, affine)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["sagittal", "coronal", "axial"])
+@pytest.mark.parametrize("codes", [(1, 1), (0, 0)])
+def test_a_slice_in_any_direction_is_an_image_and_its_mask_lies_on_it(axis: int, codes, tmp_path: Path) -> None:
+    from zoo.data.case import Case
+    from zoo.data.sets import read_mask
+
+    rng, shape = np.random.default_rng(axis), [5, 6, 7]
+    shape[axis] = 1
+    data = rng.integers(0, 900, shape, dtype=np.int16)
+    source = nib.Nifti1Image(data, np.array([[-2.0, 0, 0, 9], [0, 3, 0, 8], [0, 0, 4, 7], [0, 0, 0, 1]]))
+    source.set_sform(source.affine, codes[0])
+    source.set_qform(source.affine, codes[1])
+    nib.save(source, tmp_path / "a.nii.gz")
+    picture = read(tmp_path / "a.nii.gz").require_2d()
+    assert picture.ndim_spatial == 2
+    assert sorted(picture.array.ravel()) == sorted(data.ravel())
+    if codes[0]:  # rows to the feet or the back, columns to the patient's left or the back
+        rows, columns = {0: (2, 1), 1: (2, 0), 2: (1, 0)}[axis]
+        upright = np.flip(data.squeeze(axis).T, 0)
+        assert picture.spacing == ((2.0, 3.0, 4.0)[rows], (2.0, 3.0, 4.0)[columns])
+        np.testing.assert_array_equal(picture.array, upright if axis != 0 else np.flip(upright, 1))
+    written = write_mask(tmp_path / "mask", (picture.array > 400).astype(np.uint8), picture)
+    stored = nib.load(written)
+    np.testing.assert_array_equal(np.asarray(stored.dataobj), data > 400)
+    np.testing.assert_allclose(stored.affine, nib.load(tmp_path / "a.nii.gz").affine)
+    mask = read_mask(Case("", "a", masks={"mask": str(written)}))  # as a training meets it beside its image
+    np.testing.assert_array_equal(mask, picture.array > 400)

@@ -53,7 +53,10 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +181,19 @@ class PluginTests:
         back.provenance = trained.model.provenance  # notes tell weights from none
         before, after = (predict_on_phantom(self.name, model) for model in (trained.model, back))
         assert different(before, after, 1e-5) == ""  # elsewhere in memory sums run in another order
+
+    @pytest.mark.slow
+    def test_two_processes_end_with_equal_weights_or_are_refused(self, tiny: Any, parts: TrainData, tmp_path: Path):
+        """Under ``accelerate launch``; a loss beside the wrapped network would let the processes drift apart."""
+        (tmp_path / "given.pickle").write_bytes(pickle.dumps((tiny, self.data or parts)))
+        script = Path(__file__).with_name("two_processes.py")
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                   "--main_process_port", "0", str(script), self.name, str(tmp_path)]  # fmt: skip
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=540)
+        assert done.returncode == 0, done.stderr[-3000:]
+        one, two = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+        assert one == two
+        assert one.get("processes") == 2 or "process" in one["refused"]
 
     # ---- the command line ------------------------------------------------------------------------------------------
 

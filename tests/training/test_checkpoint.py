@@ -152,3 +152,10 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / "kept").mkdir()
     storage.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_the_global_generator_is_seeded_as_torch_seeds_it():
+    torch.manual_seed(11)
+    expected = torch.randn(4)
+    seeds.seed_torch(11 + 2**63)  # as many bits as torch takes
+    assert torch.equal(torch.randn(4), expected)

@@ -11,7 +11,7 @@ from zoo.claims.budget import spending
 from zoo.claims.records import load_result, record_of, record_path
 from zoo.claims.report import page_of, print_result, report, report_text
 from zoo.claims.result import ClaimResult
-from zoo.claims.runner import confirm, reproduce
+from zoo.claims.runner import confirm, is_current, reproduce
 from zoo.claims.statistics import Compared, compare_all, paired
 from zoo.claims.types import Claim, Comparison, Verdict
 
@@ -27,6 +27,7 @@ __all__ = [
     "compare_all",
     "confirm",
     "figure",
+    "is_current",
     "load_result",
     "page_of",
     "paired",

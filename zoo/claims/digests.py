@@ -1,8 +1,8 @@
 """Which code made a record: a digest of every module of the zoo that the run imported, and the commit.
 
-Digests are of syntax trees without comments, docstrings and the words of errors: other code, other numbers. A record
-whose digests don't match is stale; ``zoo reproduce MODEL --confirm`` runs one seed again and renews them if it gives
-the same numbers.
+Digests are of syntax trees without comments, docstrings, the words of errors, and what cards and claims say: other
+code, other numbers. A record whose digests don't match is stale; ``zoo reproduce MODEL --confirm`` runs one seed again
+and renews them if it gives the same numbers.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ WORDS = (
     "zoo.cards", "zoo.claims", "zoo.cli", "zoo.errors", "zoo.extras", "zoo.figure", "zoo.hub", "zoo.plugin",
     "zoo.progress", "zoo.publish", "zoo.registry", "zoo.samples", "zoo.text", "zoo._version", "zoo.__main__",
 )  # fmt: skip
+
+# What a card and a claim say; of their fields only these can matter to a run.
+SAID = {"Plugin": ("labels", "inputs", "task"), "Claim": ()}
 
 
 def imported(run: str, known: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -118,6 +121,8 @@ def _code(node: Any) -> list[str]:
         return [repr(node)]
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
         return ["Raise", *_code(node.exc.func)]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SAID:
+        return ["Call", node.func.id, *_code([one for one in node.keywords if one.arg in SAID[node.func.id]])]
     lines = [f"({type(node).__name__}"]
     for name, value in ast.iter_fields(node):
         if name == "body" and isinstance(value, list):  # a lone string says something to readers only

@@ -100,6 +100,9 @@ def _section(result: ClaimResult) -> Iterator[str]:
     yield ""
     yield f"**Data.** {claim.data}"
     yield ""
+    if claim.changes:
+        yield f"**What changed.** {claim.changes}"
+        yield ""
     for text, state in result.conditions.items():
         yield f"**Falsified if** {text}: *{state}*."
         yield ""

@@ -70,10 +70,15 @@ class ClaimResult:
         return found
 
     @property
+    def stale(self) -> list[str]:
+        """Modules whose code is another by now."""
+        return digests.stale(self.modules)
+
+    @property
     def doubts(self) -> list[str]:
         """What a reader of the numbers has to know: other code than today's, unequal arms, few seeds."""
         found = budget.unequal(self.claim, self.budgets)
-        if stale := digests.stale(self.modules):
+        if stale := self.stale:
             found.append(
                 f"the code has changed since: {', '.join(stale[:3])}{' and others' if len(stale) > 3 else ''}; "
                 f"run: zoo reproduce {self.model} --confirm"

@@ -110,6 +110,16 @@ def confirm(model: str | Plugin) -> ClaimResult:
     return result
 
 
+def is_current(model: str | Plugin) -> bool:
+    """Whether the recorded claim is what is claimed now, made by the code as it stands."""
+    plugin, claim = _claim(model)
+    path = record_path(plugin)
+    if path is None or not path.is_file():
+        return False
+    stored = load_result(path)
+    return stored.claim.to_dict() == claim.to_dict() and not stored.stale
+
+
 def _moved(
     before: Mapping[str, Mapping[str, float]], now: Mapping[str, Mapping[str, float]], timed: Sequence[str]
 ) -> list[str]:
@@ -146,9 +156,12 @@ def _with(result: ClaimResult, stored: ClaimResult) -> ClaimResult:
 
 def _only(result: ClaimResult, seeds: Sequence[int]) -> ClaimResult:
     """Without the seeds that the claim didn't name in advance."""
-    parts = {name: {seed: getattr(result, name)[seed] for seed in sorted(seeds)} for name in
-             ("results", "wall_seconds", "budgets")}  # fmt: skip
-    return replace(result, **parts)
+    return replace(
+        result,
+        results={seed: result.results[seed] for seed in sorted(seeds)},
+        wall_seconds={seed: result.wall_seconds[seed] for seed in sorted(seeds)},
+        budgets={seed: result.budgets[seed] for seed in sorted(seeds)},
+    )
 
 
 def _text(result: ClaimResult) -> str:

@@ -84,9 +84,9 @@ def paired(differences: Sequence[float], *, level: float = ALPHA, bound: float =
     if max(differences) - min(differences) <= 1e-12 * max(1.0, abs(mean)):
         return Paired(mean, mean, mean, 0.0 if abs(mean - bound) > 1e-12 else 1.0, p_sign)
     variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
-    error = math.sqrt(variance * (1 / n + resplit))
-    reach = float(stats.t.ppf(1 - level / 2, n - 1)) * error
-    p_t = float(2 * stats.t.sf(abs(mean - bound) / error, n - 1))
+    spread = math.sqrt(variance * (1 / n + resplit))  # of the mean
+    reach = float(stats.t.ppf(1 - level / 2, n - 1)) * spread
+    p_t = float(2 * stats.t.sf(abs(mean - bound) / spread, n - 1))
     return Paired(mean, mean - reach, mean + reach, p_t, p_sign)
 
 

@@ -65,7 +65,8 @@ class Claim:
     ``falsified_if``: conditions, each in words, with the names of the comparisons (``Comparison.name``) that must all
     come out as "not supported" for it to hold. ``unequal``: arms that spend more or less than those they are compared
     with on purpose, and why. ``tuned_on``: the seeds by which settings were chosen; none of them is one of ``seeds``.
-    ``timed``: metrics that are times of this machine, which no second run gives to the bit.
+    ``timed``: metrics that are times of this machine, which no second run gives to the bit. ``changes``: what is
+    otherwise than in an earlier form of the claim, and why.
     """
 
     statement: str
@@ -80,6 +81,7 @@ class Claim:
     tuned_on: tuple[int, ...] = ()
     unequal: Mapping[str, str] = field(default_factory=dict)
     timed: tuple[str, ...] = ()
+    changes: str = ""
 
     def __post_init__(self) -> None:
         for comparison in self.comparisons:

@@ -257,6 +257,8 @@ def _made(dataset: Dataset, facts: _Facts, progress: bool) -> Iterator[tuple[int
 
 
 def _grid(image: Any) -> tuple[int, ...]:
+    if image.ndim_spatial == 3 and 1 in image.size:
+        image = image.require_2d()
     return tuple(image.array.shape[: image.ndim_spatial])
 
 

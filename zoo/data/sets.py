@@ -185,7 +185,7 @@ def load_dataset(spec: str, *, plugin: Any = None) -> Dataset:
 
 
 def read_mask(case: Case, name: str = "mask") -> Integer[np.ndarray, "*grid"]:
-    """A mask of ``case`` as integer labels ``[h w]`` or ``[z h w]``.
+    """A mask of ``case`` as integer labels ``[h w]`` or ``[z h w]``; one slice, across any axis, is ``[h w]``.
 
     What counts as a label is :func:`zoo.media.read_labels`' affair: black and white are 0 and 1, soft edges are cut at
     half, with a ``DataWarning`` for the folder. Raises ``DataError`` when there is no such mask, or when it holds
@@ -205,6 +205,8 @@ def read_mask(case: Case, name: str = "mask") -> Integer[np.ndarray, "*grid"]:
         labels = media.read_labels(mask)
     except MediaError as error:
         raise DataError(str(error).replace("can't read", "can't read the mask", 1)) from error
+    if labels.ndim_spatial == 3 and 1 in labels.size:
+        labels = labels.require_2d()  # as the image beside it is taken
     if labels.notes:  # by folder, so that a set of thousands says it once
         where = f"in {Path(stored).parent}" if isinstance(stored, str) else "in memory"
         warnings.warn(f"masks {where} have grey edges; they were cut at half", DataWarning, stacklevel=2)

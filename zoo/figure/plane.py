@@ -1,4 +1,4 @@
-"""What clients of a federation sent: in the plane of its two main directions, and how far apart by round."""
+"""What clients of a federation sent: in the plane of two main directions, how far apart, and what it counts for."""
 
 from __future__ import annotations
 
@@ -74,3 +74,30 @@ def draw_distances(axis: Any, records: Sequence[Any], title: str, colours: Seque
         some.append(plots.Line("malicious to the attackers' mean", rounds, distance, colours[1]))
         some.append(plots.Line("threshold", rounds, threshold, (0, 0, 0), ":"))
     plots.lines(axis, some, title=title, x="round", whole=True, log=True, headroom=0.55, legend="upper right")
+
+
+def draw_shares(
+    axis: Any, records: Sequence[Any], clients: int, controlled: Sequence[int], empty: str, colours: Sequence[RGB]
+) -> None:
+    """What share of the aggregate each client has: its mean weight, or how often it was picked.
+
+    ``records``: with ``picked`` or ``weights`` of the clients that aren't ``excluded``. ``empty``: what to write where
+    they have neither. ``colours``: of benign and of controlled clients.
+    """
+    counts = np.zeros(clients)
+    rounds = [record for record in records if record.weights or record.picked is not None]
+    for record in rounds:
+        if record.picked is not None:
+            counts[record.picked] += 1 / len(rounds)
+        else:
+            present = [client for client in range(clients) if client not in record.excluded]
+            counts[present] += np.array(record.weights) / len(rounds)
+    if not rounds:
+        plots.message(axis, empty or "clients are weighed\nby their cases")
+        return
+    kinds = {"benign": [client for client in range(clients) if client not in controlled]}
+    if controlled:
+        kinds["controlled by the attacker"] = list(controlled)
+    picked = "how often a client was picked\n(equal updates: the first of them)"
+    title = picked if rounds[0].picked is not None else "mean weight of a client"
+    plots.upright(axis, counts.tolist(), kinds, tuple(colours), title=title, x="client", legend="upper right")

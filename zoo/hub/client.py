@@ -178,6 +178,11 @@ def _sentence(error: Exception, where: Address, doing: str) -> str | None:
     def caused_by(kind: type[BaseException]) -> bool:
         return any(isinstance(link, kind) for link in links)
 
+    # The proxies are read when a client is made; a malformed one gives an error of its own name, or a ValueError.
+    if any(type(e).__name__ == "InvalidURL" or (isinstance(e, ValueError) and "proxy" in str(e)) for e in links):
+        stated = [name for name in os.environ if re.fullmatch(r"(?i)(https?|all)_proxy", name) and os.environ[name]]
+        which = " or ".join(stated) or "HF_ENDPOINT"
+        return f"{where} can't be {doing}: {which} is no address; mend or unset it"
     if why := _why_unreachable(error):
         return f"{where} can't be {doing}: the Hub can't be reached ({why}); check the connection and try again"
     if response is not None:

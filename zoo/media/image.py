@@ -73,21 +73,29 @@ class Image:
         return stem_of(self.source)
 
     def require_2d(self, needed_by: str = "a 2-D image") -> Image:
-        """This image when it is 2-D; a volume of one slice becomes that slice.
+        """This image when it is 2-D; a volume of one slice, across any axis, becomes that slice.
 
         Raises ``MediaError`` for any other volume: ``needed_by`` starts its sentence ("map-vessel").
         """
         if self.ndim_spatial == 2:
             return self
-        if self.size[0] == 1:
-            spacing = None if self.spacing is None else self.spacing[1:]
-            return replace(self, array=self.array[0], spacing=spacing, ndim_spatial=2).upright()
+        if 1 in self.size:
+            return self._slice_across(self.size.index(1)).upright()
+        says = "is needed but" if needed_by == "a 2-D image" else "takes 2-D images but"
         raise MediaError(
-            f"{needed_by} is needed but {self.source} is a volume of {self.size[0]} slices; extract the slice you mean"
-            if needed_by == "a 2-D image"
-            else f"{needed_by} takes 2-D images but {self.source} is a volume of {self.size[0]} slices; "
-            "extract the slice you mean"
+            f"{needed_by} {says} {self.source} is a volume of {self.size[0]} slices; "
+            "extract the slice you mean, in any direction, to a file of its own"
         )
+
+    def _slice_across(self, axis: int) -> Image:
+        """The one slice of a volume that is a single voxel deep along an axis: axial, coronal or sagittal."""
+        kept = [one for one in range(3) if one != axis]
+        spacing = None if self.spacing is None else tuple(self.spacing[one] for one in kept)
+        affine = self.affine
+        if affine is not None:  # its columns are w, h, z: the array's axes backwards
+            affine = affine[:, [2 - kept[1], 2 - kept[0], 2 - axis, 3]]
+        meta = {**self.meta, "slice_axis": axis} if axis else self.meta
+        return replace(self, array=self.array.take(0, axis), spacing=spacing, affine=affine, meta=meta, ndim_spatial=2)
 
     def upright(self) -> Image:
         """A slice of a NIfTI file as radiologists see it, as :meth:`axial` shows volumes; anything else as it is.

@@ -122,8 +122,12 @@ def _write_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
     except ImportError:
         raise MissingExtraError(f"writing {path}", "nibabel", "imaging") from None
     turn, affine = like.meta.get("turned"), like.affine
-    if turn is not None and like.header is not None:
-        mask, affine = turned_back(mask, turn), like.header.get_best_affine()
+    if turn is not None:
+        mask = turned_back(mask, turn)
+    if like.header is not None:
+        affine = like.header.get_best_affine()
+        if "slice_axis" in like.meta:  # the file's slice lies across another axis than its last
+            mask = np.expand_dims(mask, like.meta["slice_axis"])
     data = mask.transpose()
     if data.ndim == 2 and (like.header is None or like.header["dim"][0] > 2):
         data = data[..., None]  # one slice of a file of three axes, or a lone DICOM slice

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +26,20 @@ Mode = Literal["auto", "image", "volume"]
 
 SOURCES = {"phantom": "zoo.data.phantoms:image"}
 """Names that no file has, and the function that makes an image of one: as text, for it lives on a floor above."""
+
+
+_listeners: list[dict[str, tuple[str, ...]]] = []
+
+
+@contextmanager
+def listening() -> Iterator[dict[str, tuple[str, ...]]]:
+    """The notes of the images that are read meanwhile, by any thread: source -> notes."""
+    heard: dict[str, tuple[str, ...]] = {}
+    _listeners.append(heard)
+    try:
+        yield heard
+    finally:
+        _listeners[:] = [one for one in _listeners if one is not heard]
 
 
 def read(x: Any, *, mode: Mode = "auto") -> Image:
@@ -49,6 +65,8 @@ def read(x: Any, *, mode: Mode = "auto") -> Image:
             image.source, f"{count:,} of its values are NaN or infinite", "replace them, e.g. with numpy.nan_to_num"
         )
     image = _with_range(image)
+    for heard in _listeners:
+        heard.update({image.source: image.notes} if image.notes else {})
     if mode == "image":
         return image.require_2d()
     return image.require_3d("mode='volume'") if mode == "volume" else image

@@ -207,7 +207,7 @@ def over_set(
     """``classification_scores`` of a set, each with its interval."""
     value = classification_scores(probabilities, truth)
     draws = [classification_scores(probabilities[index], truth[index]) for index in resamples(len(truth), seed, groups)]
-    return [Metric(name, value[name], *_percentiles([draw[name] for draw in draws]), len(truth)) for name in value]
+    return [Metric(name, value[name], *interval_of([draw[name] for draw in draws]), len(truth)) for name in value]
 
 
 def over_operating_point(
@@ -236,7 +236,7 @@ def over_operating_point(
 
     value = values(np.arange(len(truth)))
     draws = [values(index) for index in resamples(len(truth), seed, groups)]
-    return [Metric(name, value[name], *_percentiles([d[name] for d in draws]), len(truth)) for name in _OPERATING]
+    return [Metric(name, value[name], *interval_of([d[name] for d in draws]), len(truth)) for name in _OPERATING]
 
 
 _OPERATING = (
@@ -252,7 +252,7 @@ def bootstrap(
     groups: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """The 95 % percentile interval of a statistic of resampled places; NaN for fewer than two cases."""
-    return _percentiles([statistic(index) for index in resamples(n, seed, groups)])
+    return interval_of([statistic(index) for index in resamples(n, seed, groups)])
 
 
 def resamples(n: int, seed: int = 0, groups: Sequence[Hashable] | None = None) -> Iterator[Integer[np.ndarray, " m"]]:
@@ -297,7 +297,8 @@ def _mean_of(values: Float[np.ndarray, " n"], places: Integer[np.ndarray, " n"])
     return float(values[places].mean())
 
 
-def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+def interval_of(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % percentile interval of resampled values; NaN without a finite one."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return math.nan, math.nan

@@ -21,6 +21,8 @@ from zoo.storage import write_file
 from zoo.training.reference import refer
 from zoo.weights import CONFIG, DOMAIN, SEEN
 
+ENOUGH = 200  # images that the kind is known by, and cases that the temperature is fitted to: drawing them takes long
+
 
 def demo_data(plugin: Plugin) -> TrainData:
     """What the demo weights of ``plugin`` were trained on, as it was divided."""
@@ -40,7 +42,7 @@ def state(plugin: Plugin) -> None:
     """Write what the demo weights of ``plugin`` state beside themselves."""
     folder, data = locate("demo", plugin).folder, demo_data(plugin)
     model = load_into(registry.part(plugin, "model")[1], "demo")
-    refer(model, data, registry.part(plugin, "training")[1])
+    refer(model, data, registry.part(plugin, "training")[1], ENOUGH)
     write_file(folder / SEEN, Seen.of(data).to_json())
     record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     record.pop("temperature", None)

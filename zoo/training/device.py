@@ -16,7 +16,7 @@ else:
 
 def accelerator(device: str, mixed_precision: str | None, gradient_accumulation: int | None) -> Accelerator:
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState, GradientState
     except ImportError as error:
         raise MissingExtraError("training", "accelerate", "train") from error
@@ -38,7 +38,11 @@ def accelerator(device: str, mixed_precision: str | None, gradient_accumulation:
         os.environ[variable] = device
     try:
         accumulation = {} if gradient_accumulation is None else {"gradient_accumulation_steps": gradient_accumulation}
-        return Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision, **accumulation)
+        # heads that a loss doesn't use, such as SAM's expected quality, get no gradient on any process
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        return Accelerator(
+            cpu=device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[unused], **accumulation
+        )
     except (ValueError, ImportError) as error:
         raise OptionError(f"Accelerate refuses these settings: {error}") from error
     finally:

@@ -24,7 +24,7 @@ MOST = 1000  # images that the kind is known by, and cases that the temperature 
 RANGE = 0.1, 20.0  # of temperatures
 
 
-def refer(model: Model, data: TrainData, training: Any) -> None:
+def refer(model: Model, data: TrainData, training: Any, most: int = MOST) -> None:
     """Set the ``domain`` and ``temperature`` of a trained model.
 
     The domain is that of training and validation images. Where training images must not leave the clients that hold
@@ -34,19 +34,20 @@ def refer(model: Model, data: TrainData, training: Any) -> None:
     guarded = training.private or training.federation is not None
     entries = [entry for entry in data.train.entries if entry.drawn or not guarded] + data.validation.entries
     # training: a Training, which is above this module
-    model.domain = domain_of(model, Dataset(data.train.spec, entries))
+    model.domain = domain_of(model, Dataset(data.train.spec, _spread(entries, most)), most)
     model.temperature = None
     if model.plugin.task == "classification":
-        model.temperature = temperature_of(model, data.validation, training.score or classified)
+        cases = Dataset(data.validation.spec, _spread(data.validation.entries, most))
+        model.temperature = temperature_of(model, cases, training.score or classified)
 
 
-def domain_of(model: Model, dataset: Dataset) -> Domain | None:
+def domain_of(model: Model, dataset: Dataset, most: int = MOST) -> Domain | None:
     """What the images of ``dataset`` are like; ``None`` where they are too few, or the model looks at no images."""
-    return Domain.of(*model.measured(islice(_pictures(model, dataset), MOST)))
+    return Domain.of(model.measured(islice(_pictures(model, dataset), most)))
 
 
 def _pictures(model: Model, dataset: Dataset) -> Iterator[media.Image]:
-    for entry in _spread(dataset.entries):
+    for entry in dataset.entries:
         try:
             yield from model._pictures(model._read(_input(_made(entry))))
         except ZooError:  # an image that can't be used says nothing about the others
@@ -60,8 +61,7 @@ def temperature_of(
 ) -> float | None:
     """The temperature at which the cases are most likely; ``None`` where fewer than ``MINIMUM`` can be told by it."""
     rows: list[Mapping[str, Any]] = []
-    cases = Dataset(dataset.spec, _spread(dataset.entries))
-    for case in patients_of(cases) if model.plugin.primary_input.kind == "images" else cases:
+    for case in patients_of(dataset) if model.plugin.primary_input.kind == "images" else dataset:
         try:
             found = score(model, case, {})
         except ZooError:
@@ -114,7 +114,7 @@ def _made(entry: Entry) -> Case:
     return entry.case() if callable(entry.case) else entry.case
 
 
-def _spread(entries: Sequence[Entry]) -> list[Entry]:
-    """At most ``MOST`` of them, from all parts of the list."""
-    step = max(1, math.ceil(len(entries) / MOST))
+def _spread(entries: Sequence[Entry], most: int) -> list[Entry]:
+    """At most ``most`` of them, from all parts of the list."""
+    step = max(1, math.ceil(len(entries) / most))
     return list(entries[::step])

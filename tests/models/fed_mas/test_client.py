@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.federated import Best, State
-from zoo.federated.creff import CReFF, class_gradients, match_features, retrain
 from zoo.models.fed_mas.client import FedMASRecipe, Site, make_optimizer, update
 from zoo.models.fed_mas.data import Shard, batches
 from zoo.models.fed_mas.model import Network
@@ -139,18 +137,6 @@ def test_the_second_head_learns_from_the_projection_and_decides_nothing() -> Non
     assert not torch.equal(net.second.weight, before)
 
 
-def test_the_best_round_is_kept_and_later_ones_go_on() -> None:
-    scores = iter([0.3, 0.5, math.nan, 0.5])
-    mark = lambda updates, state: state.updated(network={"w": torch.tensor(float(state.round))})  # noqa: E731
-    keep = Best(mark, lambda state: next(scores))
-    state = State({"network": {"w": torch.tensor(0.0)}})
-    for round_ in range(1, 5):
-        state = keep([], replace(state, round=round_))
-    assert state.own["best"]["round"] == 2
-    assert float(state.own["best"]["network"]["w"]) == 2
-    assert float(state.network["w"]) == 4
-
-
 def test_an_epoch_has_every_image_once_and_no_batch_of_one() -> None:
     parts = batches(torch.arange(9) % 2, 4, np.random.default_rng(0))
     assert sorted(torch.cat(parts).tolist()) == list(range(9))
@@ -161,40 +147,3 @@ def test_balanced_epochs_draw_classes_equally() -> None:
     y = torch.tensor([0] * 900 + [1] * 100)
     drawn = torch.cat(batches(y, 100, np.random.default_rng(0), balanced=True))
     assert 0.4 < float((y[drawn] == 1).float().mean()) < 0.6
-
-
-def test_class_gradients_are_those_of_autograd() -> None:
-    net, own = network(False, balanced=True).eval(), shard()
-    found = class_gradients(net.encoder, net.balanced, own.x, own.y)
-    assert net.balanced is not None
-    mine = own.y == 1
-    loss = nn.functional.cross_entropy(net.balanced(net.encoder(own.x[mine])), own.y[mine])
-    weight, bias = torch.autograd.grad(loss, [net.balanced.weight, net.balanced.bias])
-    expected = torch.cat([weight, bias[:, None]], 1)
-    torch.testing.assert_close(found["gradients"][1], expected, atol=1e-5, rtol=1e-4)
-    assert found["present"].tolist() == [1, 1, 0]
-
-
-def test_matched_features_lower_the_distance_of_gradients_and_retraining_fits_them() -> None:
-    net, own = network(False, balanced=True).eval(), shard()
-    assert net.balanced is not None
-    target = class_gradients(net.encoder, net.balanced, own.x, own.y)["gradients"]
-    start = {name: value.detach() for name, value in net.balanced.state_dict().items()}
-    features = CReFF(features_per_class=5).initial(3, 6)
-    present = torch.tensor([0, 1])
-    matched = match_features(features, start, target, present, 200, 0.1)
-    assert torch.equal(matched[2], features[2])  # nobody holds that class
-
-    def gap(z: torch.Tensor) -> float:
-        error = nn.functional.linear(z, start["weight"], start["bias"]).softmax(-1) - torch.eye(3)[:, None]
-        gradient = torch.einsum("cmk,cmd->ckd", error, nn.functional.pad(z, (0, 1), value=1.0)) / z.shape[1]
-        return float((1 - torch.cosine_similarity(gradient[:2], target[:2], dim=-1)).sum())
-
-    assert gap(matched) < gap(features)
-    layer = retrain(matched, start, present, 300, 0.1)
-
-    def error(weight: torch.Tensor, bias: torch.Tensor) -> float:
-        logits = nn.functional.linear(matched[:2], weight, bias).flatten(0, 1)
-        return float(nn.functional.cross_entropy(logits, torch.tensor([0, 1]).repeat_interleave(5)))
-
-    assert error(layer["weight"], layer["bias"]) < error(start["weight"], start["bias"])

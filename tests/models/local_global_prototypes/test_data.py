@@ -13,8 +13,8 @@ from PIL import Image
 import zoo
 from zoo import weights
 from zoo.data.dermoscopy import shades_of_gray
+from zoo.data.photographs import prepare, views_of
 from zoo.errors import WeightsError
-from zoo.models.local_global_prototypes.data import prepare, views_of
 from zoo.models.local_global_prototypes.model import LocalGlobalConfig, LocalGlobalPrototypes
 from zoo.nn.gallery import GalleryConfig
 
@@ -30,7 +30,7 @@ def photograph(side: int) -> np.ndarray:
 
 
 def test_a_large_photograph_gives_the_view_of_a_small_one_and_its_light_is_that_of_the_thumbnail():
-    large, small = (prepare(photograph(side), 32, True) for side in (1600, 60))
+    large, small = (prepare(photograph(side), 32, True, "a model") for side in (1600, 60))
     assert large.view.shape == small.view.shape == (32, 32, 3)
     assert np.abs(large.view.astype(int) - small.view).mean() < 2
     exact = shades_of_gray(photograph(1600) / np.float32(255))
@@ -41,17 +41,17 @@ def test_a_large_photograph_gives_the_view_of_a_small_one_and_its_light_is_that_
 def test_small_images_are_balanced_in_full_as_before():
     image = photograph(60)
     balanced = np.round(shades_of_gray(image / np.float32(255)) * 255).astype(np.uint8)
-    item = prepare(image, 32, True)
+    item = prepare(image, 32, True, "a model")
     assert item.window.side == 60
-    assert np.array_equal(item.view, prepare(balanced, 32, False).view)
+    assert np.array_equal(item.view, prepare(balanced, 32, False, "a model").view)
 
 
 def test_views_from_disk_are_those_that_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ZOO_VIEWS", str(tmp_path / "views"))
     path = tmp_path / "lesion.bmp"
     Image.fromarray(photograph(400)).save(path)
-    first, again = views_of(path, 32, True), views_of(path, 32, True)
-    item = prepare(path, 32, True)
+    first, again = views_of(path, 32, True, "a model"), views_of(path, 32, True, "a model")
+    item = prepare(path, 32, True, "a model")
     for found in (first, again):
         assert np.array_equal(found["view"], item.view)
         assert np.array_equal(found["plain"], item.plain)

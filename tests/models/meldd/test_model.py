@@ -17,6 +17,7 @@ from zoo import media
 from zoo.data.case import Case
 from zoo.data.phantoms.patients import patients
 from zoo.errors import DataError, MediaError, OptionError
+from zoo.metrics import auroc
 from zoo.models.meldd.model import MelDD, MelddConfig, udtr_adapted
 from zoo.models.meldd.network import Attention
 
@@ -53,6 +54,17 @@ def test_every_lesion_gets_a_score_against_the_others(trained: MelDD, stack: np.
     alone = trained.predict(list(stack[:4]), variant="V0")
     assert np.allclose(alone.probability, trained.predict(list(stack), variant="V0").probability[:4], atol=1e-6)
     assert alone.attention.shape == (0, 4, 4, 4)
+
+
+def test_a_temperature_changes_no_call(trained: MelDD, stack: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    plain = trained.predict(list(stack))
+    monkeypatch.setattr(trained, "temperature", 3.0)
+    found = trained.predict(list(stack))
+    assert np.array_equal(found.malignant, plain.malignant)
+    assert np.array_equal(found.malignant, found.probability >= found.operating_point)
+    logit = np.log(plain.probability / (1 - plain.probability)) / 3
+    np.testing.assert_allclose(found.probability, 1 / (1 + np.exp(-logit)), rtol=1e-4)
+    assert found.rank == plain.rank
 
 
 def test_order_of_images_only_reorders(trained: MelDD, stack: np.ndarray):
@@ -264,3 +276,21 @@ def test_figure_and_record_tell_the_same(trained: MelDD, tmp_path: Path):
         "what each kind of evidence changes",
     ]  # fmt: skip
     assert "14 lesions" in found.summary()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["V1", "V2", "V4"])
+def test_what_the_others_add_tells_ducklings_from_naevi_and_attention_does_not(name: str):
+    """On phantoms that the demo weights never saw."""
+    model = zoo.load("meldd", device="cpu")
+    raised, received, duckling = [], [], []
+    for seed in range(40_000, 40_060):
+        patient = patients(seed, size=64, risk=0.2, lesions=12)
+        found = model.predict(patient, variant=name)
+        for i, lesion in enumerate(patient.images):
+            if lesion.attributes["duckling"] or lesion.label == "benign":
+                raised.append(found.raised[i])
+                received.append(found.received[i])
+                duckling.append(lesion.attributes["duckling"])
+    assert auroc(np.array(raised), np.array(duckling)) > 0.7
+    assert auroc(np.array(received), np.array(duckling)) < 0.65

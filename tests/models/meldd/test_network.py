@@ -119,6 +119,15 @@ def test_attention_maps_agree_with_the_operator(name: str):
     torch.testing.assert_close(net.received(sets, chunk=4), others / others.mean(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["V1", "V4"])
+def test_a_lesion_is_raised_by_what_the_others_add(name: str):
+    net, sets = variant(name), some_sets([6])
+    among = net(sets)[0]
+    alone = torch.cat([net(sets.lesions(torch.tensor([i]), torch.tensor([1])))[0] for i in range(6)])
+    torch.testing.assert_close(net.raised(sets), among - alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net.raised(some_sets([1])), torch.zeros(1), rtol=0, atol=1e-6)
+
+
 def test_each_variant_takes_its_own_evidence():
     sets = some_sets([5])
     elsewhere = replace(sets, site=(sets.site + 1) % 7)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zoo.errors import OptionError
-from zoo.nn.promptable import Box, Mask, Point, Prompt, box_around, prompts_from
+from zoo.nn.promptable import Box, Mask, Point, Prompt, box_around, fitted, prompts_from
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,15 @@ def test_the_box_around_a_mask_is_exclusive_below_and_right() -> None:
     assert box_around(mask) == Box(3, 2, 9, 5)
     with pytest.raises(OptionError, match="empty mask"):
         box_around(np.zeros((3, 3), bool))
+
+
+def test_a_box_that_reaches_a_little_over_the_edge_is_cut_with_a_note() -> None:
+    prompts, notes = fitted((Prompt(Box(-1, 10, 101, 50.5)), Prompt(Box(1, 2, 3, 4))), 50, 100)
+    assert [prompt.box for prompt in prompts] == [Box(0, 10, 100, 50), Box(1, 2, 3, 4)]
+    assert notes == ["the box reached over the edge and was cut to 0,10,100,50"]
+
+
+@pytest.mark.parametrize("box", [Box(90, 10, 150, 20), Box(-20, -20, -1, -1), Box(200, 0, 210, 5)])
+def test_a_box_that_lies_mostly_elsewhere_is_refused(box: Box) -> None:
+    with pytest.raises(OptionError, match="reaches out of the image"):
+        fitted((Prompt(box),), 50, 100)

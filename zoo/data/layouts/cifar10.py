@@ -40,7 +40,7 @@ def read(spec: str, root: Path) -> Dataset:
     return Dataset(spec, entries, ["image", "label", "split"])
 
 
-def _case(records: np.memmap, place: int, identity: str, labels: list[str]) -> Case:
+def _case(records: np.ndarray, place: int, identity: str, labels: list[str]) -> Case:
     pixels = np.array(records[place, 1:]).reshape(3, SIDE, SIDE).transpose(1, 2, 0)
     return Case(np.ascontiguousarray(pixels), identity, label=labels[int(records[place, 0])])
 

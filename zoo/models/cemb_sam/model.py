@@ -31,6 +31,7 @@ from zoo.nn.promptable import (
     PromptEmbeddings,
     decode,
     encode_prompts,
+    fitted,
     load_sam,
     mask_side,
     prompts_from,
@@ -192,12 +193,11 @@ class CEmbSam(Model[PromptedSegmentation]):
     def _segmented(
         self, picture: media.Image, prompts: tuple[Prompt, ...], given: int | None, threshold: float
     ) -> PromptedSegmentation:
-        for prompt in prompts:
-            prompt.check(*picture.size)
+        prompts, clipped = fitted(prompts, *picture.size)
         names = self.config.conditions if self.block is not None else ("",)
         small = working_image(picture, self.config)
         embedded = None if self.unet is not None else self.embed(small)
-        known, notes = np.ones(1), []
+        known, notes = np.ones(1), clipped
         if self.block is None:
             if given is not None:
                 notes.append(f"{self.config.method} knows no conditions: {self.config.conditions[given]} was not used")

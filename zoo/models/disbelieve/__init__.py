@@ -59,31 +59,15 @@ plugin = Plugin(
         "exist to be compared with, carry names that end in -poisoned, and decide nothing."
     ),
     departures=(
-        Departure(
-            "The scale search on gradients is corrected.",
-            "As Algorithm 2 is printed it ends at scale 1000 whatever the distances; the authors' code runs the"
-            " consistent form.",
-            "see the claim's arm as printed",
-        ),
-        Departure(
-            "The ascent on parameters ends on the sphere of the distance bound.",
-            "Algorithm 1 stops after the first step that leaves it; the text asks for a bounded distance.",
-        ),
-        Departure(
-            "Clients of unlike classes are drawn by Dirichlet(0.5).",
-            "The paper says non-iid and takes the partition of the work on DOS, which it doesn't print.",
-        ),
-        Departure(
-            "AUC is of probabilities, macro one-vs-rest.",
-            "The paper doesn't say; the authors' code scores hard predictions.",
-        ),
-        Departure(
-            "Krum and the trimmed mean are told the true number of attackers.",
-            "Not stated; the authors' code trims one client on each side.",
-        ),
-        Departure(
-            "BreakHis is split by patient.",
-            "Not stated; the authors' code splits by image, which puts a patient on both sides.",
-        ),
+        Departure("The scale search on gradients is made consistent.", "Algorithm 2 multiplies by the scale and has a "
+                  "branch that fits a divisor; the authors' code divides.", "none: the same scale on a finer grid"),
+        Departure("The ascent on parameters ends on the sphere of the distance bound.", "Algorithm 1 is printed with a "
+                  "condition that holds at its start; the authors' code ends a step beyond.", "see the claim"),
+        Departure("Clients of unlike classes are drawn by Dirichlet(0.5); BreakHis is split by patient.", "The paper "
+                  "says non-iid; the authors' code splits by image, which puts a patient on both sides."),
+        Departure("AUC is of probabilities, macro one-vs-rest.", "Not stated; the authors' code scores hard "
+                  "predictions, which the audit has beside it."),
+        Departure("Krum and the trimmed mean are told the true number of attackers.", "Not stated; the authors' code "
+                  "trims a tenth."),
     ),
-)
+)  # fmt: skip

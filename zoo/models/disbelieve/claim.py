@@ -135,6 +135,8 @@ claim = Claim(
         OURS: "the paper's attack: onto the sphere; for gradients, the scale is a factor, the search turned to fit",
         THEIRS: "the authors' code: a step beyond the sphere; for gradients, the scale is a divisor, of one batch",
     },
+    changes="Both readings are arms. The arm that took Algorithm 2's listing to the letter is gone: it multiplies by a "
+    "scale that its own search treats as a divisor, a misprint that nobody ran.",
     run="zoo.models.disbelieve.claim:run",
     primary=_drop(OURS, "AUC, Krum"),
     secondary=(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo import figure as fig
 from zoo.figure import plots
-from zoo.figure.plane import Projection, draw_distances, draw_plane
+from zoo.figure.plane import Projection, draw_distances, draw_plane, draw_shares
 from zoo.prediction import Classification
 from zoo.storage import write_file
 from zoo.text import finite
@@ -235,28 +235,6 @@ def audit_figure(audits: Sequence[Audit]) -> PILImage.Image:
         draw_distances(row[1], group[-1].rounds, f"distances, {ATTACK_NAMES[group[-1].attack]}", (_BENIGN, _MALICIOUS))
         title = f"updates of the last round, {ATTACK_NAMES[group[-1].attack]}"
         draw_plane(row[2], group[-1].projection, title, (_BENIGN, _CONTROLLED, _MEAN, _MALICIOUS))
-        _draw_shares(row[3], group[-1])
+        empty = "the trimmed mean decides\ncoordinate by coordinate" if rule == "trimmed-mean" else ""
+        draw_shares(row[3], group[-1].rounds, first.clients, group[-1].controlled, empty, (_BENIGN, _MALICIOUS))
     return plots.picture(drawing)
-
-
-def _draw_shares(axis: Any, audit: Audit) -> None:
-    """What share of the aggregate each client has: DOS's weights, or how often Krum took it."""
-    counts = np.zeros(audit.clients)
-    rounds = [record for record in audit.rounds if record.weights or record.picked is not None]
-    for record in rounds:
-        if record.picked is not None:
-            counts[record.picked] += 1 / len(rounds)
-        else:
-            present = [client for client in range(audit.clients) if client not in record.excluded]
-            counts[present] += np.array(record.weights) / len(rounds)
-    if not rounds:
-        rule = AGGREGATOR_NAMES[audit.aggregator]
-        text = {"trimmed-mean": "the trimmed mean decides\ncoordinate by coordinate,\nnot client by client"}
-        plots.message(axis, text.get(audit.aggregator, f"{rule} weighs clients\nby their cases"))
-        return
-    kinds = {"benign": [client for client in range(audit.clients) if client not in audit.controlled]}
-    if audit.controlled:
-        kinds["controlled by the attacker"] = list(audit.controlled)
-    picked = "how often Krum picked a client\n(equal updates: the first of them)"
-    title = picked if rounds[0].picked is not None else "mean weight that DOS gave a client"
-    plots.upright(axis, counts.tolist(), kinds, (_BENIGN, _MALICIOUS), title=title, x="client", legend="upper right")

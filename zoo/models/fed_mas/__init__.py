@@ -61,30 +61,14 @@ plugin = Plugin(
         "CC BY-NC 4.0; HyperKvasir is CC BY 4.0."
     ),
     departures=(
-        Departure(
-            "Rescue factors are sums of products of distances, as printed (Eq. 3).",
-            "The authors' code normalises both factors first, which turns round who weighs more.",
-            "see the claim",
-        ),
-        Departure(
-            "The prior sees each image once, without augmentation, and its features are kept.",
-            "The paper allows features computed in advance; the authors' code computes them at every step.",
-        ),
-        Departure(
-            "The projector is an MLP of 512-2048-2048 without normalisation.",
-            "The paper says MLP; the authors' has batch normalisation, which fails on a batch of one image.",
-        ),
-        Departure(
-            "There is no second classifier on the projection.",
-            "The paper has none; the authors' code trains one.",
-        ),
-        Departure(
-            "Batch (32), momentum, weight decay and augmentation are our choice; the optimiser begins anew each round.",
-            "Not stated.",
-        ),
-        Departure(
-            "The model of the last round is kept.",
-            "The paper doesn't say; the authors' code keeps the best round on the list that it reports.",
-        ),
+        Departure("Rescue factors are sums of products of distances, as printed (Eq. 3).", "The authors' code "
+                  "normalises both factors first, which turns round who weighs more.", "see the claim"),
+        Departure("The prior sees each image once, without augmentation, and its features are kept.", "The paper "
+                  "allows features computed in advance; the authors' code computes them at every step."),
+        Departure("The projector is an MLP of 512-2048-2048 without normalisation, with no classifier on it.", "The "
+                  "paper says MLP; the authors' has batch normalisation and a second head.", "see the claim"),
+        Departure("Batch (32), momentum, weight decay and augmentation are our choice; the optimiser begins anew each "
+                  "round, and the model of the last one is kept.", "Not stated; the authors' code keeps the optimiser, "
+                  "and the best round on the list that it reports.", "see the claim"),
     ),
-)
+)  # fmt: skip

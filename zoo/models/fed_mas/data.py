@@ -85,9 +85,6 @@ def own_test(
     return load_views(cases, config.image_size), torch.from_numpy(labels_of(cases, config.labels))
 
 
-# ---- measuring -------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def predict_labels(
     network: Network, views: Tensor, prepare: Callable[[Tensor], Tensor] = to_network

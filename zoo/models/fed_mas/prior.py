@@ -152,9 +152,6 @@ def pretrain(
     return encoder.eval().requires_grad_(False)
 
 
-# ---- distance and rescue factor --------------------------------------------------------------------------------------
-
-
 def prior_distance(y: Float[Tensor, "b d"], prior: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
     """L_f = 2 - 2 <y, y'> of unit vectors, in [0, 4] (Eq. 1).
 

@@ -73,9 +73,6 @@ class LongTailClassification(Classification):
         return [*panels, *self.extra_panels]
 
 
-# ---- pictures of a training ----------------------------------------------------------------------------------------
-
-
 def training_figures(
     rows: Sequence[dict[str, Any]], labels: Sequence[str], counts: Sequence[int], groups: Mapping[str, str], out: Path
 ) -> list[Path]:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,7 +165,8 @@ def finished(config: FedMASConfig, state: dict[str, Tensor], prior: nn.Module | 
     return model
 
 
-ISIC = {"optimizer": "adam", "lr": 3e-4, "schedule": "constant"}
+ISIC: dict[str, Any] = {"optimizer": "adam", "lr": 3e-4, "schedule": "constant"}
+FLAMBY = {**ISIC, "clients": 6, "partition": "column:center"}
 # What the authors' code sets. It chooses the best round on the test's lists; here it's the validation part.
 RELEASED = {
     "network": {"projector": "normed", "second_head": True}, "rf_norm": "shares", "keep_optimizer": True, "clip": 5.0,
@@ -178,10 +180,8 @@ training = Training(
         "paper": {"network": FedMASConfig(HYPERKVASIR_CLASSES)},
         "hyperkvasir": {"network": FedMASConfig(HYPERKVASIR_CLASSES)},
         "isic": {**ISIC, "clients": 4},
-        "flamby": {**ISIC, "clients": 6, "partition": "column:center"},
-        "flamby-released": {
-            **ISIC, "recipe": "released", "clients": 6, "partition": "column:center", "rounds": 100, "local_epochs": 1,
-        },
+        "flamby": FLAMBY,
+        "flamby-released": {**FLAMBY, "recipe": "released", "rounds": 100, "local_epochs": 1},
         # A small network from scratch with a small prior trained without labels: under a minute on one CPU core.
         "demo": {
             "network": FedMASConfig(

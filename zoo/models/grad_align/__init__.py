@@ -32,9 +32,10 @@ plugin = Plugin(
         trained_on=DEMO_DATA,
         command=f'zoo train grad-align --data "{DEMO_DATA}" --preset private --out DIR',
         metrics={
+            # Its noise is secret: the same command gives other weights.
             # zoo evaluate grad-align --data "phantom:chest-xray?n=150&seed=100000&size=48" --split all
-            "accuracy, 150 unseen phantoms of three classes": 0.520,
-            "AUROC, 150 unseen phantoms": 0.731,
+            "accuracy, 150 unseen phantoms of three classes": 0.560,
+            "AUROC, 150 unseen phantoms": 0.744,
             "epsilon at delta 1e-5, for each training image": 8.0,
         },
     ),

@@ -259,6 +259,12 @@ claim = Claim(
         "the filter without noise gains less than 1 point over DP-SGD": ("cs vs. dpsgd, accuracy",),
         "a random share gains as much": ("cs vs. random, accuracy",),
     },
+    changes=(
+        "Eight fresh seeds instead of five, with three learning rates instead of five and 300 steps instead of 400 for "
+        "the time they take. The intervals on digits are widened, for every seed splits the same images, and two "
+        "comparisons on digits are gone, for each makes the correction of the others harder. Settings had been chosen "
+        "on the five earlier seeds, which the claim didn't say."
+    ),
     seeds=tuple(range(200, 208)),  # named before any of them was run
     tuned_on=(0, 1, 2, 3, 4),  # thresholds, tau, lambda and the rates stand as they were when these had been run
 )  # fmt: skip

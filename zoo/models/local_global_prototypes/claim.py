@@ -202,4 +202,8 @@ claim = Claim(
             "joint, released vs. black box, released, BAcc",
         )
     },
+    changes=(
+        "The black box had no stage 2; now every arm has the same stages, and the authors' code is a second reading. "
+        "ProtoTree and whole images alone are no arms any more, to pay for eight seeds."
+    ),
 )

@@ -31,8 +31,8 @@ EYES = 16  # of the source
 
 # Everything is as each reading trains but for the size of network, squares and schedule. An epoch has 8 updates here
 # and some 200 in the paper, so halving the rates as often would stop all arms after a few dozen updates.
-SYNTHESIS = SynthesisRecipe(channels=(8, 16, 16), epochs=6, lr=3e-3, attempts=1, batch_size=8, crops_per_image=4)
-NETWORK = {"channels": (8, 16, 16, 24, 8), "working_size": SIZE}
+SYNTHESIS = SynthesisRecipe(channels=(6, 8, 8), epochs=6, lr=3e-3, attempts=1, batch_size=8, crops_per_image=4)
+NETWORK = {"channels": (6, 8, 12, 16, 8), "working_size": SIZE}
 PAPER = changed(
     training.configure("paper"),
     {"network": NETWORK, "epochs": 10, "crop": 64, "decay_every": 4, "decay_train_every": 4},
@@ -57,7 +57,7 @@ ARMS: dict[str, MapVesselRecipe] = {
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     """Train every arm from one initialisation on one source set; Dice in percent on source and targets."""
-    unseen = 1 if quick else 5
+    unseen = 1 if quick else 4
     first = 100_000 * (seed + 1)  # no eye is shared between seeds, or between source and targets
     source = [_eye(first + i, ("clinic", "screening"), "healthy") for i in range(EYES)]
     tests = targets(first + 1000, unseen)
@@ -214,5 +214,9 @@ claim = Claim(
         )
     },
     seeds=(201, 202, 203, 204, 205),
-    tuned_on=(900,),
+    changes=(
+        "Latent images with dark vessels are turned; all arms make as many updates and see as many views; the authors' "
+        "code is a second reading; every arm is also tested with BatchNorm by the test image. Training on the pooled "
+        "styles is no arm any more, and network and schedule are smaller, to pay for the readings."
+    ),
 )

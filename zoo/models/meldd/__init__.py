@@ -32,7 +32,8 @@ plugin = Plugin(
     outputs=(
         Output("probability", "of melanoma, for each lesion, in [0, 1]"),
         Output("malignant", "for each lesion, whether its probability reaches the operating point"),
-        Output("received", "attention from the other lesions, 1 on average: the ugly-duckling score"),
+        Output("raised", "how far the patient's other lesions raise a lesion's logit: the ugly-duckling score"),
+        Output("received", "attention from the other lesions, 1 on average; it doesn't tell ugly ducklings"),
         Output("attention", "weights of every layer and head between the lesions, of patients with up to 128 lesions"),
         Output("evidence", "probabilities of each lesion by every variant whose evidence is known"),
     ),

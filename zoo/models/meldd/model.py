@@ -156,6 +156,7 @@ class MelDD(Model[PatientLesions]):
             operating_point=point,
             probability=probability,
             malignant=probability >= point,
+            raised=network.raised(views[0]).cpu().numpy(),
             received=network.received(views[0]).numpy(),
             attention=network.attention_maps(views[0]).cpu().numpy() if len(kept) <= MAPPED else None,
             evidence=evidence,

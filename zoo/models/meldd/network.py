@@ -211,6 +211,17 @@ class Variant(nn.Module):
             x = block(x, layout)
         return torch.stack(maps) if maps else x.new_zeros(0, self.config.heads, len(x), len(x))
 
+    def raised(self, sets: Sets) -> Float[Tensor, " n"]:
+        """Logit of each lesion of one patient among the others, less its logit by itself: the ugly-duckling score.
+
+        Above 0 where the patient's other lesions make it more suspicious, 0 without others.
+        """
+        n = len(sets.features)
+        each = torch.zeros(n, dtype=torch.int64, device=sets.features.device)
+        ones = torch.ones(n, dtype=torch.int64, device=sets.features.device)
+        alone = Sets(sets.features, sets.site, ones, sets.age[each], sets.sex[each])
+        return self(sets)[0] - self(alone)[0]
+
     def received(self, sets: Sets, chunk: int = 256) -> Float[Tensor, " n"]:
         """Mean weight, over the last layer's heads and the other lesions, that each lesion of one patient receives.
 

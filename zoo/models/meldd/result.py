@@ -29,9 +29,10 @@ EVIDENCE = {
 class PatientLesions(Prediction):
     """All lesions of one patient; arrays have an entry for each, in the order of the images.
 
-    ``numbers``: place of each among the images given, counted from 1. ``received``: attention from the other lesions,
-    1 on average. ``attention``: ``[layers heads m m]``, rows attend; with age and sex in front where the variant takes
-    them; None for more than 128 lesions. ``evidence``: probabilities by variant.
+    ``numbers``: place of each among the images given, counted from 1. ``raised``: how far the other lesions raise its
+    logit. ``received``: attention from the other lesions, 1 on average. ``attention``: ``[layers heads m m]``, rows
+    attend; with age and sex in front where the variant takes them; None for more than 128 lesions. ``evidence``:
+    probabilities by variant.
     """
 
     kind: ClassVar[str] = "lesions of a patient"
@@ -45,6 +46,7 @@ class PatientLesions(Prediction):
     operating_point: float
     probability: Float[np.ndarray, " n"]
     malignant: Bool[np.ndarray, " n"]
+    raised: Float[np.ndarray, " n"]
     received: Float[np.ndarray, " n"]
     attention: Float[np.ndarray, "l h m m"] | None
     evidence: dict[str, Float[np.ndarray, " n"]]
@@ -79,6 +81,7 @@ class PatientLesions(Prediction):
                     "site": self.sites[i] or "unknown",
                     "probability": round(float(self.probability[i]), 6),
                     "malignant": None if self.unlike else bool(self.malignant[i]),
+                    "raised_by_others": round(float(self.raised[i]), 4),
                     "attention_received": round(float(self.received[i]), 4),
                     "evidence": {name: round(float(p[i]), 6) for name, p in self.evidence.items()},
                 }
@@ -86,6 +89,16 @@ class PatientLesions(Prediction):
             ],
             "most_suspicious_first": [] if self.unlike else [self.numbers[i] for i in self.rank],
         }
+
+    def temper(self, temperature: float) -> None:
+        """Of all variants, operating points alike, so that what is called malignant stays so."""
+
+        def of(p: Any) -> Any:
+            return 1 / (1 + (1 / np.clip(p, 1e-12, 1 - 1e-12) - 1) ** (1 / temperature))
+
+        self.probability, self.operating_point = of(self.probability), float(of(self.operating_point))
+        self.evidence = {name: of(p) for name, p in self.evidence.items()}
+        self.operating_points = {name: float(of(p)) for name, p in self.operating_points.items()}
 
     def severity(self, p: float, variant: str | None = None) -> float:
         """A probability on a scale from 0 to 1 whose middle is the operating point."""
@@ -107,7 +120,9 @@ class PatientLesions(Prediction):
         ranked = [i for i in self.rank if i in self.pictures]
         panels = [fig.Panel(self._heading(len(ranked)), fig.tiles([self._tile(i) for i in ranked]))]
         if self.attention is not None and len(self.attention) and len(self.names) > 1:
-            panels.append(fig.Panel("who looks at whom: last layer's attention", self._attention(sorted(ranked))))
+            panels.append(
+                fig.Panel("who looks at whom: last layer's attention, no score", self._attention(sorted(ranked)))
+            )
         if any(self.sites):
             panels.append(fig.Panel("sites: lesions, and the worst of each", self._body()))
         if len(self.evidence) > 1:
@@ -120,11 +135,15 @@ class PatientLesions(Prediction):
         count = len(self.names)
         which = f"{count} lesions" if count <= shown else f"{shown} of {count} lesions"
         person = [None if self.age is None else f"age {self.age:g}", self.sex]
-        return f"{which}, most suspicious first ({', '.join([self.variant, *(fact for fact in person if fact)])})"
+        facts = ", ".join([self.variant, *(fact for fact in person if fact)])
+        others = "; others: how far the patient's other lesions raise its logit" if count > 1 else ""
+        return f"{which}, most suspicious first ({facts}){others}"
 
     def _tile(self, i: int) -> fig.Tile:
         p, malignant = float(self.probability[i]), bool(self.malignant[i])
-        lines = f"{self.numbers[i]}: {p:.0%}{' !' if malignant else ''}", self.names[i], self.sites[i] or "site unknown"
+        others = f"others {self.raised[i]:+.1f}, " if len(self.names) > 1 else ""
+        where = f"{others}{self.sites[i] or 'site unknown'}"
+        lines = f"{self.numbers[i]}: {p:.0%}{' !' if malignant else ''}", self.names[i], where
         return fig.Tile(self.pictures[i], lines, shade(self.severity(p)), bold=malignant)
 
     def _attention(self, order: list[int]) -> PILImage.Image:

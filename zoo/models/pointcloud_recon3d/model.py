@@ -33,6 +33,7 @@ from zoo.nn.windows import by_patches
 from zoo.progress import Bar, track
 
 BATCH = 8  # patches through the network together
+UNSTAINED = "grey images have no stain to tell tumour by: what is dense is shown as tissue; give masks for more"
 JUDGED = 5  # sections by which it's told whether a stack is of the training's kind
 FINEST = 1250  # cells of a layer's longer side: 20,000 pixels down-sampled by 16
 
@@ -159,6 +160,7 @@ class PointCloudRecon3D(Model[PointCloud]):
             to_scanner=None if stack.affine is None else stack.affine @ np.diag([*(1 / s for s in scale.spacing), 1.0]),
             meshes={name: mesh for name, mesh in found.items() if mesh is not None},
             tumour_masks=tuple(tumour_masks),
+            sought=UNSTAINED not in notes,
             picture=picture,
             pictured=reports[0].name if count == 1 else f"layer {middle + 1} of {count}",
             neighbours=_neighbours(layers, motions, reports, rule),
@@ -204,8 +206,7 @@ class PointCloudRecon3D(Model[PointCloud]):
         if is_mask(pixels):
             tumour = positive(pixels)
             return Masks(tumour, tumour, tumour.astype(np.uint8) * 255, "layers of two grey values are taken for masks")
-        note = "grey images have no stain to tell tumour by: what is dense is shown as tissue; give masks for more"
-        return Masks(np.zeros(pixels.shape, bool), dense_mask(pixels), pixels, note)
+        return Masks(np.zeros(pixels.shape, bool), dense_mask(pixels), pixels, UNSTAINED)
 
     def _register(
         self, layers: Sequence[Layer], names: Sequence[str], rule: Rule, wanted: bool

@@ -60,6 +60,7 @@ class PointCloud(Prediction):
     to_scanner: Float[np.ndarray, "4 4"] | None = None
     meshes: dict[str, drawing.Mesh] = field(default_factory=dict)
     tumour_masks: tuple[UInt8[np.ndarray, "_ _"], ...] = field(default=(), repr=False)
+    sought: bool = True  # whether tumour could be told at all
     picture: UInt8[np.ndarray, "_ _ ..."] = field(repr=False)  # one section, small
     pictured: str = ""  # which
     neighbours: Neighbours | None = None
@@ -68,7 +69,8 @@ class PointCloud(Prediction):
 
     def summary(self) -> str:
         tumour, tissue = int((self.label == 1).sum()), int((self.label == 0).sum())
-        text = f"{len(self.layers)} layers, {tumour} tumour and {tissue} tissue points"
+        found = f"{tumour} tumour and {tissue} tissue points" if self.sought else f"{tissue} tissue points"
+        text = f"{len(self.layers)} layers, {found}"
         known = [report.rmse_all for report in self.layers if report.rmse_all is not None]
         if known:
             text += f", RMSE {float(np.mean(known)):.3g} px"
@@ -82,7 +84,10 @@ class PointCloud(Prediction):
             "spacing": list(self.spacing),
             "files_in": "mm of the patient (RAS+)" if self.to_scanner is not None else f"{self.unit} of the stack",
             "to_scanner": None if self.to_scanner is None else self.to_scanner.round(6).tolist(),
-            "points": {"tumour": int((self.label == 1).sum()), "tissue": int((self.label == 0).sum())},
+            "points": {
+                "tumour": int((self.label == 1).sum()) if self.sought else None,
+                "tissue": int((self.label == 0).sum()),
+            },
             "layers": [_plain(report) for report in self.layers],
             "meshes": {name: {"vertices": len(m.vertices), "faces": len(m.faces)} for name, m in self.meshes.items()},
         }

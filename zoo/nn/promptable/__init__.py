@@ -27,7 +27,7 @@ from zoo.nn.promptable.promptable import (
     mask_side,
     two_way,
 )
-from zoo.nn.promptable.prompts import Box, Mask, Point, Prompt, box_around, prompts_from
+from zoo.nn.promptable.prompts import Box, Mask, Point, Prompt, box_around, fitted, prompts_from
 from zoo.nn.promptable.sam import add_lora, freeze, load_sam, resize_input, small_config
 from zoo.nn.promptable.session import Session, inside_of, sam_answer
 
@@ -58,6 +58,7 @@ __all__ = [
     "decode",
     "encode_prompts",
     "find_everything",
+    "fitted",
     "follow",
     "freeze",
     "inside_of",

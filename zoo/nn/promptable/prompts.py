@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -30,6 +30,12 @@ class Box:
             raise OptionError(f"{shown} is empty or inverted; write x0,y0,x1,y1 with x0 < x1 and y0 < y1")
         if self.x0 < 0 or self.y0 < 0 or self.x1 > width or self.y1 > height:
             raise OptionError(f"{shown} reaches out of the image, which is {width} px wide and {height} px high")
+
+    def fitted(self, height: int, width: int) -> Box:
+        """The part of the box that lies on the image, where that is most of it; else the box as it is."""
+        corners = [max(self.x0, 0.0), max(self.y0, 0.0), min(self.x1, float(width)), min(self.y1, float(height))]
+        inside = max(corners[2] - corners[0], 0.0) * max(corners[3] - corners[1], 0.0)
+        return Box(*corners) if inside >= (self.x1 - self.x0) * (self.y1 - self.y0) / 2 else self
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,21 @@ class Prompt:
         for part in (self.box, *self.points, self.mask):
             if part is not None:
                 part.check(height, width)
+
+
+def fitted(prompts: Sequence[Prompt], height: int, width: int) -> tuple[tuple[Prompt, ...], list[str]]:
+    """The prompts with boxes that reach a little over the edge cut there, and a note for each that was.
+
+    Raises ``OptionError`` for a part that doesn't fit the image.
+    """
+    found, notes = [], []
+    for prompt in prompts:
+        box = prompt.box and prompt.box.fitted(height, width)
+        if box is not None and box != prompt.box:
+            notes.append(f"the box reached over the edge and was cut to {box.x0:g},{box.y0:g},{box.x1:g},{box.y1:g}")
+        found.append(replace(prompt, box=box))
+        found[-1].check(height, width)
+    return tuple(found), notes
 
 
 def prompts_from(
