@@ -45,8 +45,15 @@ plugin = Plugin(
             "phantom:surgical-frame?n=240 (192 procedural frames), on the zoo's small SAM, trained on phantoms too"
         ),
         command="zoo train surgical-sam-lora --data 'phantom:surgical-frame?n=240' --preset demo --out DIR",
-        seconds=0,
-        metrics={},
+        seconds=296,  # of one core
+        metrics={
+            # zoo evaluate surgical-sam-lora --data "phantom:surgical-frame?n=40&seed=20000" --split all
+            "instrument IoU, 40 other phantoms": 0.19,
+            "binary IoU, 40 other phantoms": 0.853,
+            # the same with --with mode=box and --with mode=point, for which nothing was trained
+            "instrument IoU, boxes given": 0.782,
+            "instrument IoU, points given": 0.681,
+        },
     ),
     phantom="phantom:surgical-frame",
     departures=(
