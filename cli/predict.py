@@ -45,10 +45,9 @@ def predict(
     assert plugin is not None
     chosen = options.parse(plugin, given or [])
     found, failed = _expand(inputs, together=plugin.primary_input.kind == "images")
-    if any(_is_table(one) for one in found):
-        from zoo import inference
-
-        found = inference.unfold(found)
+    if plugin.primary_input.kind == "images" and any(_is_table(one) for one in found):
+        found, torn = _unfolded(found)
+        failed += torn
     names = [_name(one) for one in found]
     stems = _stems(names)
     _check_out(out, stems, names)
@@ -118,6 +117,24 @@ def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], int]:
     for failure in errors:
         refuse(failure)
     return list(found.values()), len(errors)
+
+
+def _unfolded(found: Sequence[Any]) -> tuple[list[Any], int]:
+    """The inputs with tables replaced by their patients, and how many tables can't be used; raises when none can."""
+    from zoo import inference
+
+    unfolded: list[Any] = []
+    errors: list[ZooError] = []
+    for one in found:
+        try:
+            unfolded += inference.unfold([one])
+        except ZooError as error:
+            errors.append(error)
+    if not unfolded:
+        raise errors[0]
+    for error in errors:
+        refuse(error)
+    return unfolded, len(errors)
 
 
 def _is_table(one: Any) -> bool:

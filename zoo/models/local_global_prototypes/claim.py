@@ -202,6 +202,7 @@ claim = Claim(
             "joint, released vs. black box, released, BAcc",
         )
     },
+    unequal={"joint, released": "its stage 2 has batches of 100, so fewer updates; regions are settled before it"},
     changes=(
         "The black box had no stage 2; now every arm has the same stages, and the authors' code is a second reading. "
         "ProtoTree and whole images alone are no arms any more, to pay for eight seeds."
