@@ -16,7 +16,7 @@ from zoo.data.phantoms.ultrasound import ultrasound
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.errors import DataError
-from zoo.models.cemb_sam.claim import ARMS, GROUPS, RATES, SIDE, draw, run
+from zoo.models.cemb_sam.claim import ARMS, GROUPS, SIDE, draw, run
 from zoo.models.cemb_sam.claim import told as told_arm
 from zoo.models.cemb_sam.data import box_of, conditions_of, load, loosened
 from zoo.models.cemb_sam.model import CEmbSamConfig
@@ -56,12 +56,12 @@ class TestCEmbSam(PluginTests):
     name = "cemb-sam"
     given = ("--with", "box=40,40,90,90")
     facts = {
-        "Dice in %, 80 other phantoms with a lesion": "dsc_of_lesions",
+        "Dice in %, 30 other phantoms with a lesion": "dsc_of_lesions",
         "Dice in %, benign": "dsc_benign",
         "Dice in %, malignant": "dsc_malignant",
-        "pixel accuracy in %, 120 other phantoms": "pixel_accuracy",
+        "pixel accuracy in %, 45 other phantoms": "pixel_accuracy",
     }
-    facts_on = ("phantom:ultrasound?n=120&seed=20000", "all")
+    facts_on = ("phantom:ultrasound?n=45&seed=20000&style=both", "all")
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -180,8 +180,8 @@ def test_a_released_step_feeds_the_encoder_0_to_255_and_learns_soft_masks(tiny_s
         items = [load(case, model.config, soft=True) for case in DATA.train]
         before = [p.clone() for p in model.parameters()]
         fit_(model, recipe, items, items[:3], one)
-    assert seen[0].min() == pytest.approx(items[0].grey.min(), abs=0.01)
-    assert max(float(x.max()) for x in seen) > 200
+    assert min(float(x.min()) for x in seen) >= -0.01  # no mean taken out
+    assert 200 < max(float(x.max()) for x in seen) < 255.01
     assert any(((item.target > 0) & (item.target < 1)).any() for item in items)
     assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)) > 10
     assert model.config.threshold == RELEASED_THRESHOLD
@@ -240,10 +240,9 @@ def test_the_claims_arms_differ_in_what_they_are_told() -> None:
 
 
 def test_the_claims_arms_have_one_budget_and_both_readings() -> None:
-    assert {(arm.epochs, arm.batch_size, arm.sam, arm.jitter) for arm in ARMS.values()} == {(6, 8, "demo", 4)}
+    assert {(a.epochs, a.batch_size, a.lr, a.jitter) for a in ARMS.values()} == {(6, 8, 1e-3, 4)}
     assert {name for name, arm in ARMS.items() if arm.recipe == "released"} == {"released", "released m1"}
     assert ARMS["released"].soft_masks
-    assert set(RATES) == set(ARMS)
 
 
 @pytest.mark.slow

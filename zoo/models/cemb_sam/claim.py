@@ -8,8 +8,8 @@ Images of 64 x 64 px hold two ellipses, T and Q. Two kinds of sub-groups:
   without Q where it is the other way round, or both together.
 
 Every arm is the plugin's own network on the small SAM that comes with the zoo, with the plugin's own losses and loop,
-once as printed and once as released. All get the same images, steps and batches; the rate of each was the better of two
-on other seeds, and the threshold of each is the best on its validation images.
+once as printed and once as released. All get the same images, steps, batches and rate; the threshold of each is the
+best on its validation images.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ SIDE = 64  # px
 GROUPS = ("first", "second", "third")
 Kind = Literal["appearance", "rules"]
 KINDS: tuple[Kind, ...] = ("appearance", "rules")
-COUNTS = (128, 32, 80)  # images to train on, to choose the threshold on, and to test on
+COUNTS = (64, 24, 48)  # images to train on, to choose the threshold on, and to test on
 THRESHOLDS = np.arange(-2, 2.1, 0.25)  # logits
-TUNED_ON = (900,)
+TUNED_ON = (900,)  # size, length and rate of an earlier form of this claim, by time and by its arms without sub-groups
 
 BASE = CEmbSamRecipe(
     sam="demo", image_size=128, working_size=SIDE, epochs=6, batch_size=8, jitter=4, infers=False, lr=1e-3
@@ -52,7 +52,6 @@ ARMS: dict[str, CEmbSamRecipe] = {
         for arm in ("released", "released m1")
     },
 }
-RATES: dict[str, float] = dict.fromkeys(ARMS, 1e-3)
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
@@ -64,7 +63,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
         rng = np.random.default_rng([0xCE3B, seed, number])
         parts = [draw(count, rng, kind) for count in counts]
         for arm, recipe in ARMS.items():
-            recipe = replace(recipe, lr=RATES[arm], epochs=1 if quick else recipe.epochs)
+            recipe = replace(recipe, epochs=1 if quick else recipe.epochs)
             with spending(arm):
                 scores[arm][kind] = 100 * measured(arm, recipe, parts, cache, seed)["test"]
     return scores
@@ -102,21 +101,6 @@ def told(arm: str, items: Sequence[Item], rng: np.random.Generator) -> list[Item
     if arm == "shuffled":
         groups = rng.permutation(groups)
     return [replace(item, condition=int(group)) for item, group in zip(items, groups, strict=True)]
-
-
-def tune(rates: Sequence[float] = (1e-3, 3e-3)) -> dict[str, float]:
-    """How ``RATES`` were chosen: by the validation Dice, mean of both kinds of sub-groups, on ``TUNED_ON``."""
-    found: dict[str, dict[float, list[float]]] = {arm: {rate: [] for rate in rates} for arm in ARMS}
-    for seed in TUNED_ON:
-        cache = FeatureCache(half=True)
-        for number, kind in enumerate(KINDS):
-            rng = np.random.default_rng([0xCE3B, seed, number])
-            parts = [draw(count, rng, kind) for count in COUNTS]
-            for arm, recipe in ARMS.items():
-                for rate in rates:
-                    dice_ = measured(arm, replace(recipe, lr=rate), parts, cache, seed)["validation"]
-                    found[arm][rate].append(dice_)
-    return {arm: max(tried, key=lambda rate: float(np.mean(tried[rate]))) for arm, tried in found.items()}
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -197,7 +181,7 @@ claim = Claim(
         recipe="paper",
         readings={
             "supported": "Where sub-groups differ in appearance, knowing them helps.",
-            "not supported": "Where sub-groups differ in appearance alone, knowing them gains nothing.",
+            "not supported": "Where sub-groups differ in appearance alone, knowing them gains less than a point.",
             "inconclusive": "Whether knowing sub-groups of other appearance helps stays open.",
         },
     ),
@@ -212,7 +196,7 @@ claim = Claim(
             headline=True,
             readings={
                 "supported": "As released, knowing sub-groups of other appearance helps.",
-                "not supported": "As released, knowing sub-groups of other appearance gains nothing either.",
+                "not supported": "As released, knowing sub-groups of other appearance gains less than a point, too.",
                 "inconclusive": "As released, whether it helps stays open.",
             },
         ),
@@ -237,7 +221,7 @@ claim = Claim(
             recipe="released",
             readings={
                 "supported": "As released, knowing sub-groups that want different things helps.",
-                "not supported": "As released, knowing sub-groups that want different things does not help.",
+                "not supported": "As released, knowing sub-groups that want different things gains less than 3 points.",
                 "inconclusive": "As released, whether knowing sub-groups that want different things helps stays open.",
             },
         ),
@@ -267,8 +251,15 @@ claim = Claim(
     paper={"cemb": {"appearance": 89.35}, "dec": {"appearance": 85.95}},
     seeds=(50, 51, 52, 53, 54, 55, 56, 57),  # named before any of them was run
     tuned_on=TUNED_ON,
+    changes=(
+        "Primary are now sub-groups that differ in appearance, as the paper's do; the earlier form had sub-groups of "
+        "different rules, which are its secondary comparison and still gain. The authors' code is an arm; its block "
+        "starts with embeddings that are nearly alike, and the 48 steps of the miniature hardly tell them apart. "
+        "Thresholds are chosen on validation images. Eight fresh seeds instead of five, with fewer images and without "
+        "the control of one rule, for the time they take."
+    ),
     falsified_if={
-        "on sub-groups of other appearance, the block told the sub-group is not above the block with one condition": (
+        "on sub-groups of other appearance, being told the sub-group gains the block less than a point of Dice": (
             "cemb vs. m1, appearance",
         )
     },

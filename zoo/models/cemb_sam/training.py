@@ -289,7 +289,7 @@ def score(model: CEmbSam, case: Case, options: Mapping[str, Any]) -> Mapping[str
 DEMO = {
     "sam": "demo",
     "lr": 1e-3,
-    "epochs": 24,
+    "epochs": 20,
     "batch_size": 16,
     "patience": 8,
     "dtype": "float16",

@@ -305,10 +305,11 @@ training = Training(
     recipe=LocalGlobalRecipe,
     presets={
         "paper": {},
-        # A small network from scratch: higher rates, fewer epochs, minutes on two CPU cores. Features of an untrained
-        # backbone all point one way: prototypes that start at random keep a class's regions apart.
+        # A small network from scratch: higher rates, fewer epochs, minutes on two CPU cores. As released, because a
+        # class's local prototypes are the further apart; random crops would cut lesions.
         "demo": {
-            "init": "random",
+            "recipe": "released",
+            "augment": "full",
             "network": {
                 "backbone": "small",
                 "small_channels": (24, 32, 48, 64),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Departure, Input, Output, Paper, Plugin
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="sam-histo-interactive",
@@ -45,6 +45,17 @@ plugin = Plugin(
     claim="zoo.models.sam_histo_interactive.claim:claim",
     operators=("masked_attention",),
     extras=("imaging", "sam"),
+    weights=WeightsInfo(
+        trained_on="phantom:he-tile?n=100&size=128 (81 procedural tiles), on the zoo's small SAM at 128 px",
+        command="zoo train sam-histo-interactive --data 'phantom:he-tile?n=100&size=128' --preset demo --out DIR",
+        metrics={
+            # zoo evaluate sam-histo-interactive --data "phantom:he-tile?n=10&size=128&seed=20000" --split all
+            "IoU after 1 click, 10 other phantoms": 0.925,
+            "IoU after 5 clicks": 0.927,
+            "NoC@85": 1.0,
+            "NoC@90": 3.0,
+        },
+    ),
     phantom="phantom:he-tile",
     licence_notes="The paper's code is not released; the details of the decoder that it leaves open are ours.",
     departures=(

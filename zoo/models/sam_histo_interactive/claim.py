@@ -24,14 +24,14 @@ from zoo.nn.promptable import Promptable, Session, follow
 from zoo.training import Run
 
 SIDE = 64  # px
-ARMS: dict[str, Method] = {"refine": "refine", "dot product": "sam-md", "wide": "wide", "untrained": "zero-shot"}
+ARMS: dict[str, Method] = {"refine": "refine", "dot product": "sam-md", "wide": "wide"}
 TARGETS = (0.70, 0.75, 0.80)
 MOST = 10  # clicks
 FAR = 16  # px from the click
 
-# Sizes were chosen on seed 900 by time (half a minute a seed) and by what "dot product" learns within it.
-RECIPE = SamHistoRecipe(sam="demo", image_size=128, lr=1e-3, epochs=4, drops=(3,), batch_size=4, heads=4, turns=False)
-COUNTS = (120, 8)  # patches to train on, and to test on in each of the two sets
+# Sizes were chosen by time (a quarter of a minute a seed), the learning rate by what "dot product" learned on seed 900.
+RECIPE = SamHistoRecipe(sam="demo", image_size=64, lr=1e-3, epochs=4, drops=(3,), batch_size=4, heads=4, turns=False)
+COUNTS = (80, 8)  # patches to train on, and to test on in each of the two sets
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
@@ -47,8 +47,7 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
             chance.stage("training")
             model = build(replace(recipe, method=method))
             model.base = Promptable(model.base.sam, cache=cache)
-            if method != "zero-shot":
-                fit(model, replace(recipe, method=method), train, chance)
+            fit(model, replace(recipe, method=method), train, chance)
         scores[arm] = measure(model.eval(), tests, 3 if quick else MOST)
     return scores
 
@@ -137,7 +136,6 @@ claim = Claim(
         "refine": "self-attention and deep upsampling in place of the dot product",
         "dot product": "SAM's own mask decoder, trained as long",
         "wide": "SAM's way of upsampling, widened to the parameters of the refinement decoder",
-        "untrained": "SAM as it is",
     },
     run="zoo.models.sam_histo_interactive.claim:run",
     primary=Comparison(
@@ -192,7 +190,7 @@ claim = Claim(
         "refine": {"clicks": 7.79, "clicks at 2x": 6.30},
         "dot product": {"clicks": 8.94, "clicks at 2x": 6.88},
     },
-    seeds=(40, 41, 42, 43, 44, 45, 46, 47),  # named before any of them was run
+    seeds=(60, 61, 62, 63, 64, 65, 66, 67),  # named before any of them was run
     tuned_on=(900,),
     falsified_if={
         "the refinement decoder needs no fewer clicks than SAM's own": ("refine vs. dot product, clicks",),

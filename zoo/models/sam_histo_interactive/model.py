@@ -32,6 +32,7 @@ from zoo.nn.promptable import (
     decode,
     encode_prompts,
     follow,
+    inside_of,
     load_sam,
     new_decoder,
     two_way,
@@ -267,6 +268,6 @@ class SamHistoInteractive(Model[ClickedSegmentation]):
                     raise OptionError("simulate_gt marks nothing, so there is nothing to click on")
                 trace = follow(session, truth, most=most)
             for x, y, label in click or ():
-                session.click(x, y, label)
+                session.click(x, y, inside_of(label))
             found.append(ClickedSegmentation.of(image, session, truth, trace, most))
         return found

@@ -189,7 +189,7 @@ def truths(items: Sequence[Item], side: int, size: int) -> Bool[np.ndarray, "b m
     """The regions on the decoder's grid; a cell counts that is covered by more than half."""
     rows = []
     for item in items:
-        frame = Frame(*item.mask.shape, size)
+        frame = Frame(item.mask.shape[0], item.mask.shape[1], size)
         rows.append(frame.low(torch.from_numpy(item.mask).float()[None], side)[0, 0] > 0.5)
     return torch.stack(rows).numpy()
 
@@ -242,9 +242,13 @@ def score(model: SamHistoInteractive, case: Case, options: Mapping[str, Any]) ->
 
 DEMO = {
     "sam": "demo",
+    "image_size": 128,
     "target": "tumour",
+    "heads": 4,
     "lr": 1e-3,
-    "epochs": 30,
+    "epochs": 10,
+    "drops": (7, 9),
+    "batch_size": 4,
     "turns": False,
     "dtype": "float16",
 }

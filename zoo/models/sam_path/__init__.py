@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Departure, Input, Output, Paper, Plugin
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="sam-path",
@@ -64,6 +64,17 @@ plugin = Plugin(
     claim="zoo.models.sam_path.claim:claim",
     operators=("masked_attention",),
     extras=("imaging", "sam", "volumes"),
+    weights=WeightsInfo(
+        trained_on="phantom:he-tile?n=30 (19 procedural tiles), on the zoo's small SAM, trained on phantoms too",
+        command="zoo train sam-path --data 'phantom:he-tile?n=30' --preset demo --out DIR",
+        metrics={
+            # zoo evaluate sam-path --data "phantom:he-tile?n=12&seed=20000" --split all
+            "pixel accuracy in %, 12 other phantoms, pooled": 95.1,
+            "Dice in %, stroma, pooled": 97.2,
+            "Dice in %, tumour, pooled": 92.8,
+            "Dice in %, nuclei, pooled": 93.8,
+        },
+    ),
     phantom="phantom:he-tile",
     departures=(
         Departure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Departure, Input, Output, Paper, Plugin
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="samaug",
@@ -41,6 +41,17 @@ plugin = Plugin(
     claim="zoo.models.samaug.claim:claim",
     operators=("masked_attention",),
     extras=("imaging", "sam", "volumes"),
+    weights=WeightsInfo(
+        trained_on="phantom:he-tile?n=30 (24 procedural tiles), on the zoo's small SAM, trained on phantoms too",
+        command="zoo train samaug --data 'phantom:he-tile?n=30' --preset demo --out DIR",
+        metrics={
+            # zoo evaluate samaug --data "phantom:he-tile?n=6&seed=20000" --split all
+            "pixel F1 in %, 6 other phantoms": 99.7,
+            "AJI in %, 6 other phantoms": 94.2,
+            "object F1 in %, 6 other phantoms": 98.9,
+            "object Dice in %, 6 other phantoms": 97.9,
+        },
+    ),
     phantom="phantom:he-tile",
     departures=(
         Departure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Departure, Input, Output, Paper, Plugin
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="sampot",
@@ -54,6 +54,18 @@ plugin = Plugin(
     claim="zoo.models.sampot.claim:claim",
     operators=("masked_attention",),
     extras=("imaging", "sam"),
+    weights=WeightsInfo(
+        trained_on="phantom:chest-xray?n=122 (41 procedural radiographs, left lung), on the zoo's small SAM",
+        command="zoo train sampot --data 'phantom:chest-xray?n=122' --preset demo --out DIR",
+        metrics={
+            # zoo evaluate sampot --data "phantom:chest-xray?n=6&seed=20000" --split all --with steps=25
+            "Dice at the centre, 6 other phantoms (the small SAM knows such lungs)": 0.965,
+            "Dice at the evolved click": 0.964,
+            "error of the expected Dice there": 0.007,
+            # the least of the column validation_error of metrics/training.csv, its root
+            "error of the expected Dice (RMS), 616 masks of the 28 phantoms that the epoch was chosen on": 0.037,
+        },
+    ),
     phantom="phantom:chest-xray",
     departures=(
         Departure(

@@ -75,7 +75,10 @@ def measure(
     with torch.no_grad():
         scenes = [model.scene(grey_of(picture)) for picture, _ in pairs]
     frame = scenes[0].frame
-    scene = Scene(*(torch.cat([getattr(one, name) for one in scenes]) for name in ("features", "grey", "valid")), frame)
+    features, grey, valid = (
+        torch.cat([getattr(one, name) for one in scenes]) for name in ("features", "grey", "valid")
+    )
+    scene = Scene(features, grey, valid, frame)
     truths = [truth for _, truth in pairs]
     centres = [centre for truth in truths if (centre := centre_of(truth)) is not None]
     starts = frame.into(torch.tensor(centres))

@@ -209,7 +209,7 @@ class Sampot(Model[EvolvedSegmentation]):
                 sizes = (" x ".join(map(str, reversed(size))) for size in (truth.shape, image.size))
                 raise OptionError("the mask gt is {} px and the image {}; give one of the image's size".format(*sizes))
             if point is not None:
-                Point(*point).check(*image.size)
+                Point(float(point[0]), float(point[1])).check(*image.size)
             # gradients are needed, and what is made in inference mode has none
             with torch.inference_mode(False), torch.no_grad():
                 scene = self.scene(grey_of(image))

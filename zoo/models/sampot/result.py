@@ -65,7 +65,10 @@ class EvolvedSegmentation(Segmentation):
             what = "the first mask was kept" if kept else "look at both, or ask with safeguard=overlap"
             notes.append(f"the evolved mask shares little with the first, or its click lies outside of it: {what}")
         dices = None
-        measured = {"expected Dice, first": path.scores[0, 0], "expected Dice, evolved": path.scores[step, winner]}
+        measured: dict[str, Any] = {
+            "expected Dice, first": path.scores[0, 0],
+            "expected Dice, evolved": path.scores[step, winner],
+        }
         if truth is not None:
             each = [full(path.logits[t, winner][None])[0] for t in range(len(path.logits))]
             dices = np.array([dice((one > 0).cpu().numpy(), truth) for one in each])

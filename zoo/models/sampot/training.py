@@ -94,7 +94,10 @@ def build(recipe: SampotRecipe) -> Sampot:
 
 def samples_of(model: Sampot, recipe: SampotRecipe, cases: Sequence[Case], rng: np.random.Generator) -> Samples | None:
     """Of every case: level sets of its mask, and what SAM makes of clicks within and beside it."""
-    grey, masks, scores, image = [], [], [], []
+    grey: list[Tensor] = []
+    masks: list[Tensor] = []
+    scores: list[float] = []
+    image: list[int] = []
     for case in cases:
         picture, truth = load(case, recipe.target)
         if not truth.any():
@@ -231,7 +234,7 @@ def score(model: Sampot, case: Case, options: Mapping[str, Any]) -> list[dict[st
     ]
 
 
-DEMO = {"sam": "demo", "target": "left_lung", "epochs": 60, "dtype": "float16"}
+DEMO = {"sam": "demo", "target": "left_lung", "epochs": 20, "dtype": "float16"}
 
 training = Training(
     recipe=SampotRecipe,
