@@ -95,6 +95,8 @@ def train(recipe: SamHistoRecipe, data: TrainData, run: Run) -> SamHistoInteract
         cache = FeatureCache(run.out / "embeddings" if run.out is not None else None, half=True)
         model.base = Promptable(model.base.sam, cache=cache)
     fit(model, recipe, items, run)
+    if model.own is None:
+        model.base = Promptable(model.base.sam)  # predictions see features that aren't rounded
     return model.eval()
 
 

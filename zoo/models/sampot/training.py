@@ -78,6 +78,7 @@ def train(recipe: SampotRecipe, data: TrainData, run: Run) -> Sampot:
     if parts[0] is None:
         raise DataError(f"no case to train on has anything in its mask {recipe.target!r}")
     fit(model, recipe, parts[0], parts[1], run)
+    model.base = Promptable(model.base.sam)  # predictions see features that aren't rounded
     return model.eval()
 
 
