@@ -68,7 +68,7 @@ def verdict(model: Any, pixels: Any) -> str:
     except MediaError:
         return "refused"
     if found is None:
-        return "not judged"
+        return "refused" if getattr(case, "images", ()) else "not judged"  # of a patient no image shows anything
     return "caught" if found.unlike else "missed"
 
 

@@ -1,12 +1,20 @@
-"""How a training gets by with its epsilon: the noise and the steps that fit, and what contradicts a guarantee."""
+"""How a training gets by with its epsilon: the noise and the steps that fit, what both are drawn from, and what
+contradicts a guarantee.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
 
 from zoo.errors import OptionError
 from zoo.models.grad_align.accounting import Accountant, Accounting, batch_cap, smallest_sigma
+from zoo.seeds import derive_seed
 
 USUAL_SIGMA = 0.8
 
@@ -94,6 +102,33 @@ class Budget:
             f"accounting=strict: {spends}; the noise on the similarities is matched to batches of {self.batch_cap}, "
             "which makes the selection nearly random: compare with filter=none"
         )
+
+
+@dataclass
+class Chance:
+    """What batches and noise are drawn from: a secret number or a seed that anyone may know. Survives a resume."""
+
+    key: int
+    secret: bool = False
+
+    def generator(self, *of: int | str) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self.key, *of))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"key": str(self.key), "secret": self.secret}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.key, self.secret = int(state["key"]), state["secret"]
+
+
+def draw_sample(
+    budget: Budget, chance: Chance, step: int, device: torch.device
+) -> tuple[Int[np.ndarray, " b"], torch.Generator]:
+    """Who is in the batch, each with the sampling rate by itself, at most B of them; and a generator for the noise."""
+    rng = chance.generator("sample", step)
+    index = np.flatnonzero(rng.random(budget.count) < budget.accountant.sample_rate)
+    noise = torch.Generator(device).manual_seed(int(chance.generator("noise", step).integers(2**63)))
+    return rng.permutation(index)[: budget.batch_cap], noise
 
 
 def _unreachable(

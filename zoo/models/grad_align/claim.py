@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from zoo.claims import Claim, Comparison, Verdict, spending
 from zoo.data.digits import digits as read_digits
 from zoo.models.grad_align.accounting import Accountant, Accounting
+from zoo.models.grad_align.budget import Chance, draw_sample
 from zoo.models.grad_align.training import (
-    Chance,
     GradAlignRecipe,
     accuracy,
     align,
     alignment,
     descend,
-    draw_sample,
     settle,
     share_kept,
 )

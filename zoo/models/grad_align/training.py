@@ -26,13 +26,12 @@ from zoo.data.images import label_index
 from zoo.errors import OptionError
 from zoo.models.grad_align import plugin
 from zoo.models.grad_align.accounting import Accounting
-from zoo.models.grad_align.budget import Budget, refuse_contradictions
+from zoo.models.grad_align.budget import Budget, Chance, draw_sample, refuse_contradictions
 from zoo.models.grad_align.model import GradAlign, GradAlignConfig, prepare
 from zoo.models.grad_align.result import Filter, Privacy, chart
 from zoo.nn.per_sample import per_sample_gradients, refuse_layers
 from zoo.ops import cosine_filter
 from zoo.ops.cosine_filter import Filtered
-from zoo.seeds import derive_seed
 from zoo.storage import write_file
 from zoo.training import Run, TrainData, Training
 
@@ -155,16 +154,6 @@ def fit(
 # ---- one step ----------------------------------------------------------------------------------------------------
 
 
-def draw_sample(
-    budget: Budget, chance: Chance, step: int, device: torch.device
-) -> tuple[Int[np.ndarray, " b"], torch.Generator]:
-    """Who is in the batch, each with the sampling rate by itself, at most B of them; and a generator for the noise."""
-    rng = chance.generator("sample", step)
-    index = np.flatnonzero(rng.random(budget.count) < budget.accountant.sample_rate)
-    noise = torch.Generator(device).manual_seed(int(chance.generator("noise", step).integers(2**63)))
-    return rng.permutation(index)[: budget.batch_cap], noise
-
-
 def align(grads: Float[Tensor, "b f"], recipe: GradAlignRecipe, budget: Budget, generator: torch.Generator) -> Filtered:
     """The gradient of one step and who went into it. Raw gradients are never averaged (Algorithm 1 prints that)."""
     assert recipe.cs_on is not None, "settle the recipe first"
@@ -226,23 +215,6 @@ def alignment(aligned: Filtered, grads: Float[Tensor, "b f"]) -> Float[Tensor, "
 
 def share_kept(aligned: Filtered) -> float:
     return float(aligned.kept.float().mean()) if len(aligned.kept) else 0.0
-
-
-@dataclass
-class Chance:
-    """What batches and noise are drawn from: a secret number or a seed that anyone may know. Survives a resume."""
-
-    key: int
-    secret: bool = False
-
-    def generator(self, *of: int | str) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(self.key, *of))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"key": str(self.key), "secret": self.secret}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.key, self.secret = int(state["key"]), state["secret"]
 
 
 @dataclass
