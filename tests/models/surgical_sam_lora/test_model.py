@@ -1,0 +1,203 @@
+"""Low-rank updates, the decoder by class, and what a user may ask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.data.phantoms.surgical_frame import surgical_frame
+from zoo.errors import OptionError
+from zoo.models.surgical_sam_lora.baselines import TernausNet
+from zoo.models.surgical_sam_lora.model import (
+    Adapted,
+    EncoderConfig,
+    LowRank,
+    SurgicalSam,
+    SurgicalSamConfig,
+    pixels_of,
+    prompts_of,
+)
+from zoo.nn.promptable import DecoderConfig, load_sam, new_decoder
+
+TINY = EncoderConfig(2, 24)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return surgical_frame(0, size=80)
+
+
+@pytest.fixture
+def model(tiny_sam: str) -> SurgicalSam:
+    torch.manual_seed(0)
+    return SurgicalSam(SurgicalSamConfig(sam=tiny_sam, prompted=tiny_sam, encoder=TINY)).eval()
+
+
+def moved(model: SurgicalSam) -> SurgicalSam:
+    """With updates that do something."""
+    assert model.updates is not None
+    with torch.no_grad():
+        for update in model.updates:
+            update.up_q.weight.normal_(std=0.1)
+            update.up_v.weight.normal_(std=0.1)
+    return model
+
+
+# ---- Sec. 6 ----
+
+
+def test_updates_of_zero_leave_sam_as_it_is(model: SurgicalSam, tiny_sam: str) -> None:
+    x = torch.randn(2, 3, 64, 64)
+    plain = load_sam(tiny_sam, needed_by="a test").vision_encoder(x).last_hidden_state
+    assert torch.equal(model.base.vision_encoder(x).last_hidden_state, plain)
+    assert not torch.allclose(moved(model).base.vision_encoder(x).last_hidden_state, plain, atol=1e-4)
+
+
+def test_an_update_is_w_a_w_b_on_queries_and_values_and_leaves_keys(model: SurgicalSam) -> None:
+    update = LowRank(6, 2)
+    torch.nn.init.normal_(update.up_q.weight)
+    torch.nn.init.normal_(update.up_v.weight)
+    x = torch.randn(5, 6)
+    q, k, v = update(x).split(6, dim=1)
+    torch.testing.assert_close(q, x @ update.down_q.weight.T @ update.up_q.weight.T)
+    torch.testing.assert_close(v, x @ update.down_v.weight.T @ update.up_v.weight.T)
+    assert not k.any()
+    torch.testing.assert_close(x @ update.matrix().T, update(x))
+    assert torch.linalg.matrix_rank(update.matrix()) == 4  # rank 2 each
+
+
+def test_merged_equals_unmerged(model: SurgicalSam) -> None:
+    x = torch.randn(2, 3, 64, 64)
+    merged = moved(model).merged()
+    assert not any(isinstance(part, Adapted) for part in merged.modules())
+    apart = model.base.vision_encoder(x).last_hidden_state
+    torch.testing.assert_close(merged.vision_encoder(x).last_hidden_state, apart, rtol=1e-5, atol=1e-5)
+    assert any(isinstance(part, Adapted) for part in model.base.modules())  # the model itself stays as it was
+
+
+def test_at_the_papers_size_it_trains_what_the_paper_says() -> None:
+    """18.28 MB (Sec. 6) are decoder, updates and the prompt encoder, of which we keep what is ever read."""
+    config = SurgicalSamConfig(classes=tuple("abcdefg"), encoder=EncoderConfig(), decoder=DecoderConfig())
+    with torch.device("meta"):
+        model = SurgicalSam(config)
+    trained = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert trained == {"decoder": 4_619_624, "updates": 147_456}
+    assert model.default is not None
+    assert model.default.numel() == 256
+    assert all(p.requires_grad for p in model.parameters())
+    whole_prompt_encoder = 6_220
+    assert 4 * (sum(trained.values()) + whole_prompt_encoder) / 2**20 == pytest.approx(18.28, abs=0.08)
+
+
+def test_the_two_sams_are_frozen_and_no_part_of_the_weights(model: SurgicalSam) -> None:
+    before = set(model.state_dict())
+    model(torch.randn(1, 3, 64, 64)).sum().backward()
+    assert set(model.state_dict()) == before
+    assert {name.partition(".")[0] for name in before} == {"decoder", "updates", "default"}
+    frozen = [p for name, p in model.base.named_parameters() if "update." not in name]
+    assert not any(p.requires_grad for p in frozen)
+    assert model.updates is not None
+    assert all(update.up_q.weight.grad is not None for update in model.updates)
+
+
+def test_there_is_a_logit_for_every_class_and_frames_do_not_mix(model: SurgicalSam) -> None:
+    x = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        together, alone = model(x), model(x[1:2])
+    assert together.shape == (3, 4, 32, 32)
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_more_tokens_copy_sams_in_turn() -> None:
+    decoder = new_decoder(DecoderConfig(16, 32, 2, 16), tokens=8)
+    assert decoder.mask_tokens.weight.shape == (8, 16)
+    assert len(decoder.output_hypernetworks_mlps) == 8
+
+
+def test_a_frame_is_squashed_to_the_square() -> None:
+    from zoo import media
+
+    wide = media.read(np.full((40, 90, 3), 200, np.uint8))
+    assert pixels_of(wide, 64).shape == (1, 3, 64, 64)
+    assert pixels_of(wide, 64).std() < 1  # no black border
+
+
+def test_weights_for_another_sam_are_refused(tiny_sam: str) -> None:
+    model = SurgicalSam(SurgicalSamConfig(sam=tiny_sam))  # sizes of the zoo's small SAM
+    with pytest.raises(OptionError, match="other sizes"):
+        _ = model.base
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_ternausnet_answers_at_the_size_of_the_frame(size: int) -> None:
+    network = TernausNet(4, width=4).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, size, size)).shape == (1, 4, size, size)
+
+
+# ---- what a user asks ----
+
+
+def test_without_prompts_every_pixel_has_a_class(model: SurgicalSam, case) -> None:
+    found = model.predict(case.image)
+    assert found.mask.shape == case.image.shape[:2]
+    assert found.labels == ("background", "grasper", "scissors", "hook")
+    assert found.probability is not None
+    np.testing.assert_allclose(found.probability.sum(0), 1, atol=1e-5)
+    assert np.array_equal(found.probability.argmax(0), found.mask)
+    assert found.to_dict()["mode"] == "auto"
+
+
+def test_a_mask_has_the_class_of_its_prompt(model: SurgicalSam, case) -> None:
+    boxes = ((5, 5, 40, 40), (30, 30, 75, 75))
+    found = model.predict(case.image, box=boxes, label=("hook", "hook"))
+    assert found.labels == ("background", "hook")
+    numbered = model.predict(case.image, box=boxes)
+    assert numbered.labels == ("background", "box 1", "box 2")
+    assert np.array_equal(found.mask > 0, numbered.mask > 0)
+    assert len(numbered.quality) == 2
+    assert numbered.to_dict()["boxes"] == [list(box) for box in boxes]
+
+
+def test_where_masks_overlap_the_higher_logit_wins(model: SurgicalSam, case) -> None:
+    one, two = (5, 5, 70, 70), (10, 10, 60, 60)
+    alone = [model.predict(case.image, box=[box]) for box in (one, two)]
+    both = model.predict(case.image, box=[one, two])
+    first, second = (found.probability for found in alone)
+    assert first is not None
+    assert second is not None
+    clear = np.abs(first - second) > 1e-4
+    expected = np.where(np.maximum(first, second) > 0.5, np.where(first > second, 1, 2), 0)
+    assert np.array_equal(both.mask[clear], expected[clear])
+
+
+def test_a_point_takes_the_mask_that_sam_expects_most_of(model: SurgicalSam, case) -> None:
+    found = model.predict(case.image, point=(40, 40))
+    assert found.mode == "point"
+    assert list(found.quality) == ["1: point 1"]
+    assert found.summary()
+
+
+def test_all_that_can_be_told_apart_has_a_number_each(model: SurgicalSam, case) -> None:
+    found = model.predict(case.image, mode="amg")
+    assert len(found.labels) == 1 + len(found.quality)
+    assert found.mask.max() < len(found.labels)
+    assert found.legend() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mode": "box"}, "needs at least one box"),
+        ({"mode": "auto", "box": [(1, 1, 9, 9)]}, "takes no prompts"),
+        ({"mode": "point", "box": [(1, 1, 9, 9)]}, "takes no box"),
+        ({"box": [(1, 1, 9, 9)], "point": [(3, 3)]}, "boxes or points"),
+        ({"box": [(1, 1, 9, 9)], "label": ["hook", "hook"]}, "1 boxes or points and 2 labels"),
+        ({"label": ["hook"]}, "0 boxes or points and 1 labels"),
+    ],
+)
+def test_prompts_that_do_not_go_together_are_refused(options, words: str) -> None:
+    given = {"mode": None, "box": None, "point": None, "label": None, **options}
+    with pytest.raises(OptionError, match=words):
+        prompts_of(**given)
