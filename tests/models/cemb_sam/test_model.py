@@ -263,7 +263,7 @@ def test_results_are_written_with_one_number_for_each_box(model: CEmbSam, case, 
     ("given", "sentence"),
     [
         ({}, "cemb-sam needs box"),
-        ({"box": ((0, 0, 97, 20),)}, "reaches out of the image, which is 96 px wide"),
+        ({"box": ((60, 0, 150, 20),)}, "reaches out of the image, which is 96 px wide"),
         ({"box": ((30, 0, 10, 20),)}, "empty or inverted"),
         ({"box": ((0, 0, 9, 9),), "point": ((96, 3),)}, "point 96,3 is not on the image"),
         ({"box": ((0, 0, 9, 9), (3, 3, 9, 9)), "point": ((6, 3),)}, "2 boxes were given"),
@@ -276,6 +276,12 @@ def test_results_are_written_with_one_number_for_each_box(model: CEmbSam, case, 
 def test_wrong_input_is_refused_in_one_sentence(model: CEmbSam, case, given: dict, sentence: str) -> None:
     with pytest.raises(OptionError, match=sentence):
         model.predict(case.image, **given)
+
+
+def test_a_box_a_pixel_over_the_edge_is_cut_there_with_a_note(model: CEmbSam, case) -> None:
+    over, at = (model.predict(case.image, box=((0, 0, x, 20),), condition="benign") for x in (97, 96))
+    assert np.array_equal(over.probability, at.probability)
+    assert any("reached over the edge and was cut to 0,0,96,20" in note for note in over.notes)
 
 
 def test_the_figure_shows_every_condition_when_it_was_inferred(model: CEmbSam, case, box) -> None:

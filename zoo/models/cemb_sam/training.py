@@ -92,6 +92,8 @@ def train(recipe: CEmbSamRecipe, data: TrainData, run: Run) -> CEmbSam:
 
         views = views_of(model, train_items, recipe, run.generator("boxes"))
         fit_head(model.head, views, views_of(model, validation, recipe, run.generator("boxes of validation")), run)
+    if recipe.method != "u-net":
+        model.base = Promptable(model.base.sam)  # what it predicts from here on rests on no halved features
     return model.eval()
 
 
