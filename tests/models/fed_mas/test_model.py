@@ -51,7 +51,7 @@ def test_prediction_names_probabilities_group_and_distance(model: FedMAS, lesion
     assert 0 <= record["measurements"]["ssl_distance"] <= 4
     assert f"({record['group']} class)" in found.summary()
     assert [panel.title.split(" (")[0] for panel in found.panels()] == [
-        "input", f"evidence for {found.label}", "probabilities"
+        "input", f"evidence for {found.label_names[found.label]}", "probabilities"
     ]  # fmt: skip
     assert found.saliency is not None
     assert 0 <= found.saliency.min() <= found.saliency.max() <= 1

@@ -208,7 +208,8 @@ def test_five_thousand_images_of_one_patient_fit_into_bounded_memory(monkeypatch
     config = MelddConfig(backbone="small", image_size=16, small_channels=(4,), variants=("V1",), context=context)
     model = MelDD(config).eval()
     read, batches, stripes = media.read, [], []
-    monkeypatch.setattr(media, "read", lambda i: read(np.full((20, 20, 3), i % 251, np.uint8)))
+    ramp = np.arange(1200, dtype=np.uint32).reshape(20, 20, 3)
+    monkeypatch.setattr(media, "read", lambda i: read(((ramp + i) % 251).astype(np.uint8)))
     model.backbone.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
     weights = Attention.weights
 
@@ -272,7 +273,7 @@ def test_figure_and_record_tell_the_same(trained: MelDD, tmp_path: Path):
     assert [one["number"] for one in record["lesions"]] == list(range(1, 15))
     assert record["most_suspicious_first"][0] == 1 + int(found.probability.argmax())
     assert [panel.title.split(":")[0] for panel in found.panels()] == [
-        f"14 lesions, most suspicious first (V4, age {found.age:g}, {found.sex})", "who looks at whom", "sites",
+        f"14 lesions, most suspicious first (V4, age {found.age:g}, {found.sex}); others", "who looks at whom", "sites",
         "what each kind of evidence changes",
     ]  # fmt: skip
     assert "14 lesions" in found.summary()
