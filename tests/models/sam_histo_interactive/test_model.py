@@ -162,6 +162,13 @@ def test_simulated_clicks_give_the_whole_trace(model: SamHistoInteractive, case,
     assert {path.name for path in found.save(tmp_path, "r")} == {"r.png", "r.json", "r_mask.png"}
 
 
+def test_given_clicks_are_measured_and_simulated_ones_follow(model: SamHistoInteractive, case) -> None:
+    found = model.predict(case.image, click=((20, 30, 1),), simulate_gt=case.masks["tumour"], most=3)
+    assert found.trace is not None
+    assert (found.clicks[0].x, found.clicks[0].y) == (20, 30)
+    assert len(found.trace.iou) == len(found.trace.seconds) == len(found.clicks) <= 3
+
+
 def test_zero_shot_is_sam_and_its_first_click_chooses_among_three(tiny_sam: str, case) -> None:
     model = SamHistoInteractive(SamHistoConfig(sam=tiny_sam, method="zero-shot")).eval()
     model.decoder.load_state_dict(model.base.sam.mask_decoder.state_dict())
@@ -180,7 +187,6 @@ def test_zero_shot_is_sam_and_its_first_click_chooses_among_three(tiny_sam: str,
         ({}, r"needs click .* add --with click=\.\.\. or --with simulate_gt=\.\.\."),
         ({"click": ((96, 3, 1),)}, "point 96,3 is not on the image"),
         ({"click": ((3, 3, 5),)}, "1 inside the object and 0 outside of it, not 5"),
-        ({"click": ((3, 3, 1),), "simulate_gt": np.ones((96, 96), np.uint8)}, "either given or simulated"),
         ({"simulate_gt": np.zeros((96, 96), np.uint8)}, "nothing to click on"),
         ({"simulate_gt": np.ones((5, 6), np.uint8)}, "the mask is 6 x 5 px and the image 96 x 96"),
         ({"click": ((3, 3, 1),), "previous": np.ones((5, 6), np.uint8)}, "the mask is 6 x 5 px"),

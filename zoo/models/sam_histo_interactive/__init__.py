@@ -30,7 +30,11 @@ plugin = Plugin(
             unless="simulate_gt",
         ),
         Input("previous", "mask", "a mask to start from, above 0 inside, of the image's size"),
-        Input("simulate_gt", "mask", "the true region, of the image's size: clicks are then simulated and measured"),
+        Input(
+            "simulate_gt",
+            "mask",
+            "the true region, of the image's size: clicks are measured, and simulated ones follow",
+        ),
         Input("most", "integer", "clicks of the simulated user at most", default=20, minimum=1, maximum=100),
         Input("threshold", "number", "probability above which a pixel counts", default=0.5, minimum=0.01, maximum=0.99),
     ),

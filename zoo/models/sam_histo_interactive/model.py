@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -33,6 +33,7 @@ from zoo.nn.promptable import (
     encode_prompts,
     follow,
     inside_of,
+    iou,
     load_sam,
     new_decoder,
     two_way,
@@ -255,9 +256,7 @@ class SamHistoInteractive(Model[ClickedSegmentation]):
         most: int,
         threshold: float,
     ) -> list[ClickedSegmentation]:
-        """Answer the clicks one after the other; or simulate them and keep the whole trace."""
-        if click is not None and simulate_gt is not None:
-            raise OptionError("clicks are either given or simulated; leave out click or simulate_gt")
+        """Answer the clicks one after the other; with the truth, measure them and go on with simulated ones."""
         found = []
         for image in images:
             session = self.session(image, threshold=threshold, previous=previous)
@@ -266,8 +265,13 @@ class SamHistoInteractive(Model[ClickedSegmentation]):
                 truth = self._mask(simulate_gt, image)
                 if not truth.any():
                     raise OptionError("simulate_gt marks nothing, so there is nothing to click on")
-                trace = follow(session, truth, most=most)
+            scores = []
             for x, y, label in click or ():
                 session.click(x, y, inside_of(label))
+                if truth is not None:
+                    scores.append(iou(session.mask, truth))
+            if truth is not None:
+                trace = follow(session, truth, most=max(0, most - len(scores)))
+                trace = replace(trace, iou=(*scores, *trace.iou))
             found.append(ClickedSegmentation.of(image, session, truth, trace, most))
         return found

@@ -19,12 +19,12 @@ plugin = Plugin(
     inputs=(
         Input("image", "image", "2-D image, such as a frontal chest radiograph", required=True),
         Input("point", "point", "a click x,y inside the object, px; without it the best of a grid of clicks"),
-        Input("steps", "integer", "how often the click is moved", default=50, minimum=0, maximum=1000),
+        Input("steps", "integer", "how often the click is moved", default=50, minimum=0, maximum=200),
         Input(
             "step_size", "number", "of Adam, px where the longer side is 1024", default=10.0, minimum=0.0, maximum=500
         ),
         Input("search", "choice", "how the click moves", default="gradient", choices=("gradient", "random")),
-        Input("multistart", "integer", "clicks that start near the given one", default=1, minimum=1, maximum=64),
+        Input("multistart", "integer", "clicks that start near the given one", default=1, minimum=1, maximum=16),
         Input(
             "safeguard",
             "choice",
@@ -38,7 +38,7 @@ plugin = Plugin(
             "clicks a side that are scored for the map and for the start",
             default=8,
             minimum=2,
-            maximum=64,
+            maximum=32,
         ),
         Input("gt", "mask", "the true region, of the image's size, to compare with"),
     ),
