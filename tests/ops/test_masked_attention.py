@@ -252,6 +252,55 @@ def test_the_gradient_is_the_numerical_one(bias, causal):
 
 
 @needs_compiled
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("causal", [False, True])
+def test_second_derivatives_are_those_of_the_reference(bias, causal):
+    b, h, n, m, d = 2, 2, 4, 6, 3
+    q, k, v = (
+        rows_of(b, h, r, d, "contiguous", torch.float64, seed).requires_grad_() for r, seed in ((n, 1), (m, 2), (m, 3))
+    )
+    options = {
+        "bias": biases(bias, b, h, n, m, torch.float64, 4),
+        "causal": causal,
+        "key_padding_mask": torch.tensor([[False] * 5 + [True]] * b),
+        "query_padding_mask": torch.tensor([[True] + [False] * 3] * b),
+    }
+    found = []
+    for function in (masked_attention, by_reference):
+        (first,) = torch.autograd.grad(function(q, k, v, **options).square().sum(), q, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), (q, k, v)))
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.abs().max() > 0.01
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("scale", [1.0, -1e4])
+@pytest.mark.parametrize("bias", [False, True])
+def test_no_weight_is_above_1_where_scores_are_rounded_coarsely(dtype, scale, bias):
+    b, h, n, m, d = 2, 2, 17, 9, 33
+    q, k = (rows_of(b, h, r, d, "contiguous", dtype, seed).mul(1e4) for r, seed in ((n, 1), (m, 2)))
+    v, grad = (rows_of(b, h, r, d, "contiguous", dtype, seed) for r, seed in ((m, 3), (n, 4)))
+    inputs = [q, k, v, *([rows_of(1, h, 1, m, "contiguous", dtype, 5)] if bias else [])]
+    for x in inputs:
+        x.requires_grad_()
+    padded = torch.arange(n).expand(b, n) % 3 == 0
+    out = masked_attention(q, k, v, bias=inputs[3] if bias else None, query_padding_mask=padded, scale=scale)
+    found = torch.autograd.grad(out, inputs, grad)
+    assert all(x.isfinite().all() for x in found[2:])
+    assert not any(x.isnan().any() for x in found)
+    most = grad.float().abs().sum(2, keepdim=True)  # of a value: each query's gradient times a weight of at most 1
+    assert (found[2].float().abs() <= most * 1.02).all()
+
+
+def test_padded_queries_are_zero_whatever_the_values_hold():
+    q, k, v = (torch.randn(1, 2, 4, 3) for _ in range(3))
+    v[0, 0, 1, 0], v[0, 1, 2, 1] = math.inf, NAN
+    padded = torch.tensor([[True, False, True, False]])
+    for function in (masked_attention, by_reference):
+        assert (function(q, k, v, query_padding_mask=padded)[:, :, padded[0]] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("bias", ["none", "per head", "decomposed"])
 def test_opcheck(dtype, bias):
