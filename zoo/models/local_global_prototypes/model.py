@@ -20,8 +20,7 @@ from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.local_global_prototypes import plugin
 from zoo.models.local_global_prototypes.prototypes import Evidence, PrototypeBranch
-from zoo.models.local_global_prototypes.result import Contribution, LookAlikes
-from zoo.models.local_global_prototypes.retrieval import Seen, Sources, look_alikes, regions
+from zoo.models.local_global_prototypes.result import Contribution, LookAlikes, Seen, Sources, look_alikes, regions
 from zoo.nn import backbones
 from zoo.nn.gallery import Gallery, GalleryConfig, StoredGallery, gallery_of, read_folder
 from zoo.nn.part_prototypes import MaskedHead

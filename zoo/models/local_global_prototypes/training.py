@@ -33,7 +33,7 @@ from zoo.models.local_global_prototypes.projection import (
     start_prototypes,
     survey,
 )
-from zoo.models.local_global_prototypes.retrieval import Sources
+from zoo.models.local_global_prototypes.result import Sources
 from zoo.nn.gallery import GalleryConfig, pack
 from zoo.nn.losses import Weighting, class_counts, weighted_cross_entropy
 from zoo.nn.part_prototypes import keep_nearest
