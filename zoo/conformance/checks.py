@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -398,8 +399,9 @@ def options(subject: Subject) -> str:
         if not values:
             skipped.append(item.name)
         for value in values:
+            given = {item.name: (value,) if item.many else value}
             try:
-                prediction = subject.predict(subject.specs[0], {item.name: (value,) if item.many else value})
+                prediction = _asked(subject, given)
             except Exception as error:
                 raise Failed(f"{item.name}={_shown(value)} fails: {_named(error)}") from error
             _described(subject, prediction)
@@ -413,6 +415,22 @@ def options(subject: Subject) -> str:
         raise Failed(f"an unknown option {outcome}")
     untried = f"; {', '.join(skipped)} not tried" if skipped else ""
     return f"{tried} values taken, {refused} refused{untried}" if subject.plugin.options else "it has none"
+
+
+def _asked(subject: Subject, given: dict[str, Any]) -> Prediction:
+    """A prediction with these options, and with those that refusals ask for by ``add --with NAME=VALUE``."""
+    declared = {item.name: item for item in subject.plugin.options}
+    for _ in declared:
+        try:
+            return subject.predict(subject.specs[0], given)
+        except OptionError as error:
+            asked = re.search(r"add --with (\w+)=(\w*)", str(error))
+            more = declared.get(asked[1]) if asked else None
+            if asked is None or more is None or more.name in given:
+                raise
+            value = asked[2] if more.kind == "choice" else next(iter(good_values(more, subject.image)), None)
+            given = {**given, more.name: (value,) if more.many else value}
+    return subject.predict(subject.specs[0], given)
 
 
 def good_values(item: Input, image: media.Image) -> list[Any]:

@@ -167,7 +167,7 @@ def test_vanilla_mode_unites_sams_masks_and_drops_large_ones(model: SamPath, ima
     assert fewer.mask.sum() <= found.mask.sum()
     with pytest.raises(OptionError, match="needs a point"):
         model.predict(image, mode="vanilla")
-    with pytest.raises(OptionError, match="belong to mode=vanilla"):
+    with pytest.raises(OptionError, match="add --with mode=vanilla"):
         model.predict(image, point=((1, 1),))
     with pytest.raises(OptionError, match="is not on the image"):
         model.predict(image, mode="vanilla", point=((100, 1),))

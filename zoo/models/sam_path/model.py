@@ -231,7 +231,7 @@ class SamPath(Model[ClassMap]):
         if mode == "vanilla":
             return [self._vanilla(image, point, drop_large) for image in images]
         if point or drop_large:
-            raise OptionError("points and drop_large belong to mode=vanilla; sam-path itself needs no prompt")
+            raise OptionError("points and drop_large are of vanilla alone; leave them out, or add --with mode=vanilla")
         return [self._mapped(image, overlap, mpp) for image in images]
 
     def _mapped(self, picture: media.Image, overlap: float, mpp: float | None) -> ClassMap:

@@ -310,6 +310,8 @@ def prompts_of(
         )
     if given and mode and mode != kind:
         raise OptionError(f"mode={mode} takes no {kind}; leave out mode")
+    if label and not given:
+        raise OptionError("a label needs its box or point; add --with box=x0,y0,x1,y1")
     if label is not None and len(label) != len(given):
         raise OptionError(f"there are {len(given)} boxes or points and {len(label)} labels; give one label for each")
     if len(given) > 254:
