@@ -30,7 +30,11 @@ from zoo.training.reference import _input
 PAGE = Path(__file__).parents[1] / "docs" / "domain.md"
 START, END = "<!-- python benchmarks/domain_gate.py -->", "<!-- end -->"
 PHANTOMS, SEED = 12, 700_000
-RIGHT = {"fundus photograph": ("map-vessel",), "histology": ("pointcloud-recon3d",), "ultrasound": ("cemb-sam",)}
+RIGHT = {
+    "fundus photograph": ("map-vessel",),
+    "histology": ("pointcloud-recon3d", "sam-histo-interactive", "sam-path", "samaug"),
+    "ultrasound": ("cemb-sam",),
+}
 
 
 def images() -> Iterator[tuple[str, str, Any]]:
