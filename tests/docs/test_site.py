@@ -80,10 +80,10 @@ def test_the_readme_has_a_row_for_every_model_with_its_verdict():
 def test_a_training_page_has_every_field_of_the_recipe_with_the_papers_value_and_place():
     hooks = _hooks()
     text = hooks.train_page(registry.info("grad-align"))
-    assert "| field | paper | demo | private | meaning |" in text
-    assert "| `clip_norm` | `1.0` |  |  | C, Sec. 4.1. |" in text
-    assert "| `network.side` | `224` | `32` | `24` | Images are scaled to squares of this side, px." in text
-    assert "| `epsilon` | `null` |  | `8.0` |" in text
+    assert "| field | paper | cifar10 | demo | private | meaning |" in text
+    assert "| `clip_norm` | `1.0` |  |  |  | C, Sec. 4.1. |" in text
+    assert "| `network.side` | `224` | `32` | `32` | `24` | Images are scaled to squares of this side, px." in text
+    assert "| `epsilon` | `null` |  |  | `8.0` |" in text
 
 
 @pytest.mark.slow
