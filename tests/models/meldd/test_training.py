@@ -49,7 +49,9 @@ class TestMelDD(PluginTests):
 
 def test_lesions_become_patients():
     def case(i: int, **facts: object) -> Case:
-        return Case(np.zeros((4, 4, 3), np.uint8), f"l{i}", label=("benign", "MEL")[i == 1], attributes=facts)
+        return Case(
+            np.arange(48, dtype=np.uint8).reshape(4, 4, 3), f"l{i}", label=("benign", "MEL")[i == 1], attributes=facts
+        )
 
     cases = [case(0, patient="a", age="50", sex="male", site="torso"), case(1, patient="a", age="60.0", site="unknown"),
              case(2, patient="b"), case(3), case(4, patient="a", age=70)]  # fmt: skip

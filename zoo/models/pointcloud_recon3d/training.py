@@ -102,8 +102,8 @@ def load_sections(case: Case) -> list[LabelledSection]:
     if image.channels != 3:
         raise DataError(f"case {case.id} has {image.channels} channels; the segmenter trains on RGB sections")
     pixels, masks = to_uint8(image), read_mask(case) > 0
-    if image.ndim_spatial == 2:
-        pixels, masks = pixels[None], masks[None]
+    pixels = pixels[None] if pixels.ndim == 3 else pixels
+    masks = masks[None] if masks.ndim == 2 else masks  # a mask of one slice is read as a plane
     if masks.shape != pixels.shape[:3]:
         raise DataError(f"image and mask of case {case.id} differ in size: {pixels.shape[:3]} and {masks.shape}")
     return [
