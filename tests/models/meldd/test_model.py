@@ -292,6 +292,6 @@ def test_what_the_others_add_tells_ducklings_from_naevi_and_attention_does_not(n
             if lesion.attributes["duckling"] or lesion.label == "benign":
                 raised.append(found.raised[i])
                 received.append(found.received[i])
-                duckling.append(lesion.attributes["duckling"])
+                duckling.append(int(lesion.attributes["duckling"]))
     assert auroc(np.array(raised), np.array(duckling)) > 0.7
     assert auroc(np.array(received), np.array(duckling)) < 0.65
