@@ -191,7 +191,7 @@ def test_several_labels_of_a_case_are_numbers_0_and_1() -> None:
 
 def test_views_of_cases() -> None:
     cases = [Case(noise(6, 9, 3), "a"), Case(noise(4, 4), "b")]
-    views = read_views(cases, lambda picture: resize(square(rgb_bytes(picture)), 2), "a test")
+    views = read_views(cases, lambda picture: resize(square(rgb_bytes(picture)), 2), "a test", "small views")
     assert [view.shape for view in views] == [(2, 2, 3), (2, 2, 3)]
 
 
@@ -203,7 +203,7 @@ def test_views_are_read_once_if_they_fit_and_otherwise_when_asked_for(memory: in
         read.append(i)
         return np.full((2, 2, 3), i, np.uint8)
 
-    views = Views(list(range(6)), view, 12, memory)
+    views = Views(list(range(6)), view, 12, "test views", memory)
     assert len(read) == (6 if memory else 0)
     assert views.batch(np.array([4, 1]))[:, 0, 0, 0].tolist() == [4, 1]
     assert len(read) == (6 if memory else 2)

@@ -45,4 +45,8 @@ def _case(records: np.ndarray, place: int, identity: str, labels: list[str]) -> 
     return Case(np.ascontiguousarray(pixels), identity, label=labels[int(records[place, 0])])
 
 
-layout = Layout("CIFAR-10, Krizhevsky 2009 (the binary version: data_batch_1.bin, ..., batches.meta.txt)", read)
+layout = Layout(
+    "CIFAR-10, Krizhevsky 2009 (the binary version: data_batch_1.bin, ..., batches.meta.txt)",
+    read,
+    licence="none stated by its author",
+)

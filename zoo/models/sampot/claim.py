@@ -20,7 +20,8 @@ from scipy.ndimage import gaussian_filter
 from zoo.claims import Claim, Comparison, spending
 from zoo.data.case import Case
 from zoo.metrics import dice
-from zoo.models.sampot.model import Path, Sampot, Scene, grey_of
+from zoo.models.sampot.model import Sampot, Scene, grey_of
+from zoo.models.sampot.result import Path
 from zoo.models.sampot.training import Samples, SampotRecipe, build, centre_of, fit, load, samples_of
 from zoo.training import Run
 

@@ -15,7 +15,7 @@ from zoo import media
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.sampot import plugin
-from zoo.models.sampot.result import EvolvedSegmentation
+from zoo.models.sampot.result import EvolvedSegmentation, Path
 from zoo.nn.promptable import Frame, Promptable, Tensors, decode, encode_prompts, load_sam, mask_side
 from zoo.nn.promptable.prompts import Point
 
@@ -65,20 +65,6 @@ class Scene(NamedTuple):
     grey: Float[Tensor, "#n 1 m m"]  # in [0, 1], 0 beside the image
     valid: Float[Tensor, "#n 1 m m"]  # 1 on the image
     frame: Frame
-
-
-class Path(NamedTuple):
-    """Where ``n`` clicks went in ``t + 1`` scored steps; the first is where they started."""
-
-    points: Float[Tensor, "t1 n 2"]  # px of SAM's square
-    scores: Float[Tensor, "t1 n"]
-    quality: Float[Tensor, "t1 n"]  # the IoU that SAM expects
-    logits: Float[Tensor, "t1 n m m"]
-
-    def best(self) -> tuple[Tensor, Tensor]:
-        """For each click the step with the largest score, and that score (Sec. 2.3: over the whole path)."""
-        scores, steps = self.scores.max(0)
-        return steps, scores
 
 
 Score: TypeAlias = Callable[[Scene, Float[Tensor, "n 1 m m"], Float[Tensor, " n"]], Float[Tensor, " n"]]

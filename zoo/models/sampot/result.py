@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image as PILImage
 from PIL import ImageDraw
+from torch import Tensor
 
 from zoo import figure, media
 from zoo.metrics import dice
@@ -18,11 +19,22 @@ from zoo.models.sampot import plugin
 from zoo.nn.promptable import Frame, iou
 from zoo.prediction import Segmentation
 
-if TYPE_CHECKING:
-    from zoo.models.sampot.model import Path
-
 FIRST, LAST, TRUTH = figure.colour(5), figure.colour(1), (255, 255, 255)  # LAST: as the overlay paints it
 LEAST_OVERLAP = 0.3  # IoU of first and last mask below which the last is suspicious; ours
+
+
+class Path(NamedTuple):
+    """Where ``n`` clicks went in ``t + 1`` scored steps; the first is where they started."""
+
+    points: Float[Tensor, "t1 n 2"]  # px of SAM's square
+    scores: Float[Tensor, "t1 n"]
+    quality: Float[Tensor, "t1 n"]  # the IoU that SAM expects
+    logits: Float[Tensor, "t1 n m m"]
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """For each click the step with the largest score, and that score (Sec. 2.3: over the whole path)."""
+        scores, steps = self.scores.max(0)
+        return steps, scores
 
 
 @dataclass(kw_only=True)
