@@ -55,7 +55,9 @@ class SamHistoRecipe:
     lr: float = field(default=5e-4, metadata={"min": 0.0, "max": 100.0})  # Sec. 3.2; Adam, as in RITM
     encoder_lr: float = field(default=5e-4, metadata={"min": 0.0, "max": 100.0})  # of encoders, where they're trained
     epochs: int = field(default=30, metadata={"min": 1, "max": 1_000_000})  # Sec. 3.2
-    drops: tuple[int, ...] = field(default=(20, 25), metadata={"min": 0})  # epochs at which lr is divided by 10
+    drops: tuple[int, ...] = field(
+        default=(20, 25), metadata={"min": 0, "max": 1_000_000}
+    )  # epochs at which lr is divided by 10
     batch_size: int = field(default=8, metadata={"min": 1, "max": 65_536})  # not stated
     # further clicks before the one that is learned from, drawn from 0 to this; RITM's
     extra_clicks: int = field(default=3, metadata={"min": 0, "max": 100})
