@@ -255,3 +255,9 @@ def test_tempered_probabilities_are_those_of_divided_logits() -> None:
     model = Toy()
     model.temperature = 2.0
     assert model.predict(ground(1)).probabilities["a"] == pytest.approx(0.75)  # 3 : 1 from 9 : 1
+
+
+def test_where_there_is_nothing_to_look_at_there_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = known(Toy())
+    monkeypatch.setattr(Toy, "_pictures", lambda self, case: [])
+    assert model.predict(ground(1)).domain is None

@@ -159,7 +159,7 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
                 found = self._network_features(batch)
                 if found is not None:
                     rows.setdefault("features", []).extend(found.double().cpu().numpy())
-        return {name: np.array(found) for name, found in rows.items()}
+        return {name: np.array(found) if found else np.zeros((0, 0)) for name, found in rows.items()}
 
     def _kind_of(self, case: Any, chosen: dict[str, Any]) -> domain.Verdict | None:
         if self.domain is None:
