@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from zoo import config
+from zoo.config import from_dict
 from zoo.errors import MissingExtraError, OptionError, PluginError
 from zoo.foreign import Point, points
 from zoo.plugin import CONTRACT_VERSION, ENTRY_POINT_GROUP, Plugin
@@ -73,7 +73,7 @@ def _check_card(plugin: Plugin) -> None:
     if (length := _length(card)) > LONGEST_CARD:
         raise PluginError(f"its card holds {length:,} characters, more than {LONGEST_CARD:,}")
     try:
-        config.from_dict(Plugin, card)
+        from_dict(Plugin, card)
     except OptionError as error:
         raise PluginError(f"its card is malformed: {error}") from error
 

@@ -56,7 +56,7 @@ def _guarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         vars(self)["_inside"] = True
         try:
             if self.unlike and self.withholds:
-                made = self._withheld_figure() if name == "figure" else ""
+                made: Any = self._withheld_figure() if name == "figure" else ""
             else:
                 made = method(self, *args, **options)
         finally:

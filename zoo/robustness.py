@@ -202,7 +202,7 @@ def examples(case: Case, kinds: Sequence[str], severity: int, seed: int = 0) -> 
     clean = media.read(case.image).require_2d("a corruption")
     some = [figure.Tile(clean.thumbnail(figure.PANEL_SIDE), ["clean"])]
     for kind in kinds:
-        changed = corrupted(case, kind=kind, severity=severity, seed=seed).image
+        changed = media.read(corrupted(case, kind=kind, severity=severity, seed=seed).image)
         some.append(figure.Tile(changed.thumbnail(figure.PANEL_SIDE), [f"{kind.replace('_', ' ')}, {severity}"]))
     return figure.tiles(some, side=1500, columns=min(5, len(some)))
 

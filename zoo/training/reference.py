@@ -66,7 +66,8 @@ def temperature_of(
             found = score(model, case, {})
         except ZooError:
             continue
-        rows += [row for row in (found if isinstance(found, list) else [found]) if row]
+        several: list[Any] = found if isinstance(found, list) else [found]
+        rows += [row for row in several if row]
     names = [name for name in (rows[0] if rows else {}) if name.startswith("p_")]
     if len(rows) < MINIMUM or len(names) < 2:
         return None

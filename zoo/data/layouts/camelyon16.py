@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from zoo.data.layouts.slide_patches import CELLS, SIDE, Ring, open_slide, patches, rasterised, reach_of
-from zoo.data.sets import Dataset, Layout
+from zoo.data.sets import Dataset, Entry, Layout
 from zoo.errors import DataError
 
 PLACES = (  # slides, annotations, split
@@ -32,7 +32,7 @@ def read(spec: str, root: Path, magnification: float = 5.0) -> Dataset:
 
     Raises ``DataError`` for annotations without their slide, and files that are malformed.
     """
-    entries = []
+    entries: list[Entry] = []
     found = [(root / slides, root / notes, split) for slides, notes, split in PLACES if (root / notes).is_dir()]
     if not found:
         raise DataError(f"data {spec!r}: there is no folder {root / PLACES[0][1]}; unpack the set there")

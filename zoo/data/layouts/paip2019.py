@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from zoo.data.layouts.slide_patches import CELLS, SIDE, patches, reach_of, reduced_mask
-from zoo.data.sets import Dataset, Layout
+from zoo.data.sets import Dataset, Entry, Layout
 from zoo.errors import DataError
 
 MAGNIFICATION = 5.0
@@ -27,7 +27,7 @@ def read(spec: str, root: Path) -> Dataset:
     marked = sorted(path for path in root.rglob("*_viable.tif"))
     if not marked:
         raise DataError(f"data {spec!r}: there are no *_viable.tif in {root}; unpack the slides there")
-    entries = []
+    entries: list[Entry] = []
     for note in marked:
         name = note.name.removesuffix("_viable.tif")
         slides = [note.with_name(name + suffix) for suffix in (".svs", ".SVS")]

@@ -44,9 +44,9 @@ TUNED_ON = (900,)  # size, length and rate of an earlier form of this claim, by 
 BASE = CEmbSamRecipe(
     sam="demo", image_size=128, working_size=SIDE, epochs=6, batch_size=8, jitter=4, infers=False, lr=1e-3
 )
-PAPER = {"cemb": {}, "m1": {}, "shuffled": {}, "dec": {"method": "decoder-only"}}
+PAPER: dict[str, dict[str, str]] = {"cemb": {}, "m1": {}, "shuffled": {}, "dec": {"method": "decoder-only"}}
 ARMS: dict[str, CEmbSamRecipe] = {
-    **{arm: replace(BASE, **how) for arm, how in PAPER.items()},
+    **{arm: changed(BASE, how) for arm, how in PAPER.items()},
     **{
         arm: changed(BASE, {**READINGS["released"], "recipe": "released", "jitter": BASE.jitter})
         for arm in ("released", "released m1")

@@ -89,7 +89,8 @@ class PromptedSegmentation(Segmentation):
         best = max(known, key=lambda name: known[name])
         chosen = best if known[best] >= SURE else ""
         weights = {chosen: 1.0} if chosen or not best else {name: known[name] for name in answers}
-        mean = sum(share * answers[name].probability for name, share in weights.items()) / sum(weights.values())
+        mean: np.ndarray = sum(share * answers[name].probability for name, share in weights.items())  # type: ignore[assignment]
+        mean = mean / sum(weights.values())
         near = [near_box(one, prompt) for one, prompt in zip(mean, prompts, strict=True)]
         probability = np.stack([mean_ * where for mean_, where in zip(mean, near, strict=True)])
         objects = (probability >= cut).astype(np.uint8)

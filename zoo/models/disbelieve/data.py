@@ -104,8 +104,8 @@ def measure(network: nn.Module, x: Float[Tensor, "n ..."], y: Targets) -> Measur
         return Measured(0.5, 0.5 if y.is_floating_point() else 1 / logits.shape[1], 0.5, True)
     if y.is_floating_point():
         truth, called = y.cpu() > 0.5, logits > 0
-        auc, hard = (label_auroc(score.double().numpy(), truth.int().numpy()) for score in (logits, called))
-        return Measured(auc, float((called == truth).double().mean()), hard)
+        auc, of_called = (label_auroc(score.double().numpy(), truth.int().numpy()) for score in (logits, called))
+        return Measured(auc, float((called == truth).double().mean()), of_called)
     scores = classification_scores(logits.softmax(1).numpy(), y.cpu().numpy())
     if math.isnan(scores["auroc"]):
         raise DataError("the cases to measure AUC on are all of one class; at least two are needed")

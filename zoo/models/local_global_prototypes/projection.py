@@ -89,7 +89,8 @@ def best_cells(
     def found(x: Tensor) -> Float[Tensor, "n 2 b c k"]:
         return torch.stack([torch.stack([e.similarity, e.winner.float()], 1) for e in model(x).values()], 2)
 
-    return over_images(model, found, images, device).unbind(1)
+    similarity, winner = over_images(model, found, images, device).unbind(1)
+    return similarity, winner
 
 
 def survey(

@@ -106,11 +106,11 @@ class PointCloudRecon3D(Model[PointCloud]):
     def _read(self, given: Any) -> Stack:
         return open_stack(given, plugin.name)
 
-    def _pictures(self, stack: Stack, **chosen: Any) -> Iterator[media.Image]:
+    def _pictures(self, case: Stack, **chosen: Any) -> Iterator[media.Image]:
         """Some of the sections in colour; where masks are given the network isn't asked."""
         if chosen.get("masks") is not None:
             return
-        for section in stack.sections[:: -(-len(stack.sections) // JUDGED)]:
+        for section in case.sections[:: -(-len(case.sections) // JUDGED)]:
             pixels = section.load(max(1, max(section.size) // 512))
             if pixels.ndim == 3:
                 yield media.Image(pixels, section.name, ndim_spatial=2)

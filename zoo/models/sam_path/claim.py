@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float
 
 from zoo.claims import Claim, Comparison, spending
+from zoo.config import changed
 from zoo.data.features import FeatureCache
 from zoo.metrics.pixels import counts, pixel_measures
 from zoo.models.sam_path.encoders import SMALL
-from zoo.models.sam_path.model import SamPath
+from zoo.models.sam_path.model import Encoders, SamPath
 from zoo.models.sam_path.training import Item, SamPathRecipe, build, features_of, fit, pretrain
 from zoo.training import Run
 
@@ -34,6 +35,7 @@ RECIPE = SamPathRecipe(
     labels=LABELS, sam="demo", image_size=128, pathology=SMALL, pathology_width=48, pretraining=80, tile=SIDE, mpp=None,
     augment="none", lr=1e-3, beta=0.0, batch_size=6, steps=80, warmup=8, decays=(60, 0),
 )  # fmt: skip
+ENCODERS: dict[str, Encoders] = {"sam": "sam", "pathology": "pathology"}
 RELEASED = {"neck": "random", "loss": "code", "dummy": True}
 COUNTS = (16, 16, 32)  # images to train on, to test on, and without labels for the domain encoder
 
@@ -46,13 +48,14 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     with spending("domain encoder", examples=len(unlabelled)), Run(seed=seed, device="cpu", progress=False) as chance:
         chance.stage("start")
         domain = build(recipe).pathology
+        assert domain is not None
         untrained = {name: value.clone() for name, value in domain.state_dict().items()}
         pretrain(domain, unlabelled, recipe, chance)
     scores = {}
     cache = FeatureCache(half=True)
     for arm in ARMS:
-        own = replace(recipe, encoders={"sam": "sam", "pathology": "pathology"}.get(arm, "both"))
-        own = replace(own, **RELEASED) if arm == "released" else own
+        own = replace(recipe, encoders=ENCODERS.get(arm, "both"))
+        own = changed(own, RELEASED) if arm == "released" else own
         with spending(arm, examples=len(train)), Run(seed=seed, device="cpu", progress=False) as chance:
             chance.stage("start")
             model = build(own)
@@ -69,8 +72,8 @@ def measured(model: SamPath, test: Sequence[Item]) -> dict[str, float]:
     logits = model(features_of(model, test, None, ())).logits
     logits = torch.nn.functional.interpolate(logits, (SIDE, SIDE), mode="bilinear", align_corners=False)
     found = 1 + logits[:, int(model.config.dummy) :].argmax(1).numpy()
-    table = sum(counts(one, item.truth, len(LABELS), 0) for one, item in zip(found, test, strict=True))
-    values = pixel_measures(table, LABELS)
+    tables = [counts(one, item.truth, len(LABELS), 0) for one, item in zip(found, test, strict=True)]
+    values = pixel_measures(np.sum(tables, axis=0), LABELS)
     return {"macro Dice": 100 * values["macro_dice"], "macro IoU": 100 * values["macro_iou"]}
 
 

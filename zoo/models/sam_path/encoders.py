@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,8 @@ class TokenEncoder(nn.Module):
         self.vit, self.mean, self.std = vit, mean, std
 
     def forward(self, x: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c g g"]:
-        tokens = self.vit.forward_features(x)[:, self.vit.num_prefix_tokens :]
+        vit: Any = self.vit  # timm's, whose parts its type doesn't tell
+        tokens = vit.forward_features(x)[:, vit.num_prefix_tokens :]
         side = round(tokens.shape[1] ** 0.5)
         return tokens.transpose(1, 2).unflatten(2, (side, side))
 
@@ -92,7 +94,7 @@ def positions(table: Float[Tensor, "1 n c"], side: int) -> Float[Tensor, "1 m c"
     return torch.cat([cls, grid.flatten(2).transpose(1, 2)], 1)
 
 
-def encode(encoder: nn.Module, x: Float[Tensor, "b 3 s s"], side: int) -> Float[Tensor, "b c side side"]:
+def encode(encoder: Any, x: Float[Tensor, "b 3 s s"], side: int) -> Float[Tensor, "b c side side"]:
     """Features of images in [0, 1], normalised as the encoder wants it, on a grid of ``side``."""
     features = encoder(normalise(x, encoder.mean, encoder.std))
     if features.shape[-1] == side:

@@ -23,7 +23,7 @@ from zoo.data.sets import read_mask
 from zoo.data.splits import Split
 from zoo.errors import DataError
 from zoo.metrics.pixels import counts, pixel_measures
-from zoo.models.sam_path.encoders import SMALL
+from zoo.models.sam_path.encoders import SMALL, SmallEncoder
 from zoo.models.sam_path.model import BCSS, ClassMasks, Encoders, Prompts, SamPath, SamPathConfig
 from zoo.nn.losses import contrastive_loss
 from zoo.nn.promptable import DecoderConfig, Promptable, load_sam
@@ -203,7 +203,7 @@ def loss_of(found: ClassMasks, y: Int[Tensor, "b t t"], recipe: SamPathRecipe) -
 # ---- the small encoder -----------------------------------------------------------------------------------------------
 
 
-def pretrain(encoder: nn.Module, items: Sequence[Item], recipe: SamPathRecipe, run: Run) -> None:
+def pretrain(encoder: SmallEncoder, items: Sequence[Item], recipe: SamPathRecipe, run: Run) -> None:
     """Teach the small encoder, without labels, that two crops of a place are alike (SimCLR), then freeze it."""
     run.stage("pathology-encoder")
     encoder.requires_grad_(True)

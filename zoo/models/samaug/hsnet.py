@@ -23,7 +23,7 @@ class HSNet(nn.Module):
         self.backbone = timm_network(
             backbone, needed_by="samaug", pretrained=pretrained, features_only=True, drop_path_rate=0.1
         )
-        widths = self.backbone.feature_info.channels()
+        widths: list[int] = self.backbone.feature_info.channels()  # type: ignore[union-attr,operator]
         self.transfer = ConvNorm(widths[3], widths[3], 1)
         self.steps = nn.ModuleList(HybridStep(widths[i + 1], widths[i]) for i in (2, 1, 0))
         self.gates = nn.ModuleList(CrossGate(widths[i]) for i in (2, 1, 0))

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int32, UInt8
 from PIL import Image as PILImage
 
-from zoo import figure, media
+from zoo import figure as fig
+from zoo import media
 from zoo.metrics import dice
 from zoo.prediction import Segmentation
 from zoo.storage import write_file
@@ -45,45 +46,46 @@ class AugmentedSegmentation(Segmentation):
             "dice_with_raw": round(dice(self.mask > 0, self.raw_mask > 0), 4),
         }
 
-    def panels(self) -> list[figure.Panel]:
+    def panels(self) -> list[fig.Panel]:
         return [panel for _, row in self._rows() for panel in row]
 
     def figure(self) -> PILImage.Image:
         """The paper's strip above; the mask beside what the same network makes of the raw image below."""
-        return figure.rows(self._rows(), legend=self.legend(), title=self.title, footer=self.footer, side=SIDE)
+        return fig.rows(self._rows(), legend=self.legend(), title=self.title, footer=self.footer, side=SIDE)
 
-    def _rows(self) -> list[tuple[str, list[figure.Panel]]]:
-        picture = self.image.thumbnail(figure.PANEL_SIDE)
+    def _rows(self) -> list[tuple[str, list[fig.Panel]]]:
+        picture = self.image.thumbnail(fig.PANEL_SIDE)
         spacing = self.image.spacing[-1] if self.image.spacing else None
         segmentation, boundary = self.priors
         top = max(1.0, float(segmentation.max(initial=0)))
         masks = "given" if self.sam_masks is None else f"{self.sam_masks} masks"
         strip = [
-            figure.Panel("image", picture, spacing=spacing, pixels=self.mask.shape[1]),
-            figure.Panel(f"segmentation prior ({masks}; brightest: {top:.1f})", figure.heatmap(segmentation / top)),
-            figure.Panel("boundary prior", figure.heatmap(boundary)),
-            figure.Panel("augmented image", self.augmented),
+            fig.Panel("image", picture, spacing=spacing, pixels=self.mask.shape[1]),
+            fig.Panel(f"segmentation prior ({masks}; brightest: {top:.1f})", fig.heatmap(segmentation / top)),
+            fig.Panel("boundary prior", fig.heatmap(boundary)),
+            fig.Panel("augmented image", self.augmented),
         ]
         title = f"prediction, from the {_NAMES[self.chosen]}"
-        found = [figure.Panel(title, self._painted(self.mask))]
+        found = [fig.Panel(title, self._painted(self.mask))]
         if self.chosen != "raw":
-            found.append(figure.Panel("the same network on the raw image", self._painted(self.raw_mask)))
+            found.append(fig.Panel("the same network on the raw image", self._painted(self.raw_mask)))
         if self.instances is not None:
             numbered = np.where(self.instances > 0, 1 + (self.instances - 1) % 7, 0)
             count = int(self.instances.max(initial=0))
-            found.append(figure.Panel(f"{count} objects, in seven colours", figure.overlay(picture, numbered, 0.5)))
+            found.append(fig.Panel(f"{count} objects, in seven colours", fig.overlay(picture, numbered, 0.5)))
         assert self.probability is not None
-        found.append(figure.Panel("probability", figure.heatmap(self.probability)))
+        found.append(fig.Panel("probability", fig.heatmap(self.probability)))
         return [("what SAM sees, and the input made of it", strip), ("what the network makes of it", found)]
 
     def _painted(self, mask: UInt8[np.ndarray, "h w"]) -> PILImage.Image:
-        picture = self.image.thumbnail(figure.PANEL_SIDE)
-        return figure.contour(figure.overlay(picture, mask, opacity=0.35), mask)
+        picture = self.image.thumbnail(fig.PANEL_SIDE)
+        return fig.contour(fig.overlay(picture, mask, opacity=0.35), mask)
 
     def files(self) -> dict[str, Callable[[Path], Path]]:
         more = {**super().files(), "priors": self._write_priors}
         if self.instances is not None:
-            more["instances"] = lambda path: media.write_mask(path, self.instances, like=self.image)
+            instances = self.instances
+            more["instances"] = lambda path: media.write_mask(path, instances, like=self.image)
         return more
 
     def _write_priors(self, path: Path) -> Path:

@@ -23,7 +23,7 @@ class TernausNet(nn.Module):
 
     def __init__(self, outputs: int, width: int = 32) -> None:
         super().__init__()
-        layers = list(torchvision_network("vgg16").features)
+        layers: list[nn.Module] = list(torchvision_network("vgg16").features)  # type: ignore[arg-type]
         ends = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
         starts = [0, *(end + 1 for end in ends[:-1])]
         self.encoder = nn.ModuleList(nn.Sequential(*layers[a:b]) for a, b in zip(starts, ends, strict=True))

@@ -77,6 +77,7 @@ def draw(sam: SamModel, answers: Answers, chosen: Bool[Tensor, "n 3"]) -> Float[
 
 def _enlarged(x: Float[Tensor, "n p c"], convolution: nn.ConvTranspose2d) -> Float[Tensor, "n q d"]:
     """Four places for each, in the order (row, column) within it."""
+    assert convolution.bias is not None
     weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # c, then 2 x 2 of d
     return (x @ weight + convolution.bias.repeat(4)).view(len(x), 4 * x.shape[1], -1)
 
