@@ -20,6 +20,17 @@ Data = Annotated[
     ),
 ]
 
+Weights = Annotated[str | None, typer.Option(help="demo, a folder, a .safetensors file or hf://ORG/REPO.")]
+Part = Annotated[str, typer.Option(help="train, validation, test or all.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")]
+AllowSeen = Annotated[
+    bool, typer.Option("--allow-seen", help="Measure also on cases that the weights were trained on.")
+]
+Given = Annotated[
+    list[str] | None, typer.Option("--with", metavar="NAME=VALUE", help="An optional input of the model.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 
 def register(app: typer.Typer) -> None:
     app.command()(train)
@@ -48,7 +59,7 @@ def train(
         int | None,
         typer.Option(min=0, help="Default 0; the same seed gives the same weights, but no privacy guarantee."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    device: Device = "auto",
     engine: Annotated[
         str | None,
         typer.Option(help="Where a federated model's clients run: local (default), simulation or deployment."),
@@ -94,18 +105,14 @@ def _options(model: str, given: list[str] | None) -> dict[str, Any]:
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
     data: Data,
-    weights: Annotated[str | None, typer.Option(help="demo, a folder, a .safetensors file or hf://ORG/REPO.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    weights: Weights = None,
+    split: Part = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for the table, per-case CSV and figure.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the bootstrap.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
-    allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Measure also on cases that the weights were trained on.")
-    ] = False,
-    given: Annotated[
-        list[str] | None, typer.Option("--with", metavar="NAME=VALUE", help="An optional input of the model.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "auto",
+    allow_seen: AllowSeen = False,
+    given: Given = None,
+    json: Json = False,
 ) -> None:
     """Measure a model on your data with its paper's metrics and 95 % bootstrap intervals."""
     from zoo.evaluation import evaluate as run_evaluation
@@ -137,19 +144,15 @@ def robustness(
         list[int] | None, typer.Option(min=1, max=5, help="1 to 5; may be repeated; default all.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="The metric of table and figure; default the first.")] = None,
-    weights: Annotated[str | None, typer.Option(help="demo, a folder, a .safetensors file or hf://ORG/REPO.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    weights: Weights = None,
+    split: Part = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for table, figure and examples.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the corruptions.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
-    allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Measure also on cases that the weights were trained on.")
-    ] = False,
-    given: Annotated[
-        list[str] | None, typer.Option("--with", metavar="NAME=VALUE", help="An optional input of the model.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "auto",
+    allow_seen: AllowSeen = False,
+    given: Given = None,
+    json: Json = False,
 ) -> None:
     """Measure a model on corrupted images: 18 kinds of noise, blur, weather and bad files, in 5 severities."""
     from zoo.data.corruptions import KINDS, SEVERITIES
@@ -191,7 +194,7 @@ def reproduce(
         ),
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the table of all claims to this page.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Re-test the paper's headline: method against baselines over several seeds, with a verdict."""
     from zoo import claims, registry
@@ -227,7 +230,7 @@ def reproduce(
 def check(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A data set, as for zoo train --data.")],
     model: Annotated[str | None, typer.Option(help="Check against this model's labels and inputs.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Check a whole data set before training on it; exit code 2 when it has errors."""
     from zoo import registry

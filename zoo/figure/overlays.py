@@ -25,7 +25,7 @@ def overlay(picture: Image.Image | np.ndarray, mask: Integer[np.ndarray, "h w"],
     for label in np.unique(labels[inside]):
         where = labels == label
         out[where] = (1 - opacity) * pixels[where] + opacity * np.asarray(colour(int(label)), np.float32)
-    out[_grown(inside) & ~inside] *= 0.55
+    out[grown(inside) & ~inside] *= 0.55
     return Image.fromarray(out.round().astype(np.uint8))
 
 
@@ -36,13 +36,13 @@ def contour(picture: Image.Image | np.ndarray, mask: Integer[np.ndarray, "h w"],
     out = np.asarray(base).copy()
     for label in np.unique(labels[labels > 0]):
         inside = labels == label
-        line = inside & _grown(_grown(~inside))
-        out[_grown(line) & ~line] = 0
+        line = inside & grown(grown(~inside))
+        out[grown(line) & ~line] = 0
         out[line] = ink or colour(int(label))
     return Image.fromarray(out)
 
 
-def _grown(inside: np.ndarray) -> np.ndarray:
+def grown(inside: np.ndarray) -> np.ndarray:
     """The region and its four neighbours; nothing comes in over the edge of the picture."""
     out = inside.copy()
     out[1:] |= inside[:-1]

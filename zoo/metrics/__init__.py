@@ -278,6 +278,12 @@ def dice(a: Bool[np.ndarray, "*grid"], b: Bool[np.ndarray, "*grid"], *, empty: f
     return float(2 * int((a & b).sum()) / total) if total else empty
 
 
+def iou(a: Bool[np.ndarray, "*grid"], b: Bool[np.ndarray, "*grid"], *, empty: float = 1.0) -> float:
+    """Intersection over union of two masks, in [0, 1]; ``empty`` for two empty ones."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else empty
+
+
 _BINARY = ("dice", "iou", "sensitivity", "specificity")
 
 

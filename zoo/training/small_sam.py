@@ -32,9 +32,10 @@ from transformers import SamModel
 from zoo.data.augment import turned
 from zoo.data.case import Case
 from zoo.data.phantoms import PHANTOMS
+from zoo.metrics import iou
 from zoo.nn.losses import dice_bce, dice_losses
 from zoo.nn.promptable.attention import use_operator
-from zoo.nn.promptable.clicks import follow, iou
+from zoo.nn.promptable.clicks import follow
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.nn.promptable.promptable import Promptable, decode, encode_prompts, mask_side
 from zoo.nn.promptable.prompts import Box, Point, Prompt, box_around

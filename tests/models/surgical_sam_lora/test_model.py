@@ -50,8 +50,8 @@ def moved(model: SurgicalSam) -> SurgicalSam:
 def test_updates_of_zero_leave_sam_as_it_is(model: SurgicalSam, tiny_sam: str) -> None:
     x = torch.randn(2, 3, 64, 64)
     plain = load_sam(tiny_sam, needed_by="a test").vision_encoder(x).last_hidden_state
-    assert torch.equal(model.base.vision_encoder(x).last_hidden_state, plain)
-    assert not torch.allclose(moved(model).base.vision_encoder(x).last_hidden_state, plain, atol=1e-4)
+    assert torch.equal(model.base.sam.vision_encoder(x).last_hidden_state, plain)
+    assert not torch.allclose(moved(model).base.sam.vision_encoder(x).last_hidden_state, plain, atol=1e-4)
 
 
 def test_an_update_is_w_a_w_b_on_queries_and_values_and_leaves_keys(model: SurgicalSam) -> None:
@@ -71,9 +71,9 @@ def test_merged_equals_unmerged(model: SurgicalSam) -> None:
     x = torch.randn(2, 3, 64, 64)
     merged = moved(model).merged()
     assert not any(isinstance(part, Adapted) for part in merged.modules())
-    apart = model.base.vision_encoder(x).last_hidden_state
+    apart = model.base.sam.vision_encoder(x).last_hidden_state
     torch.testing.assert_close(merged.vision_encoder(x).last_hidden_state, apart, rtol=1e-5, atol=1e-5)
-    assert any(isinstance(part, Adapted) for part in model.base.modules())  # the model itself stays as it was
+    assert any(isinstance(part, Adapted) for part in model.base.sam.modules())  # the model itself stays as it was
 
 
 def test_at_the_papers_size_it_trains_what_the_paper_says() -> None:
@@ -95,7 +95,7 @@ def test_the_two_sams_are_frozen_and_no_part_of_the_weights(model: SurgicalSam) 
     model(torch.randn(1, 3, 64, 64)).sum().backward()
     assert set(model.state_dict()) == before
     assert {name.partition(".")[0] for name in before} == {"decoder", "updates", "default"}
-    frozen = [p for name, p in model.base.named_parameters() if "update." not in name]
+    frozen = [p for name, p in model.base.sam.named_parameters() if "update." not in name]
     assert not any(p.requires_grad for p in frozen)
     assert model.updates is not None
     assert all(update.up_q.weight.grad is not None for update in model.updates)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.nn.promptable import Point, Promptable, Session, Trace, click_scores, follow, iou, next_click
+from zoo.metrics import iou
+from zoo.nn.promptable import Point, Promptable, Session, Trace, click_scores, follow, next_click
 
 TRUTH = np.zeros((30, 40), bool)
 TRUTH[5:16, 10:31] = True  # its deepest line is row 10, columns 15 to 25

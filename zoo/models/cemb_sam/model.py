@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import SamModel
 
 from zoo import media
-from zoo.data.images import place_of, resize
+from zoo.data.images import Resample, place_of, resize
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.cemb_sam import plugin
@@ -22,18 +21,20 @@ from zoo.models.cemb_sam.block import ConditionEmbedding, Reading
 from zoo.models.cemb_sam.condition import ConditionHead, around_box, as_shares
 from zoo.models.cemb_sam.result import SURE, Answer, PromptedSegmentation
 from zoo.nn.promptable import (
+    SMALL,
+    DecoderConfig,
     Embedded,
     Frame,
     Mask,
+    OnSam,
     Point,
     Prompt,
-    Promptable,
     PromptEmbeddings,
     decode,
     encode_prompts,
     fitted,
-    load_sam,
     mask_side,
+    new_decoder,
     prompts_from,
 )
 from zoo.nn.promptable.frame import MEAN, STD, Tensors
@@ -42,21 +43,6 @@ BUSI = ("benign", "malignant", "normal")
 NEVER = 0.01  # below which a condition isn't even tried
 NERVE = ("FH", "FN", "FN+1", "FN+2", "FN+3", "FN+4", "ulnar")
 Method = Literal["cemb-sam", "decoder-only", "zero-shot", "u-net"]
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Sizes of SAM's mask decoder; the published ones all have these."""
-
-    channels: int = field(default=256, metadata={"min": 8, "max": 4096})  # C
-    mlp: int = field(default=2048, metadata={"min": 1, "max": 65_536})
-    heads: int = field(default=8, metadata={"min": 1, "max": 256})
-    quality_hidden: int = field(default=256, metadata={"min": 1, "max": 65_536})
-
-    @classmethod
-    def of(cls, sam: SamModel) -> DecoderConfig:
-        config = sam.config.mask_decoder_config
-        return cls(config.hidden_size, config.mlp_dim, config.num_attention_heads, config.iou_head_hidden_dim)
 
 
 @dataclass(frozen=True)
@@ -74,7 +60,7 @@ class CEmbSamConfig:
     infers: bool = False  # whether there is a head that infers the condition
     # from which a pixel counts when a user doesn't say; the authors' code cuts the logits at 0.5
     threshold: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
-    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(64, 256, 4, 64))
+    decoder: DecoderConfig = SMALL
     # every image is brought to this square first
     working_size: int = field(default=256, metadata={"min": 32, "max": 8192})
     gamma_offset: float = field(default=1.0, metadata={"min": -100.0, "max": 100.0})
@@ -88,7 +74,7 @@ class CEmbSamConfig:
             raise ValueError("conditions must be one or more different names")
 
 
-class CEmbSam(Model[PromptedSegmentation]):
+class CEmbSam(OnSam, Model[PromptedSegmentation]):
     """What is trained: the block and the mask decoder. SAM's encoders stay frozen and are not part of the weights."""
 
     plugin: ClassVar = plugin
@@ -103,40 +89,13 @@ class CEmbSam(Model[PromptedSegmentation]):
 
             self.unet = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1, features=c.unet_features)
             return
-        from transformers.models.sam.modeling_sam import SamMaskDecoder, SamMaskDecoderConfig
-
-        d = c.decoder
-        sizes = SamMaskDecoderConfig(
-            hidden_size=d.channels, mlp_dim=d.mlp, num_attention_heads=d.heads, iou_head_hidden_dim=d.quality_hidden
-        )
-        sizes._attn_implementation = "sdpa"
-        self.decoder = SamMaskDecoder(sizes)
+        self.decoder = new_decoder(c.decoder)
         if c.method == "cemb-sam":
             m = len(c.conditions)
             self.block = ConditionEmbedding(
-                d.channels, m, reading=c.reading, gamma_offset=c.gamma_offset, residual=c.residual
+                c.decoder.channels, m, reading=c.reading, gamma_offset=c.gamma_offset, residual=c.residual
             )
-            self.head = ConditionHead(d.channels, m) if c.infers else None
-        self._base: Promptable | None = None
-
-    @property
-    def base(self) -> Promptable:
-        """The frozen SAM, loaded when it's first needed. Raises ``WeightsError`` when it can't be had."""
-        if self._base is None:
-            sam = load_sam(self.config.sam, needed_by=plugin.name, image_size=self.config.image_size)
-            if DecoderConfig.of(sam) != self.config.decoder:
-                raise OptionError(
-                    f"the decoder of {plugin.name} has other sizes than that of {self.config.sam}; "
-                    "train it on the SAM that it is to be used with"
-                )
-            self._base = Promptable(sam)
-        if self._base.device != self.device:
-            self._base.sam.to(self.device)
-        return self._base
-
-    @base.setter
-    def base(self, promptable: Promptable) -> None:
-        self._base = promptable
+            self.head = ConditionHead(c.decoder.channels, m) if c.infers else None
 
     def forward(
         self,
@@ -277,7 +236,8 @@ def working_image(picture: media.Image, config: CEmbSamConfig) -> Float[np.ndarr
 
     Bicubic; bilinear as released.
     """
-    side, resample = config.working_size, "bilinear" if config.reading == "released" else "bicubic"
+    side = config.working_size
+    resample: Resample = "bilinear" if config.reading == "released" else "bicubic"
     grey = picture.grey().astype(np.float32)
     low, high = float(grey.min()), float(grey.max())
     return np.clip(resize((grey - low) / max(high - low, 1e-6) * 255, side, resample), 0, 255).astype(np.float32)

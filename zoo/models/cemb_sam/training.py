@@ -25,9 +25,9 @@ from zoo.metrics import dice
 from zoo.models.cemb_sam.block import Reading
 from zoo.models.cemb_sam.condition import around_box, as_shares, fit_head
 from zoo.models.cemb_sam.data import Item, box_of, condition_of, conditions_of, load, loose_box, loosened
-from zoo.models.cemb_sam.model import CEmbSam, CEmbSamConfig, DecoderConfig, Method
+from zoo.models.cemb_sam.model import CEmbSam, CEmbSamConfig, Method
 from zoo.nn.losses import dice_bce
-from zoo.nn.promptable import Box, Promptable, encode_prompts, load_sam
+from zoo.nn.promptable import Box, DecoderConfig, Promptable, encode_prompts, load_sam
 from zoo.nn.promptable.frame import Frame, Tensors
 from zoo.training import Run, TrainData, Training
 from zoo.training.stopping import EarlyStopping

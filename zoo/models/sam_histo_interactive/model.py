@@ -18,6 +18,7 @@ from zoo import media
 from zoo.data.images import rgb_bytes
 from zoo.errors import OptionError
 from zoo.media.doubts import require_content
+from zoo.metrics import iou
 from zoo.model import Model
 from zoo.models.sam_histo_interactive import plugin
 from zoo.models.sam_histo_interactive.result import ClickedSegmentation
@@ -25,6 +26,7 @@ from zoo.nn.promptable import (
     SMALL,
     DecoderConfig,
     Embedded,
+    OnSam,
     Promptable,
     PromptEmbeddings,
     Session,
@@ -33,7 +35,6 @@ from zoo.nn.promptable import (
     encode_prompts,
     follow,
     inside_of,
-    iou,
     load_sam,
     new_decoder,
     two_way,
@@ -164,7 +165,7 @@ class WideDecoder(Transformer):
         return torch.einsum("nc,nchw->nhw", self.token(queries[:, 1]), fine)[:, None]  # after the quality token
 
 
-class SamHistoInteractive(Model[ClickedSegmentation]):
+class SamHistoInteractive(OnSam, Model[ClickedSegmentation]):
     """What is trained: a decoder; with ``sam-ie-md`` and ``sam-whole`` a SAM of its own, stored with the weights."""
 
     plugin: ClassVar = plugin
@@ -180,31 +181,11 @@ class SamHistoInteractive(Model[ClickedSegmentation]):
             self.decoder = WideDecoder.as_large_as(RefineDecoder(c.decoder, c.heads), c.decoder)
         else:
             self.decoder = new_decoder(c.decoder)
-        self._base: Promptable | None = None
         self.own: SamModel | None = None
         if c.method in TRAINS_ENCODER:
             self.own = copy.deepcopy(load_sam(c.sam, needed_by=plugin.name, image_size=c.image_size))
             self.own.mask_decoder = self.decoder
             self._base = Promptable(self.own)
-
-    @property
-    def base(self) -> Promptable:
-        """The SAM that encodes, loaded when it's first needed. Raises ``WeightsError`` when it can't be had."""
-        if self._base is None:
-            sam = load_sam(self.config.sam, needed_by=plugin.name, image_size=self.config.image_size)
-            if DecoderConfig.of(sam) != self.config.decoder:
-                raise OptionError(
-                    f"the decoder of {plugin.name} has other sizes than that of {self.config.sam}; "
-                    "train it on the SAM that it is to be used with"
-                )
-            self._base = Promptable(sam)
-        if self._base.device != self.device:
-            self._base.sam.to(self.device)
-        return self._base
-
-    @base.setter
-    def base(self, promptable: Promptable) -> None:
-        self._base = promptable
 
     def forward(
         self, features: Float[Tensor, "#n c g g"], points: Tensors, *, three: bool = False

@@ -24,15 +24,14 @@ from zoo.models.sam_path.result import ClassMap
 from zoo.nn.promptable import SMALL as SMALL_DECODER
 from zoo.nn.promptable import (
     DecoderConfig,
+    OnSam,
     Point,
     Prompt,
-    Promptable,
     PromptEmbeddings,
     all_masks,
     before_neck,
     decode,
     encode_prompts,
-    load_sam,
     new_decoder,
 )
 from zoo.nn.promptable.frame import MEAN, STD, Tensors
@@ -118,7 +117,7 @@ class ClassMasks(NamedTuple):
     quality: Float[Tensor, "b k"]
 
 
-class SamPath(Model[ClassMap]):
+class SamPath(OnSam, Model[ClassMap]):
     """What is trained: neck, class prompts, decoder. The encoders stay frozen; only the small one is in the weights."""
 
     plugin: ClassVar = plugin
@@ -133,30 +132,17 @@ class SamPath(Model[ClassMap]):
         self.class_prompts = nn.Embedding(count, c.decoder.channels) if c.prompts == "single" else None
         small = c.pathology == SMALL and c.encoders != "sam"
         self.pathology = SmallEncoder(c.pathology_width).requires_grad_(False) if small else None
-        self._base: Promptable | None = None
         self._frozen: nn.Module | None = None
 
     # ---- what is frozen --------------------------------------------------------------------------------------------
 
-    @property
-    def base(self) -> Promptable:
-        """The frozen SAM, loaded when it's first needed. Raises ``WeightsError`` when it can't be had."""
-        if self._base is None:
-            c = self.config
-            sam = load_sam(c.sam, needed_by=plugin.name, image_size=c.image_size)
-            if DecoderConfig.of(sam) != c.decoder or sam.config.vision_config.hidden_size != c.sam_width:
-                raise OptionError(
-                    f"these weights of {plugin.name} have other sizes than {c.sam}; "
-                    "train them on the SAM that they are to be used with"
-                )
-            self._base = Promptable(sam)
-        if self._base.device != self.device:
-            self._base.sam.to(self.device)
-        return self._base
-
-    @base.setter
-    def base(self, promptable: Promptable) -> None:
-        self._base = promptable
+    def _take(self, sam: SamModel) -> None:
+        c = self.config
+        if DecoderConfig.of(sam) != c.decoder or sam.config.vision_config.hidden_size != c.sam_width:
+            raise OptionError(
+                f"these weights of {plugin.name} have other sizes than {c.sam}; "
+                "train them on the SAM that they are to be used with"
+            )
 
     @property
     def pathology_encoder(self) -> nn.Module:

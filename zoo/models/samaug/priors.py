@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo.data.features import FeatureCache, content_key, weights_key
 from zoo.errors import OptionError
+from zoo.figure.overlays import grown
 from zoo.nn.promptable import AutoMask, Grid, Promptable, find_everything
 
 Compose = Literal["sum", "max", "paint"]
@@ -53,7 +54,7 @@ def rasterise(
             padded = np.zeros((bottom - top, right - left), bool)
             padded[y0 - top : y1 - top, x0 - left : x1 - left] = mask.inside
             around = edges[top:bottom, left:right]
-            np.maximum(around, _grown(padded) & _grown(~padded), out=around)
+            np.maximum(around, grown(padded) & grown(~padded), out=around)
     return out
 
 
@@ -68,15 +69,6 @@ def exterior(inside: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     core[:, 1:] &= filled[:, :-1]
     core[:, :-1] &= filled[:, 1:]
     return filled & ~core
-
-
-def _grown(inside: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    out = inside.copy()
-    out[1:] |= inside[:-1]
-    out[:-1] |= inside[1:]
-    out[:, 1:] |= inside[:, :-1]
-    out[:, :-1] |= inside[:, 1:]
-    return out
 
 
 def fuse(

@@ -16,7 +16,7 @@ from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.sampot import plugin
 from zoo.models.sampot.result import EvolvedSegmentation, Path
-from zoo.nn.promptable import Frame, Promptable, Tensors, decode, encode_prompts, load_sam, mask_side
+from zoo.nn.promptable import Frame, OnSam, Tensors, decode, encode_prompts, mask_side
 from zoo.nn.promptable.prompts import Point
 
 FRAME = 1024.0  # px; the step size is stated for SAM's own square
@@ -71,7 +71,7 @@ Score: TypeAlias = Callable[[Scene, Float[Tensor, "n 1 m m"], Float[Tensor, " n"
 """What is climbed, from the logits of the masks and the IoU that SAM expects of them."""
 
 
-class Sampot(Model[EvolvedSegmentation]):
+class Sampot(OnSam, Model[EvolvedSegmentation]):
     """What is trained: the regressor. SAM stays frozen and is not part of the weights."""
 
     plugin: ClassVar = plugin
@@ -80,21 +80,6 @@ class Sampot(Model[EvolvedSegmentation]):
     def __init__(self, config: SampotConfig | None = None) -> None:
         super().__init__(config)
         self.regressor = Regressor(self.config.widths)
-        self._base: Promptable | None = None
-
-    @property
-    def base(self) -> Promptable:
-        """The frozen SAM, loaded when it's first needed. Raises ``WeightsError`` when it can't be had."""
-        if self._base is None:
-            sam = load_sam(self.config.sam, needed_by=plugin.name, image_size=self.config.image_size)
-            self._base = Promptable(sam)
-        if self._base.device != self.device:
-            self._base.sam.to(self.device)
-        return self._base
-
-    @base.setter
-    def base(self, promptable: Promptable) -> None:
-        self._base = promptable
 
     # ---- a click, its mask, its score ----------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from zoo import figure, media
-from zoo.metrics import dice
+from zoo.metrics import dice, iou
 from zoo.models.sampot import plugin
-from zoo.nn.promptable import Frame, iou
+from zoo.nn.promptable import Frame
 from zoo.prediction import Segmentation
 
 FIRST, LAST, TRUTH = figure.colour(5), figure.colour(1), (255, 255, 255)  # LAST: as the overlay paints it

@@ -29,6 +29,7 @@ from zoo.nn.promptable import (
     Box,
     DecoderConfig,
     Frame,
+    OnSam,
     Point,
     Prompt,
     Promptable,
@@ -72,7 +73,7 @@ class SurgicalSamConfig:
     classes: tuple[str, ...] = PHANTOM  # values 1, 2, ... of a mask; 0 is background
     rank: int = field(default=4, metadata={"min": 1, "max": 1024})  # r, Sec. 6
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(6, 96))
-    decoder: DecoderConfig = field(default_factory=lambda: SMALL)
+    decoder: DecoderConfig = SMALL
     unet_features: tuple[int, ...] = field(default=(32, 32, 64, 128, 256, 32), metadata={"min": 1, "max": 4096})
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ class Adapted(nn.Module):
         return self.frozen(x) + self.update(x)
 
 
-class SurgicalSam(Model[Instruments]):
+class SurgicalSam(OnSam, Model[Instruments]):
     """What is trained: updates, default prompt and mask decoder. The two SAMs are frozen and no part of the weights.
 
     Of the prompt encoder, only the embedding for "no prompt" (h_default) is ever read, so that is what is kept of it.
@@ -137,29 +138,22 @@ class SurgicalSam(Model[Instruments]):
             self.default = nn.Parameter(torch.zeros(c.decoder.channels))
             if c.method == "lora":
                 self.updates = nn.ModuleList(LowRank(c.encoder.width, c.rank) for _ in range(c.encoder.layers))
-        self._base: Promptable | None = None  # holds the SAM without making it a part of this module
         self._prompted: Promptable | None = None
 
     # ---- the two SAMs ----------------------------------------------------------------------------------------------
 
-    @property
-    def base(self) -> SamModel:
-        """The frozen SAM with this model's updates in its encoder. Raises ``WeightsError`` when it can't be had."""
-        if self._base is None:
-            c = self.config
-            sam = load_sam(c.sam, needed_by=plugin.name, image_size=c.image_size)
-            if (EncoderConfig.of(sam), DecoderConfig.of(sam)) != (c.encoder, c.decoder):
-                raise OptionError(
-                    f"these weights of {plugin.name} are for a SAM of other sizes than {c.sam}; "
-                    "train them on the SAM that they are to be used with"
-                )
-            if self.updates is not None:
-                for layer, update in zip(sam.vision_encoder.layers, self.updates, strict=True):
-                    layer.attn.qkv = Adapted(layer.attn.qkv, update)
-            self._base = Promptable(sam)
-        if self._base.device != self.device:
-            self._base.sam.to(self.device)
-        return self._base.sam
+    def _take(self, sam: SamModel) -> None:
+        """The updates become a part of its encoder."""
+        c = self.config
+        if (EncoderConfig.of(sam), DecoderConfig.of(sam)) != (c.encoder, c.decoder):
+            raise OptionError(
+                f"these weights of {plugin.name} are for a SAM of other sizes than {c.sam}; "
+                "train them on the SAM that they are to be used with"
+            )
+        if self.updates is not None:
+            for layer, update in zip(sam.vision_encoder.layers, self.updates, strict=True):
+                assert isinstance(update, LowRank)
+                layer.attn.qkv = Adapted(layer.attn.qkv, update)
 
     @property
     def prompted(self) -> Promptable:
@@ -172,7 +166,7 @@ class SurgicalSam(Model[Instruments]):
 
     def merged(self) -> SamModel:
         """The base SAM with the updates added to its weights, for an encoder that costs no more than SAM's own."""
-        sam = copy.deepcopy(self.base)
+        sam = copy.deepcopy(self.base.sam)
         for layer in sam.vision_encoder.layers:
             if isinstance(layer.attn.qkv, Adapted):
                 adapted = layer.attn.qkv
@@ -188,7 +182,7 @@ class SurgicalSam(Model[Instruments]):
         """Of the square that every frame is brought to, px."""
         if self.plain is not None:
             return self.config.image_size or 256
-        return self.base.config.vision_config.image_size
+        return self.base.size
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b k m m"]:
         """Logits of background and classes, of frames as :func:`pixels_of` makes them; SAM's are a quarter as large."""
@@ -196,7 +190,7 @@ class SurgicalSam(Model[Instruments]):
             return self.plain(pixels)
         assert self.decoder is not None
         assert self.default is not None
-        sam = self.base
+        sam = self.base.sam
         features = sam.vision_encoder(pixels).last_hidden_state  # h_image, Eq. 1
         b, _, g, _g = features.shape
         dense = self.default[None, :, None, None].expand(b, -1, g, g)  # h_default: no prompt
@@ -288,7 +282,8 @@ class SurgicalSam(Model[Instruments]):
 def pixels_of(picture: media.Image, side: int, device: torch.device | str = "cpu") -> Float[Tensor, "1 3 s s"]:
     """A frame as the encoder wants it: squashed to a square of ``side`` px, as in Sec. 6, SAM's mean and deviation."""
     rgb = torch.from_numpy(np.ascontiguousarray(rgb_bytes(picture))).to(device)
-    return Frame(*picture.size, side, fit="stretch").pixels(rgb)
+    height, width = picture.size
+    return Frame(height, width, side, "stretch").pixels(rgb)
 
 
 def prompts_of(
@@ -316,7 +311,9 @@ def prompts_of(
         raise OptionError(f"there are {len(given)} boxes or points and {len(label)} labels; give one label for each")
     if len(given) > 254:
         raise OptionError(f"at most 254 boxes or points fit into one mask, not {len(given)}")
-    return tuple(Prompt(Box(*map(float, one))) if box else Prompt(points=(Point(*map(float, one)),)) for one in given)
+    if box:
+        return tuple(Prompt(Box(*map(float, one))) for one in given)
+    return tuple(Prompt(points=(Point(float(x), float(y)),)) for x, y in given)
 
 
 def empty_of(names: Sequence[str], logits: Float[Tensor, "n h w"]) -> tuple[str, ...]:

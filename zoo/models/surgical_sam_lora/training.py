@@ -21,6 +21,7 @@ from zoo.data.layouts.endovis18 import TYPES as ENDOVIS18
 from zoo.data.sets import read_mask
 from zoo.data.splits import Split
 from zoo.errors import DataError
+from zoo.metrics import dice, iou
 from zoo.models.surgical_sam_lora.model import (
     PHANTOM,
     EncoderConfig,
@@ -143,8 +144,8 @@ def loss_of(logits: Float[Tensor, "b k m m"], y: Int[Tensor, "b s s"], dice_weig
     target = F.interpolate(y[:, None].float(), logits.shape[-2:], mode="nearest")[:, 0].long()
     p, t = logits.softmax(1), F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2).float()
     together = (p * t).sum((0, 2, 3))
-    dice = 1 - (2 * together + 1e-5) / ((p * p).sum((0, 2, 3)) + (t * t).sum((0, 2, 3)) + 1e-5)
-    return dice_weight * dice.mean() + (1 - dice_weight) * F.cross_entropy(logits, target)
+    lost = 1 - (2 * together + 1e-5) / ((p * p).sum((0, 2, 3)) + (t * t).sum((0, 2, 3)) + 1e-5)
+    return dice_weight * lost.mean() + (1 - dice_weight) * F.cross_entropy(logits, target)
 
 
 def rate(step: int, steps: int, recipe: SurgicalSamRecipe) -> float:
@@ -206,20 +207,14 @@ def instrument_scores(
     by itself. ``binary``: any instrument. ``iou_<class>``: NaN where the frame doesn't have it.
     """
     scores: dict[str, float] = {}
-    each = [overlap(found == value, truth == value) for value in range(1, len(classes) + 1)]
-    present = [value in truth for value in range(1, len(classes) + 1)]
-    for place, name in enumerate(("iou", "dice")):
-        values = [one[place] for one, there in zip(each, present, strict=True) if there]
-        scores[f"instrument_{name}"] = float(np.mean(values)) if values else math.nan
-        scores[f"binary_{name}"] = overlap(found > 0, truth > 0)[place] if any(present) else math.nan
-    named = zip(classes, each, present, strict=True)
-    return {**scores, **{f"iou_{name}": one[0] if there else math.nan for name, one, there in named}}
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """IoU and Dice; 0 where neither has a pixel."""
-    both, either = float((a & b).sum()), float((a | b).sum())
-    return both / max(either, 1.0), 2 * both / max(both + either, 1.0)
+    masks = [(found == value, truth == value) for value in range(1, len(classes) + 1)]
+    for name, measure in (("iou", iou), ("dice", dice)):
+        each = [measure(a, b) if b.any() else math.nan for a, b in masks]
+        there = [value for value in each if math.isfinite(value)]
+        scores[f"instrument_{name}"] = float(np.mean(there)) if there else math.nan
+        scores[f"binary_{name}"] = measure(found > 0, truth > 0) if there else math.nan
+    of_class = zip(classes, masks, strict=True)
+    return {**scores, **{f"iou_{name}": iou(a, b) if b.any() else math.nan for name, (a, b) in of_class}}
 
 
 @torch.no_grad()

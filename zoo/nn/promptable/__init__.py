@@ -4,13 +4,14 @@
 that is there, ``Session`` answers click after click, ``follow`` clicks as a user would, ``click_scores`` measures it.
 The functions below are the joints at which a paper adds its own idea: features between encoder and decoder
 (``decode``), other heads (``two_way``), other necks (``before_neck``), more outputs (``add_mask_tokens``,
-``all_masks``), a decoder of one's own (``new_decoder``), gradients to prompts (``encode_prompts``).
+``all_masks``), a decoder of one's own (``new_decoder``), gradients to prompts (``encode_prompts``). A
+model on a frozen SAM is an ``OnSam``.
 """
 
 from __future__ import annotations
 
 from zoo.nn.promptable.attention import use_operator
-from zoo.nn.promptable.clicks import MOST, Trace, click_scores, follow, iou, next_click
+from zoo.nn.promptable.clicks import MOST, Trace, click_scores, follow, next_click
 from zoo.nn.promptable.decoder import SMALL, DecoderConfig, new_decoder
 from zoo.nn.promptable.everything import AutoMask, Grid, find_everything
 from zoo.nn.promptable.frame import Frame, Tensors
@@ -30,6 +31,7 @@ from zoo.nn.promptable.promptable import (
 from zoo.nn.promptable.prompts import Box, Mask, Point, Prompt, box_around, fitted, prompts_from
 from zoo.nn.promptable.sam import add_lora, freeze, load_sam, resize_input, small_config
 from zoo.nn.promptable.session import Session, inside_of, sam_answer
+from zoo.nn.promptable.standing import OnSam
 
 __all__ = [
     "MOST",
@@ -42,6 +44,7 @@ __all__ = [
     "Frame",
     "Grid",
     "Mask",
+    "OnSam",
     "Point",
     "Prompt",
     "PromptEmbeddings",
@@ -62,7 +65,6 @@ __all__ = [
     "follow",
     "freeze",
     "inside_of",
-    "iou",
     "load_sam",
     "mask_side",
     "new_decoder",

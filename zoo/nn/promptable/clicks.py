@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt
 
+from zoo.metrics import iou
 from zoo.nn.promptable.prompts import Point
 from zoo.nn.promptable.session import Session
 
@@ -53,12 +54,6 @@ def _depth(error: Bool[np.ndarray, "h w"], clicked: Sequence[Point]) -> Float[np
     for point in clicked:
         depth[int(point.y), int(point.x)] = 0
     return depth
-
-
-def iou(found: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:
-    """In [0, 1]; 1 where both are empty."""
-    union = int((found | truth).sum())
-    return int((found & truth).sum()) / union if union else 1.0
 
 
 @dataclass(frozen=True)
