@@ -132,8 +132,8 @@ def _unfolded(found: Sequence[Any]) -> tuple[list[Any], int]:
             errors.append(error)
     if not unfolded:
         raise errors[0]
-    for error in errors:
-        refuse(error)
+    for failure in errors:
+        refuse(failure)
     return unfolded, len(errors)
 
 
