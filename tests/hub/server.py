@@ -86,6 +86,7 @@ class Request:
     token: str | None
     range: str | None
     host: str = ""
+    agent: str = ""
 
 
 class Hub:
@@ -164,7 +165,10 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = unquote(url.path)
         bearer = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-        request = Request(self.command, url.path, bearer, self.headers.get("Range"), self.headers.get("Host", ""))
+        request = Request(
+            self.command, url.path, bearer, self.headers.get("Range"), self.headers.get("Host", ""),
+            self.headers.get("User-Agent", ""),
+        )
         with self.hub.lock:
             self.hub.requests.append(request)
         self.fault = self.hub.fault(request)

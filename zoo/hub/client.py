@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoSibling
 
+from zoo._version import __version__
 from zoo.errors import WeightsError, ZooError
+from zoo.extras import DISTRIBUTION
 from zoo.hub import guard
 from zoo.weights import shown
 
@@ -56,14 +59,18 @@ class Unreachable(Exception):
     """No answer from the Hub; the message says why."""
 
 
+def api() -> HfApi:
+    """The Hub's client, looked after and under the zoo's own name: every request that the zoo makes goes through it."""
+    guard.install()
+    return HfApi(library_name=DISTRIBUTION, library_version=__version__)
+
+
 def listing_of(where: Address) -> dict[str, RepoSibling]:
     """The files of a repository with sizes and hashes. Raises ``Unreachable``."""
-    from huggingface_hub import HfApi
-
-    guard.install()
+    client = api()
     try:
         info = patiently(
-            lambda: HfApi().model_info(where.repo, revision=where.revision, files_metadata=True, timeout=TIMEOUT)
+            lambda: client.model_info(where.repo, revision=where.revision, files_metadata=True, timeout=TIMEOUT)
         )
     except Exception as error:
         if why := _why_unreachable(error):
@@ -73,21 +80,23 @@ def listing_of(where: Address) -> dict[str, RepoSibling]:
 
 
 def download(where: Address, names: Iterable[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    guard.install()
+    client = api()
     patterns = [glob.escape(name) for name in names]
     with explained(where):
-        return Path(patiently(lambda: snapshot_download(where.repo, revision=where.revision, allow_patterns=patterns)))
+        snapshot = patiently(
+            lambda: client.snapshot_download(where.repo, revision=where.revision, allow_patterns=patterns)
+        )
+    return Path(snapshot)
 
 
 def in_cache(where: Address, patterns: list[str]) -> Path:
     """The snapshot of a revision in the cache. Raises ``NotCached``."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(where.repo, revision=where.revision, allow_patterns=patterns, local_files_only=True)
+        folder = api().snapshot_download(
+            where.repo, revision=where.revision, allow_patterns=patterns, local_files_only=True
+        )
     except (LocalEntryNotFoundError, NotADirectoryError) as error:
         raise NotCached from error
     return Path(folder)
