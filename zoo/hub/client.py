@@ -159,6 +159,17 @@ def _why_unreachable(error: BaseException) -> str | None:
     return None
 
 
+def refused(error: BaseException) -> str | None:
+    """Why the Hub gave no answer that can be used and what to do, or ``None`` for an error that isn't about that."""
+    if why := _why_unreachable(error):
+        return f"it can't be reached ({why}); check the connection and try again"
+    if (response := _response(error)) is not None:
+        return f"it answers {response.status_code}{_said(response)}; check HF_ENDPOINT and try again"
+    if isinstance(error, (ValueError, KeyError, TypeError, AssertionError)):
+        return "the answer is not a Hub's; check HF_ENDPOINT, or try again"
+    return None
+
+
 @contextmanager
 def explained(where: Address, doing: str = "read") -> Iterator[None]:
     """Turn what the client raises into one sentence, and keep its log and bars off a stderr that nobody watches."""
