@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.cli.output import print_json, print_table
+from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError
 
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
@@ -20,7 +21,10 @@ Data = Annotated[
     ),
 ]
 
-Weights = Annotated[str | None, typer.Option(help="demo, a folder, a .safetensors file or hf://ORG/REPO.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(callback=usual_weights, help="demo, a folder, a .safetensors file or hf://ORG/REPO."),
+]
 Part = Annotated[str, typer.Option(help="train, validation, test or all.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")]
 AllowSeen = Annotated[

@@ -30,6 +30,7 @@ RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 
 _ADDRESS = re.compile(r"(?:hf://)?(?P<repo>[\w\-][\w.\-]*/[\w\-][\w.\-]*)(?:@(?P<revision>[\w.\-/]+))?")
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def listing_of(where: Address) -> dict[str, RepoSibling]:
 def download(where: Address, names: Iterable[str]) -> Path:
     client = api()
     patterns = [glob.escape(name) for name in names]
+    _log.info("fetching %d files of %s", len(patterns), where)
     with explained(where):
         snapshot = patiently(
             lambda: client.snapshot_download(where.repo, revision=where.revision, allow_patterns=patterns)
@@ -122,6 +124,7 @@ def patiently(call: Callable[[], T]) -> T:
             if attempt == RETRIES or response is None or response.status_code not in RETRY_STATUS:
                 raise
             asked = response.headers.get("Retry-After", "")
+            _log.info("the Hub answers %s; it's asked again", response.status_code)
             time.sleep(min(max(wait, float(asked) if asked.isdigit() else 0.0), LONGEST_WAIT))
             wait *= 2
     raise AssertionError("unreachable")
