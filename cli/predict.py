@@ -30,7 +30,7 @@ def predict(
     ],
     weights: Annotated[
         str | None,
-        typer.Option(callback=usual_weights, help="demo, a folder, a .safetensors file, or hf://ORG/REPO@REVISION."),
+        typer.Option(help="demo, a folder, a .safetensors file, or hf://ORG/REPO@REVISION."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path("predictions"),
@@ -56,7 +56,7 @@ def predict(
 
     from zoo import inference
 
-    loaded = inference.load(model, weights=weights, device=device)
+    loaded = inference.load(model, weights=usual_weights(model, weights), device=device)
     rows: list[list[str]] = []
     here = (Path(os.path.realpath(name)) for name in names if os.path.exists(name))
     taken = {

@@ -23,7 +23,7 @@ Data = Annotated[
 
 Weights = Annotated[
     str | None,
-    typer.Option(callback=usual_weights, help="demo, a folder, a .safetensors file or hf://ORG/REPO."),
+    typer.Option(help="demo, a folder, a .safetensors file or hf://ORG/REPO."),
 ]
 Part = Annotated[str, typer.Option(help="train, validation, test or all.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")]
@@ -123,7 +123,7 @@ def evaluate(
 
     folder = out or Path("evaluations") / model
     result = run_evaluation(
-        model, data, weights=weights, split=split, out=folder, seed=seed, device=device, allow_seen=allow_seen,
+        model, data, weights=usual_weights(model, weights), split=split, out=folder, seed=seed, device=device, allow_seen=allow_seen,
         options=_options(model, given),
     )  # fmt: skip
     if json:
@@ -164,8 +164,8 @@ def robustness(
 
     folder = out or Path("robustness") / model
     result = run_robustness(
-        model, data, corruptions=corruption or KINDS, severities=severity or SEVERITIES, metric=metric, weights=weights,
-        split=split, out=folder, resume=resume, seed=seed, device=device, allow_seen=allow_seen,
+        model, data, corruptions=corruption or KINDS, severities=severity or SEVERITIES, metric=metric,
+        weights=usual_weights(model, weights), split=split, out=folder, resume=resume, seed=seed, device=device, allow_seen=allow_seen,
         options=_options(model, given),
     )  # fmt: skip
     if json:

@@ -156,7 +156,7 @@ def test_a_program_does_not_read_it(settings, monkeypatch) -> None:
     ("text", "said"),
     [
         ("device = ", "is no TOML"), ('devise = "cpu"', "did you mean 'device'"), ("device = 3", 'must be a "text"'),
-        ('weights = "demo"', "must be [weights] with lines"), 
+        ('weights = "demo"', "must be [weights] with lines"),
         ("[weights]\nmap-vessel = 3", "the weights of map-vessel"),
         ("\x00", "is no TOML"), ("a = " + "[" * 4000, "is no TOML"),
     ],
