@@ -123,8 +123,8 @@ def evaluate(
 
     folder = out or Path("evaluations") / model
     result = run_evaluation(
-        model, data, weights=usual_weights(model, weights), split=split, out=folder, seed=seed, device=device, allow_seen=allow_seen,
-        options=_options(model, given),
+        model, data, weights=usual_weights(model, weights), split=split, out=folder, seed=seed, device=device,
+        allow_seen=allow_seen, options=_options(model, given),
     )  # fmt: skip
     if json:
         print_json(result.to_dict())
@@ -165,8 +165,8 @@ def robustness(
     folder = out or Path("robustness") / model
     result = run_robustness(
         model, data, corruptions=corruption or KINDS, severities=severity or SEVERITIES, metric=metric,
-        weights=usual_weights(model, weights), split=split, out=folder, resume=resume, seed=seed, device=device, allow_seen=allow_seen,
-        options=_options(model, given),
+        weights=usual_weights(model, weights), split=split, out=folder, resume=resume, seed=seed, device=device,
+        allow_seen=allow_seen, options=_options(model, given),
     )  # fmt: skip
     if json:
         print_json(result.to_dict())
