@@ -38,8 +38,10 @@ WIDTH = 24  # of the prior
 RECIPE = FedMASRecipe(
     rounds=30, local_epochs=2, batch_size=16, lr=0.1, momentum=0.9, weight_decay=0.0, lambda_f=3.0, absent=1e-3
 )
-# What the authors' code sets, but for the batch, which is scaled down as it is in the other arms.
-AS_RELEASED = {name: RELEASED[name] for name in RELEASED.keys() - {"network", "batch_size"}} | {"recipe": "released"}
+# What the authors' code sets, but for the batch, which is scaled down as it is in the other arms, and for how views of
+# photographs are made and drawn: digits have none, and what is less than a batch is a large part of a client here.
+SCALED = {"network", "batch_size", "views", "live_prior", "drop_last"}
+AS_RELEASED = {name: RELEASED[name] for name in RELEASED.keys() - SCALED} | {"recipe": "released"}
 METHODS: dict[str, dict[str, Any]] = {
     "bsm": {"method": "bsm"},
     "bsm + kd": {"method": "kd"},
