@@ -23,10 +23,11 @@ from zoo.media.reading import read
 def write_mask(path_without_suffix: str | os.PathLike[str], mask: np.ndarray, like: Image) -> Path:
     """Writes integer labels on the grid of ``like`` and returns the path, whole or not at all.
 
-    NRRD (``.nrrd``) and MetaImage (``.mha``) for volumes of these formats, else NIfTI (``.nii.gz``) for every volume, and for DICOM slices with a patient position: the affine,
-    voxel order and (NIfTI) space codes are those of the image. PNG (``.png``) for every other 2-D image, in the
-    upright orientation in which it was read: black and white where the only labels are 0 and 1, the labels as indices
-    of a palette up to 255, else 16 bits. :func:`read_labels` gives the labels back.
+    NRRD (``.nrrd``) and MetaImage (``.mha``) for volumes of these formats, else NIfTI (``.nii.gz``) for every volume,
+    and for DICOM slices with a patient position: the affine, voxel order and (NIfTI) space codes are those of the
+    image. PNG (``.png``) for every other 2-D image, in the upright orientation in which it was read: black and white
+    where the only labels are 0 and 1, the labels as indices of a palette up to 255, else 16 bits. :func:`read_labels`
+    gives the labels back.
 
     Args:
         path_without_suffix: the suffix is appended; dots in the name stay.

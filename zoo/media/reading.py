@@ -46,10 +46,11 @@ def read(x: Any, *, mode: Mode = "auto") -> Image:
     """Reads an image or a volume.
 
     Args:
-        x: a path to a PNG, JPEG, TIFF, BMP, DICOM, NIfTI, NRRD or MetaImage file or to the folder of a DICOM series; ``"sample:NAME"``
-            (:mod:`zoo.samples`); ``"phantom:NAME?seed=N"`` (``zoo.data.phantoms``); a Pillow image; a NumPy array
-            ``[h w]`` or ``[h w c]`` (with ``mode="volume"``: ``[z h w]``); a torch tensor ``[h w]``, ``[c h w]`` or
-            ``[1 c h w]`` (with ``mode="volume"``: ``[z h w]`` and leading axes of length 1); or an :class:`Image`.
+        x: a path to a PNG, JPEG, TIFF, BMP, DICOM, NIfTI, NRRD or MetaImage file or to the folder of a DICOM series;
+            ``"sample:NAME"`` (:mod:`zoo.samples`); ``"phantom:NAME?seed=N"`` (``zoo.data.phantoms``); a Pillow image;
+            a NumPy array ``[h w]`` or ``[h w c]`` (with ``mode="volume"``: ``[z h w]``); a torch tensor ``[h w]``,
+            ``[c h w]`` or ``[1 c h w]`` (with ``mode="volume"``: ``[z h w]`` and leading axes of length 1); or an
+            :class:`Image`.
         mode: ``image`` and ``volume`` refuse the other kind; ``auto`` takes what comes.
 
     Raises:

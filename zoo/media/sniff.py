@@ -94,7 +94,8 @@ def head(path: Path) -> tuple[bytes, bool]:
 
 
 def identify(path: Path) -> str:
-    """``png``, ``jpeg``, ``tiff``, ``bmp``, ``gif``, ``webp``, ``ppm``, ``dicom``, ``nifti``, ``nrrd`` or ``metaimage``.
+    """``png``, ``jpeg``, ``tiff``, ``bmp``, ``gif``, ``webp``, ``ppm``, ``dicom``, ``nifti``, ``nrrd`` or
+    ``metaimage``.
 
     Raises ``MediaError`` for any other content, naming what it looks like and what the suffix promised.
     """
