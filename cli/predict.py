@@ -216,14 +216,8 @@ def _check_out(out: Path, stems: Sequence[str], found: Sequence[str]) -> None:
     from zoo.results import FILE
 
     for stem in stems:
-        for name in (
-            FILE,
-            f"{stem}.png",
-            f"{stem}.json",
-            f"{stem}_mask.png",
-            f"{stem}_mask.nii.gz",
-            f"{stem}_mask.nii",
-        ):
+        masks = (f"{stem}_mask{ending}" for ending in (".png", ".nii.gz", ".nii", ".nrrd", ".mha"))
+        for name in (FILE, f"{stem}.png", f"{stem}.json", *masks):
             if os.path.realpath(out / name) in inputs:
                 raise OptionError(f"writing {out / name} would overwrite an input; choose another folder with --out")
 
