@@ -12,6 +12,7 @@ from zoo import extras, media, options, registry
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.prediction import Prediction
+from zoo.results import Results
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +38,11 @@ def load(name: str, *, weights: str | None = None, device: str = "auto") -> Mode
 
 def predict(
     name: str, inputs: Any, *, weights: str | None = None, device: str = "auto", batch_size: int = 1, **given: Any
-) -> list[Prediction]:
-    """Load a model and predict on one input or a list of inputs; the first failure is raised."""
+) -> Results[Prediction]:
+    """Load a model and predict on one input or a list of inputs; the first failure is raised.
+
+    The list that it gives has ``to_frame()``: a ``pandas.DataFrame`` with a row for each input.
+    """
     model = load(name, weights=weights, device=device)
     chosen = options.check(model.plugin, given)
     many = inputs if isinstance(inputs, list | tuple) else [inputs]
@@ -46,7 +50,7 @@ def predict(
         many = unfold(media.group(many))
     elif all(isinstance(one, str) for one in many):
         many = media.expand(list(many))
-    results = []
+    results: Results[Prediction] = Results()
     for _, outcome in predict_each(model, many, batch_size=batch_size, **chosen):
         if isinstance(outcome, ZooError):
             raise outcome
