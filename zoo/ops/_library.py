@@ -96,7 +96,7 @@ def use_compiled(name: str, device: torch.device) -> bool:
 
 @contextmanager
 def by_reference() -> Iterator[None]:
-    """As long as it lasts every operator runs by its reference: for a graph of PyTorch's own operators, as ONNX's is."""
+    """While it lasts every operator runs by its reference: for a graph of PyTorch's own operators, as ONNX's is."""
     token = _BY_REFERENCE.set(True)
     try:
         yield
