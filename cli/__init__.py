@@ -16,7 +16,7 @@ import typer
 
 from zoo import foreign
 from zoo._version import __version__
-from zoo.cli import cards, doctor, hub, plugins, predict, research
+from zoo.cli import cards, doctor, hub, plugins, predict, research, serve
 from zoo.cli.output import note_warnings, ready_streams, refuse, state
 from zoo.errors import OptionError, ZooError
 from zoo.text import printable
@@ -52,7 +52,7 @@ def _main(
             raise OptionError(f"{name} is {value[:40]!r}, which is no number of seconds; set it to 10, or unset it")
 
 
-for room in (cards, predict, doctor, research, hub, plugins):
+for room in (cards, predict, doctor, research, hub, plugins, serve):
     room.register(app)
 
 
