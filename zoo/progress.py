@@ -13,10 +13,10 @@ _silent = False
 _heard = threading.local()
 
 
-def silence() -> None:
-    """No bars and notes from this process, for one among several."""
+def silence(silent: bool = True) -> None:
+    """No bars and notes from this process, for one among several, or for a user who wants none."""
     global _silent
-    _silent = True
+    _silent = silent
 
 
 def note(text: str) -> None:
