@@ -41,9 +41,8 @@ def table_rows(table: Path) -> list[dict[str, Any]]:
             return _filled([strict_json(line) for line in text.splitlines() if line.strip()], table)
         return _cells(text, table)
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{table} is not in UTF-8 (byte {error.start:,}); save it as CSV in UTF-8 (in spreadsheets: Save as, CSV UTF-8)"
-        ) from error
+        how = "save it as CSV in UTF-8 (in spreadsheets: Save as, CSV UTF-8)"
+        raise DataError(f"{table} is not in UTF-8 (byte {error.start:,}); {how}") from error
     except OSError as error:
         raise DataError(f"{table} can't be read: {error.strerror or error}") from error
     except (ValueError, csv.Error) as error:
