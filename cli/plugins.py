@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from zoo.cli.output import print_json, print_table, warn
+from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError, PluginError
 from zoo.foreign import points
 from zoo.plugin import ENTRY_POINT_GROUP
@@ -92,6 +93,7 @@ def ask_again(
 
     if (model is None) == (not every) or (every and weights):
         raise OptionError("name one model, or say --all for the demo weights of every model")
+    weights = usual_weights(model, weights) if model else None
     names = [model] if model else [name for name in registry.list_models() if registry.info(name).weights]
     if write:
         for name in names:

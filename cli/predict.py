@@ -12,6 +12,7 @@ import typer
 
 from zoo import options, registry
 from zoo.cli.output import print_json_line, print_table, refuse, warn
+from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError, ZooError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def predict(
         list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, sample:NAME or phantom:NAME.")
     ],
     weights: Annotated[
-        str | None, typer.Option(help="demo, a folder, a .safetensors file, or hf://ORG/REPO[@REVISION].")
+        str | None,
+        typer.Option(help="demo, a folder, a .safetensors file, or hf://ORG/REPO@REVISION."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path("predictions"),
@@ -57,7 +59,7 @@ def predict(
 
     from zoo import inference, results
 
-    loaded = inference.load(model, weights=weights, device=device)
+    loaded = inference.load(model, weights=usual_weights(model, weights), device=device)
     settings = results.settings_of(loaded.provenance, options.record(options.complete(plugin, chosen)))
     sources = _distinct(f"{one[0]} and {len(one) - 1} more" if isinstance(one, list) else str(one) for one in found)
     table, done = results.begin(out, settings, [*sources, *missing], resume=resume)

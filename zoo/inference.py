@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -12,6 +13,8 @@ from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.prediction import Prediction
 from zoo.results import Results
+
+_log = logging.getLogger(__name__)
 
 
 def load(name: str, *, weights: str | None = None, device: str = "auto") -> Model:
@@ -70,6 +73,7 @@ def predict_each(
     What isn't a ``ZooError`` arrives as one that names it, with the error itself as its cause.
     """
     for batch in _batches(inputs, batch_size):
+        _log.debug("predicting on %s", ", ".join(map(_name, batch)))
         if len(batch) > 1:
             try:
                 yield from zip(batch, model.predict_batch(batch, **given), strict=True)
@@ -91,12 +95,17 @@ def _attempt(model: Model, one: Any, given: dict[str, Any]) -> Prediction | ZooE
 
 def unexpected(one: Any, error: Exception) -> ZooError:
     """A fault that nobody foresaw, as one sentence about the input that it befell."""
-    name = getattr(one, "source", None) or getattr(one, "id", None) or one
-    name = name if isinstance(name, str | os.PathLike) else f"a {type(one).__name__}"
     reason = " ".join(str(error).split())[:200]
-    told = ZooError(f"can't predict on {name}: {type(error).__name__}: {reason}; zoo --debug shows where it happened")
+    told = ZooError(
+        f"can't predict on {_name(one)}: {type(error).__name__}: {reason}; zoo --debug shows where it happened"
+    )
     told.__cause__ = error
     return told
+
+
+def _name(one: Any) -> str:
+    name = getattr(one, "source", None) or getattr(one, "id", None) or one
+    return os.fspath(name) if isinstance(name, str | os.PathLike) else f"a {type(one).__name__}"
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
