@@ -448,6 +448,8 @@ def good_values(item: Input, image: media.Image) -> list[Any]:
         return default + [int(bound) for bound in limits] or [1]
     if item.kind == "text":
         return list(item.choices) or default or ["text"]
+    if item.kind == "images":
+        return list(item.choices) or default
     if item.kind == "mask":
         return [np.ones(image.size, np.uint8)]
     if item.kind in ("image", "volume"):
