@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command()(push)
     app.command()(pull)
     app.command()(convert)
+    app.command()(search)
     cache_app.command("list")(list_)
     cache_app.command()(size)
     cache_app.command()(rm)
@@ -109,6 +111,24 @@ def convert(
         print_json({"model": model, "folder": str(folder)})
     else:
         print(f"wrote {folder}\ntry: zoo predict {model} INPUT --weights {folder}")
+
+
+def search(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[WORDS]...", help="In the name or the tags.")] = None,
+    json: Json = False,
+) -> None:
+    """Find weights and plugins for the zoo on the Hugging Face Hub."""
+    from zoo.hub.search import search as find
+
+    found = find(words or ())
+    if json:
+        print_json([{**asdict(one), "command": one.command} for one in found])
+    elif found:
+        rows = [[one.repo, one.kind, one.model or "-", str(one.downloads), one.changed or "-"] for one in found]
+        print_table(["repository", "what", "model", "downloads", "changed"], rows)
+        print(f"\ntry: {found[0].command}")
+    else:
+        print(f"the Hub has nothing for medimg-zoo{f' with {chr(32).join(words)}' if words else ''}; try fewer words")
 
 
 def _print_files(files: dict[str, int]) -> None:

@@ -10,7 +10,7 @@ Names are timm's (``resnet18``, with a tag where weights are meant: ``resnet18.t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -165,6 +165,14 @@ def clip_images(where: str, *, needed_by: str, what: str = "the backbone") -> Cl
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{what} {where} is no folder of CLIP weights: {reason}") from None
     return ClipImages(net).eval()
+
+
+def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The query encoder of a MoCo checkpoint without its contrastive head; other state dicts stay as they are."""
+    prefix = "module.encoder_q."
+    if any(name.startswith(prefix) for name in tensors):
+        tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    return {name: t for name, t in tensors.items() if not name.startswith("fc.")}
 
 
 @cache

@@ -15,6 +15,7 @@ from zoo import domain, loading, registry
 from zoo import weights as weight_files
 from zoo.data import seen
 from zoo.errors import OptionError, WeightsError
+from zoo.hub import client
 from zoo.hub.client import Address, address, explained, patiently
 from zoo.hub.snapshots import PICTURE, PICTURES, README, SAFE_NAME
 from zoo.plugin import Plugin
@@ -144,12 +145,12 @@ def _publish(
     pull_request: bool,
     message: str | None,
 ) -> Any:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.utils import get_token
 
     if get_token() is None:
         raise WeightsError(f"pushing to {where} needs a token; set HF_TOKEN or run: hf auth login")
-    api = HfApi(library_name="zoo")
+    api = client.api()
     if not pull_request:
         patiently(lambda: api.create_repo(where.repo, private=private or None, exist_ok=True))
         if revision and revision != "main":

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from zoo.data.images import ImageSet
 from zoo.training.run import Run
@@ -57,3 +59,26 @@ def loss_on_images(
         return loss_of(view(x, step), y)
 
     return loss
+
+
+def batches(
+    y: Int[Tensor, " n"], size: int, rng: np.random.Generator, balanced: bool = False, whole: bool = False
+) -> list[Int[Tensor, " b"]]:
+    """An epoch in random order; a single image left over joins the batch before. ``balanced``: equal classes.
+
+    ``whole``: what is left over is left out, unless there's no whole batch.
+    """
+    n = len(y)
+    if balanced:
+        counts = np.bincount(y.numpy())
+        share = 1 / counts[y.numpy()]
+        order = rng.choice(n, n, p=share / share.sum())
+    else:
+        order = rng.permutation(n)
+    if whole and n >= size:
+        order = order[: n // size * size]
+        n = len(order)
+    cuts = list(range(size, n, size))
+    if cuts and n - cuts[-1] == 1:
+        cuts.pop()
+    return [torch.from_numpy(part) for part in np.split(order, cuts)]

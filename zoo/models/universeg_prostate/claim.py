@@ -116,7 +116,8 @@ def draw(rng: np.random.Generator) -> tuple[Float32[np.ndarray, "z s s"], Bool[n
     image = np.full(z.shape, rng.uniform(0.28, 0.36))
     bladder = (z < low) & (((y - cy) / rng.uniform(5, 7)) ** 2 + ((x - cx) / rng.uniform(5, 8)) ** 2 < 1)
     image[bladder] = rng.normal(0.60, 0.05)
-    image[np.hypot((y - cy - 11) / rng.uniform(2.5, 3.5), (x - cx) / rng.uniform(2.5, 3.5)) < 1] = rng.uniform(
+    rectum = np.hypot((y - cy - 11) / rng.uniform(2.5, 3.5), (x - cx) / rng.uniform(2.5, 3.5)) < 1
+    image[rectum] = rng.uniform(0.05, 0.15)
         0.05, 0.15
     )
     image[truth] = rng.normal(0.55, 0.05)
