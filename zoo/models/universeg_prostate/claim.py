@@ -118,8 +118,6 @@ def draw(rng: np.random.Generator) -> tuple[Float32[np.ndarray, "z s s"], Bool[n
     image[bladder] = rng.normal(0.60, 0.05)
     rectum = np.hypot((y - cy - 11) / rng.uniform(2.5, 3.5), (x - cx) / rng.uniform(2.5, 3.5)) < 1
     image[rectum] = rng.uniform(0.05, 0.15)
-        0.05, 0.15
-    )
     image[truth] = rng.normal(0.55, 0.05)
     image = gaussian_filter(image, (0, 0.6, 0.6)) + rng.normal(0, 0.06, z.shape)
     return np.clip(image, 0, 1).astype(np.float32), truth
@@ -136,7 +134,7 @@ claim = Claim(
         "taught with tasks that always show it."
     ),
     data=(
-        f"{TESTS} volumes of {SLICES} x {SIDE} x {SIDE}: an ellipsoid with a bladder of nearly its grey beyond its end; "
+        f"{TESTS} volumes, {SLICES} x {SIDE} x {SIDE}: an ellipsoid and a bladder of nearly its grey beyond its end; "
         f"1 and 2 others are labelled, {SIZE} supports a slice"
     ),
     arms={
