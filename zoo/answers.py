@@ -47,6 +47,7 @@ TOLERANCE = {
 SAME_LABELS = 1e-2
 """... and a mean of labels in a block, where a probability may lie at the threshold."""
 
+_MADE = ("phantom", "sample")  # never a file of whoever loads the weights
 _PLAIN = ("number", "integer", "choice", "flag", "text", "box", "point", "click")
 
 
@@ -115,6 +116,11 @@ def compare(model: Model, located: Located, name: str = "") -> Tested:
             f"weights {located.spec} carry no {ANSWER}; for weights that you trust, zoo test {model.plugin.name} "
             "--write makes one"
         )
+    plain = {item.name for item in model.plugin.options if item.kind in _PLAIN}
+    if files := [name for name, value in expected.options.items() if name not in plain and not is_kind(value, *_MADE)]:
+        raise WeightsError(
+            f"{ANSWER} of weights {located.spec} names a file as {printable(files[0], 40)}; don't use it"
+        )
     found = ask(model, located, expected.input, expected.options)
     tolerance = tolerance_of(expected, found)
     differences = list(_differences(expected, found, tolerance))
@@ -157,7 +163,7 @@ def write_beside(model_class: type[Model], folder: Path) -> Answer | None:
 
 def question(plugin: Plugin) -> str | None:
     """The input that weights of a plugin are asked: its phantom, else its sample; None where it can't be made up."""
-    if any(item.required and item.kind not in _PLAIN for item in plugin.options):
+    if any(item.required and not (item.kind in _PLAIN or item.choices) for item in plugin.options):
         return None
     return str(Spec.parse(plugin.phantom).with_options(seed=SEED)) if plugin.phantom else plugin.sample
 
@@ -209,7 +215,7 @@ def read(located: Located) -> Answer | None:
         answer = Answer(**record)
         for array in answer.arrays.values():
             np.array([*array["shape"], *array["means"]], np.float64)  # numbers, or an error
-        if not is_kind(answer.input, "phantom", "sample"):  # never a file of whoever loads it
+        if not is_kind(answer.input, *_MADE):
             raise ValueError(f"it asks {printable(answer.input, 40)}, which is neither a phantom nor a sample")
         if not all(isinstance(value, float) and 0 <= value <= 1 for value in answer.tolerance.values()):
             raise ValueError("its tolerances must lie between 0 and 1")
@@ -259,6 +265,8 @@ def good_values(item: Input, image: media.Image) -> list[Any]:
         return default + [int(bound) for bound in limits] or [1]
     if item.kind == "text":
         return list(item.choices) or default or ["text"]
+    if item.kind == "images":
+        return list(item.choices) or default
     if item.kind == "mask":
         return [np.ones(image.size, np.uint8)]
     if item.kind in ("image", "volume"):
