@@ -72,7 +72,7 @@ def test_addresses_stand_for_files_patterns_and_folders() -> None:
     for name in ("eye10.png", "eye2.png", "notes.txt", ".hidden.png", "deep/eye.png"):
         system.pipe(f"/scans/{name}", b"x")
     assert cluster.expand("memory://scans") == ["memory:///scans/eye2.png", "memory:///scans/eye10.png"]
-    assert cluster.expand("memory://scans/**.png")[-1] == "memory:///scans/eye10.png"
+    assert "memory:///scans/deep/eye.png" in cluster.expand("memory://scans/**/*.png")
     assert cluster.expand("memory://scans/notes.txt") == ["memory://scans/notes.txt"]
     for address, said in (
         ("memory://none.png", "it doesn't exist"), ("memory://scans/*.dcm", "it holds no images"),
@@ -147,7 +147,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(tmp_path: Pat
     damaged.write_bytes(b"no picture")
     running = start("predict", "map-vessel", tmp_path / "in" / "*.png", damaged, "--out", out, *RAN)
     killed = kill_a_worker(running, out)
-    printed, said = running.communicate(timeout=500)
+    _, said = running.communicate(timeout=500)
     assert killed
     assert running.returncode == 2, said
     assert "1 of 24 inputs failed" in said

@@ -24,6 +24,7 @@ from typing import Any
 
 from zoo import extras
 from zoo.errors import MediaError, MissingExtraError, OptionError, ZooError
+from zoo.media.files import silent_stderr
 from zoo.results import Row, Table
 from zoo.storage import write_file
 from zoo.text import printable, strict_json
@@ -85,12 +86,18 @@ def expand(url: str) -> list[str]:
             found = [one for one in system.glob(path) if _is_image(one)]
         elif system.isdir(path):
             found = [one for one in system.ls(path, detail=False) if _is_image(one)]
+        elif system.exists(path):
+            return [url]
         else:
-            return [url] if system.exists(path) else _refuse(url, "it doesn't exist")
+            raise MediaError(f"can't read {url}: it doesn't exist; check the address")
+    except MediaError:
+        raise
     except Exception as error:  # every file system has its own
         raise MediaError(f"can't read {url}: {printable(error, 200) or type(error).__name__}") from error
     names = [system.unstrip_protocol(one) for one in sorted(found, key=natural_key)]
-    return names or _refuse(url, "it holds no images")
+    if not names:
+        raise MediaError(f"can't read {url}: it holds no images; check the address")
+    return names
 
 
 def _is_image(path: str) -> bool:
@@ -98,10 +105,6 @@ def _is_image(path: str) -> bool:
     from zoo.media.sniff import SUFFIXES, is_litter, suffix
 
     return suffix(path) in SUFFIXES and not is_litter(os.path.basename(path))
-
-
-def _refuse(url: str, why: str) -> list[str]:
-    raise MediaError(f"can't read {url}: {why}; check the address")
 
 
 def _opened(url: str) -> tuple[Any, str]:
@@ -147,7 +150,7 @@ def predict_each(
     for every ``CORES`` cores. Raises ``OptionError`` for a cluster that can't be reached, ``MissingExtraError``.
     """
     extras.require(("cluster",), "--engine ray")
-    with _cluster(address) as resources:
+    with connected(address) as resources:
         left = dict(inputs)
         for item in _stream(job, inputs, stems, resources, workers):
             place = item["place"]
@@ -169,8 +172,9 @@ def predict_each(
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[dict[str, float]]:
+def connected(address: str | None) -> Iterator[dict[str, float]]:
     """The resources of a cluster that is connected to; one of this machine ends with the batch."""
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     import ray
 
     own = not ray.is_initialized()
@@ -179,7 +183,8 @@ def _cluster(address: str | None) -> Iterator[dict[str, float]]:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without a GPU sees those there are
         try:
             more = {} if address else {"include_dashboard": False}
-            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **more)
+            with silent_stderr():
+                ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **more)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = printable(str(error).strip().partition("\n")[0], 160)
             raise OptionError(f"can't reach a Ray cluster at {address}: {reason}; leave out --address") from error
