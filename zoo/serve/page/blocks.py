@@ -130,9 +130,6 @@ class Page:
             marks = marks if isinstance(marks, dict) else {}
             return {**marks, "marks": found, "serial": int(marks.get("serial") or 0) + 1}
 
-        def predict(path: Any, sample: str, *values: Any) -> Iterator[Any]:
-            yield from self._predict(card, path, sample, list(zip(order, values, strict=True)))
-
         taken = [file, sample]
         file.upload(lambda: "", None, sample, **_HIDDEN)
         gr.on([file.change, sample.change], show, taken, [picture, note], **_HIDDEN)
@@ -140,7 +137,14 @@ class Page:
         for text in texts:
             text.submit(written, [picture, *texts], picture, **_HIDDEN)
             text.blur(written, [picture, *texts], picture, **_HIDDEN)
-        start.click(predict, [*taken, *texts, *needed, *optional], [key, *outputs], **_HIDDEN)
+        given = [*taken, *texts, *needed, *optional]
+        # A lambda stays a generator whatever checks types around functions.
+        start.click(
+            lambda path, sample, *values: (
+                yield from self._predict(card, path, sample, list(zip(order, values, strict=True)))
+            ),
+            given, [key, *outputs], **_HIDDEN,
+        )  # fmt: skip
         stop.click(self._cancel, key, None, **_HIDDEN)
 
     # ---- what happens ----------------------------------------------------------------------------------------------
