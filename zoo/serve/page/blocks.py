@@ -211,7 +211,8 @@ class Page:
 
     def _predict(self, card: Plugin, path: Any, sample: str, values: list[tuple[Any, Any]]) -> Iterator[Any]:
         """Key of the ticket, words, figure, table, mask, files, record: as they come."""
-        key, nothing = secrets.token_urlsafe(8), (None, [], None, None, None)
+        key = secrets.token_urlsafe(8)
+        nothing: tuple[Any, ...] = (None, [], None, None, None)
         try:
             with self.house.desk.place(), _folder(self.house) as folder:
                 asked = self._asked(card, path, sample, values, folder)
@@ -231,7 +232,7 @@ class Page:
         from zoo.serve import answers
         from zoo.serve.page import views
 
-        first = next((one for one in answer.files if one), {})
+        first: dict[str, str] = next((one for one in answer.files if one), {})
         mask = views.mask_picture(answer.folder / first["mask"]) if "mask" in first else None
         files = [str(answer.folder / name) for one in answer.files for name in one.values()]
         files.insert(0, str(answers.packed(answer)))
