@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.media.conftest import dicom_file  # noqa: F401
 from zoo import media
 from zoo.data.sets import load_dataset, read_mask
 from zoo.errors import DataError, MediaError
@@ -65,7 +66,7 @@ def test_prostatex_as_nifti(masks: Path) -> None:
     assert (len(support), int(support.labels.any((1, 2)).sum())) == (8, 4)
 
 
-def test_prostatex_as_tcia_gives_it(masks: Path, dicom_file: Callable[..., Path]) -> None:
+def test_prostatex_as_tcia_gives_it(masks: Path, dicom_file: Callable[..., Path]) -> None:  # noqa: F811
     from pydicom.uid import generate_uid
 
     study = masks / "PROSTATEx" / "ProstateX-0000" / "07-07-2011-NA-MR prostaat kanker detectie-05711"
