@@ -1,4 +1,4 @@
-"""``zoo train MODEL --set recipe=released`` at the paper's scale, from made-up folders: one epoch of few images each."""
+"""``zoo train MODEL --set recipe=released`` at the paper's scale, from made-up folders: an epoch of few images each."""
 
 from __future__ import annotations
 
