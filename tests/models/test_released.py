@@ -101,5 +101,5 @@ def test_the_released_reading_trains_from_a_folder_by_the_command(
     assert record["model"] == model
     config = record["config"]
     assert {name: config[name] for name in said} == said
-    recipe = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
+    recipe = json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["recipe"]
     assert recipe["recipe"] == "released"
