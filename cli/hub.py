@@ -1,4 +1,4 @@
-"""``zoo push``, ``zoo pull`` and ``zoo cache``."""
+"""``zoo push``, ``zoo pull``, ``zoo convert`` and ``zoo cache``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ cache_app = typer.Typer(help="Look at and clear the weights that were pulled.", 
 def register(app: typer.Typer) -> None:
     app.command()(push)
     app.command()(pull)
+    app.command()(convert)
     app.command()(search)
     cache_app.command("list")(list_)
     cache_app.command()(size)
@@ -91,6 +92,25 @@ def pull(
     _print_files(result.files)
     spec = out or f"hf://{repo.removeprefix('hf://')}"
     print(f"revision {result.revision} is in {result.folder}\ntry: zoo predict {result.model} INPUT --weights {spec}")
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' weights, as .safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for the weights; made if missing.")],
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="The licence of these weights was read and is kept.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Make weights that a paper's authors released loadable, by their own names of tensors."""
+    from zoo import convert
+
+    folder = convert.convert(model, file, out, accept_licence=accept_licence)
+    if json:
+        print_json({"model": model, "folder": str(folder)})
+    else:
+        print(f"wrote {folder}\ntry: zoo predict {model} INPUT --weights {folder}")
 
 
 def search(

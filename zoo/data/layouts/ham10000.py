@@ -11,6 +11,12 @@ from zoo.errors import DataError
 
 DIAGNOSES = {"akiec": "AK", "bcc": "BCC", "bkl": "BKL", "df": "DF", "mel": "MEL", "nv": "NV", "vasc": "VASC"}
 
+FAVOURITES = {
+    "AK": (0, 1, 2), "BCC": (0, 1, 2), "BKL": (2, 3, 8), "DF": (0, 4, 5), "NV": (3, 4, 5), "VASC": (3, 4, 5),
+    "MEL": (6, 8, 9),
+}  # fmt: skip
+"""Which of ten clients hold most of each class in the published federations on this set (github.com/Naiftt/SPAFD)."""
+
 
 def read(spec: str, root: Path) -> Dataset:
     """``ham10000:PATH``: HAM10000 as it is unpacked, under the names of ISIC 2019's diagnoses.
