@@ -30,13 +30,15 @@ def serve(
     page: Annotated[bool, typer.Option(" /--no-page", help="Serve no page, only the API.")] = True,
 ) -> None:
     """Serve models over HTTP, with a page; the API is described at /docs."""
-    from zoo import extras, serve
+    from zoo import defaults, extras, registry, serve
     from zoo.cli.output import warn
     from zoo.serve import settings
 
     chosen = dict(one.partition("=")[::2] for one in weights or [])
     if missing := [name for name, spec in chosen.items() if not spec]:
         raise OptionError(f"--weights {missing[0]} names no weights; write --weights MODEL=WEIGHTS")
+    known = set(map(str, models or registry.list_models()))
+    chosen = {name: spec for name, spec in defaults.read().weights.items() if name in known} | chosen
     told = settings.Settings(
         host=host, port=port, token=settings.token_for(host), models=tuple(models or ()), weights=chosen,
         device=device, memory=settings.size(memory, "--memory") if memory else 0, queue=queue,

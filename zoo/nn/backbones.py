@@ -97,9 +97,12 @@ def build(
     pooled: bool = True,
     channels: Sequence[int] = (24, 32, 48, 64),
     strides: Sequence[int] | None = None,
+    bare: bool = False,
     **options: Any,
 ) -> Small | Backbone:
     """A convolutional network from images to vectors, or to a feature map (``pooled=False``).
+
+    ``bare``: the map is that of the last layer with weights, without VGG's last pooling or DenseNet's last activation.
 
     ``small`` is :class:`Small` with ``channels`` and ``strides``, which has no pretrained weights; any other name is
     timm's, and ``options`` go to ``timm.create_model``. Raises ``MissingExtraError`` without timm, and ``WeightsError``
@@ -107,7 +110,13 @@ def build(
     """
     if name == "small":
         return Small(channels, strides, pooled=pooled)
-    return Backbone(timm_network(name, needed_by=needed_by, pretrained=pretrained, **options), pooled=pooled)
+    net: Any = timm_network(name, needed_by=needed_by, pretrained=pretrained, **options)
+    if bare and isinstance(features := getattr(net, "features", None), nn.Sequential):
+        if isinstance(features[-1], nn.MaxPool2d):
+            features[-1] = nn.Identity()
+        elif hasattr(features[-1], "act"):
+            features[-1].act = nn.Identity()
+    return Backbone(net, pooled=pooled)
 
 
 def timm_network(name: str, *, needed_by: str, pretrained: bool = False, **options: Any) -> nn.Module:

@@ -45,6 +45,10 @@ def create(settings: Settings) -> FastAPI:
     _jobs(app, house)
     paged = settings.page and not extras.missing("ui")
     doors.doors(app, settings, "/page" if paged else "/docs")
+    if paged:
+        from zoo.serve import page
+
+        page.mount(app, house)
     app.add_middleware(Guard, settings=settings)
     return app
 

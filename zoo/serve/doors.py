@@ -71,6 +71,10 @@ def doors(app: FastAPI, settings: Settings, first: str) -> None:
     async def root() -> Response:
         return RedirectResponse(first)
 
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(status_code=204)
+
     @app.get("/login", include_in_schema=False)
     async def login() -> Response:
         return HTMLResponse(describe.login_page())

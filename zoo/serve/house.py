@@ -26,7 +26,7 @@ class House:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.temporary = Temporary()
+        self.temporary = Temporary()  # which goes with the process, served or not
         self.desk = Desk(settings.queue, settings.seconds)
         self.jobs: dict[str, tuple[Ticket[Any], Asked]] = {}
         self._pool: Any = None
@@ -73,10 +73,10 @@ class House:
                 await asyncio.sleep(min(30.0, self.settings.keep))
                 await run_in_threadpool(self.forget)
 
-        with self.temporary:
-            tidying = asyncio.create_task(tidy())
-            try:
-                yield
-            finally:
-                tidying.cancel()
-                await run_in_threadpool(self.desk.close)
+        tidying = asyncio.create_task(tidy())
+        try:
+            yield
+        finally:
+            tidying.cancel()
+            await run_in_threadpool(self.desk.close)
+            await run_in_threadpool(self.temporary.close)

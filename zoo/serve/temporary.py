@@ -32,32 +32,26 @@ for _ in range(20):
 
 
 class Temporary:
-    """A folder that nobody else can read; use as a context."""
+    """A folder that nobody else can read, until it's closed or the process ends."""
 
     def __init__(self, parent: str | os.PathLike[str] | None = None) -> None:
-        self._parent = Path(parent or tempfile.gettempdir())
-        self._lock: IO[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
-        self.folder = self._parent  # the folder itself, once the context is entered
-
-    def __enter__(self) -> Temporary:
-        remove_abandoned(self._parent)
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
-        self._lock = open(self.folder / LOCK, "wb")
+        where = Path(parent or tempfile.gettempdir())
+        remove_abandoned(where)
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))
+        self._lock = open(self.folder / LOCK, "wb")  # noqa: SIM115
         _locked(self._lock)
         self._watcher = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _WATCH, str(self.folder)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
+    def close(self) -> None:
+        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self._watcher is not None and self._watcher.stdin is not None:
-            self._watcher.stdin.close()
-            self._watcher.wait(10)
+        self._lock.close()
+        assert self._watcher.stdin is not None
+        self._watcher.stdin.close()
+        self._watcher.wait(10)
 
     def new(self) -> Path:
         """An empty folder in it."""

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any, Protocol, runtime_checkable
 
 from zoo import options
 from zoo.errors import MediaError, OptionError
@@ -30,6 +30,13 @@ PATHS = ("image", "images", "volume", "mask", "file", "folder")
 
 class TooLargeError(MediaError):
     """More than the server takes."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file that is open for reading bytes."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass
@@ -87,7 +94,7 @@ class Intake:
         else:
             self.texts.append((name, value))
 
-    def file(self, name: str, filename: str, content: IO[bytes]) -> None:
+    def file(self, name: str, filename: str, content: Readable) -> None:
         """An uploaded file. Raises ``MediaError`` for one that is too large, or a zip that isn't sound."""
         self.count += 1
         place = self.folder / str(self.count)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.data.images import ImageSet
@@ -59,6 +59,30 @@ def loss_on_images(
         return loss_of(view(x, step), y)
 
     return loss
+
+
+class Drift:
+    """Samples on which noise stays: every batch leaves some on its own, so that it adds up from epoch to epoch.
+
+    ``order``: which samples a step takes. ``deviation``: of one drawing; 0 leaves the samples alone.
+    """
+
+    def __init__(
+        self, run: Run, samples: Float[Tensor, "n t"], order: Callable[[int], Int[Tensor, " b"]], deviation: float
+    ) -> None:
+        self.run, self.order, self.deviation = run, order, deviation
+        self.samples = samples.clone() if deviation else samples
+        self.done = 0  # steps whose noise lies on the samples
+
+    def batch(self, step: int) -> Float[Tensor, "b t"]:
+        """With the noise of all steps up to this one, also where a run was resumed."""
+        for past in range(self.done, step + 1) if self.deviation else ():
+            index = self.order(past)
+            rng = self.run.generator("noise", past, self.run.accelerator.process_index)
+            noise = rng.standard_normal((len(index), self.samples.shape[1]))
+            self.samples[index] += self.deviation * torch.from_numpy(noise).to(self.samples)
+        self.done = max(self.done, step + 1)
+        return self.samples[self.order(step)]
 
 
 def batches(
