@@ -113,10 +113,9 @@ class InContextSegmentation(Segmentation):
         support, index, w = self.used
         row = index[0, q]
         best = np.sort(row[np.argsort(-w[q, row], kind="stable")[:STRIP]])
-        return figure.tiles([
-            figure.Tile(_outlined(support.images[i], support.labels[i]), [support.names([int(i)])[0].replace("-mr-", " ")])
-            for i in best
-        ])  # fmt: skip
+        names = [name.replace("-mr-", " ") for name in support.names(best.tolist())]
+        pictures = [_outlined(support.images[i], support.labels[i]) for i in best]
+        return figure.tiles([figure.Tile(picture, [name]) for picture, name in zip(pictures, names, strict=True)])
 
 
 def _outlined(grey: Float32[np.ndarray, "s s"], mask: Bool[np.ndarray, "s s"]) -> Any:
