@@ -71,7 +71,8 @@ class Input:
     help: str
     required: bool = False
     default: Any = None
-    choices: tuple[str, ...] = ()  # of a ``choice``, all; of a ``text``, those of the demo weights, others may differ
+    # of a ``choice``, all; of a ``text``, those of the demo weights, others may differ; of ``images``, some to try
+    choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
     many: bool = False  # may be given several times; the model receives a tuple, in the order given

@@ -458,7 +458,7 @@ def good_values(item: Input, image: media.Image) -> list[Any]:
         return [(w // 2, h // 2)]
     if item.kind == "click":
         return [(w // 2, h // 2, 1), (w // 2, h // 2, 0)]
-    return default
+    return list(item.choices) or default
 
 
 def wrong_values(item: Input) -> list[Any]:
