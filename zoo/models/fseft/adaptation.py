@@ -124,7 +124,7 @@ def size_loss(size: Float[Tensor, ""], prior: float, gamma: float, error: SizeEr
     difference to the prior by the larger of both, which is a constant to the gradient, less gamma (the authors' code).
     """
     if error == "larger":
-        relative = (prior - size) / max(float(size), prior)
+        relative = (prior - size) / max(float(size.detach()), prior)
         return F.relu(relative.abs() - gamma)
     outside = F.relu((1 - gamma) * prior - size) + F.relu(size - (1 + gamma) * prior)
     return outside if error == "voxels" else outside / prior

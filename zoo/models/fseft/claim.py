@@ -23,7 +23,7 @@ from zoo.models.fseft.model import Fseft, Known
 from zoo.models.fseft.training import FseftRecipe, build, pretrain
 from zoo.training import Run
 
-SIDE, SHOTS, QUERIES, STEPS = 48, 5, 2, 200
+SIDE, SHOTS, QUERIES, STEPS = 48, 5, 2, 150  # steps by the time that they take, on seed 900
 ORGANS = ("a", "b", "c", "d")
 CENTRES = ((14, 14), (14, 34), (34, 14), (34, 33))
 RADII = ((7, 6), (5, 5), (5, 7), (4, 4))
@@ -31,7 +31,7 @@ GREY = (0.62, 0.48, 0.70, 0.55)
 SETS = (("a", "b"), ("c",), ("a", "d"))  # what each source annotates
 RECIPE = FseftRecipe(
     backbone="unet", channels=(8, 16, 32), flat=True, patch=(SIDE, SIDE, 1), view=View((1, 1, 1), (0, 1)),
-    classes=ORGANS, epochs=10, warmup=1, lr=2e-3, batch_size=6, patches=1, turns=0.0,
+    classes=ORGANS, epochs=7, warmup=1, lr=2e-3, batch_size=6, patches=1, turns=0.0,
 )  # fmt: skip
 # Five whole images a step. Rates are the card's; those of the released arms are the authors'.
 PAPER = Adaptation(epochs=STEPS, volumes=SHOTS, patches=1, shift=0.0, lr_ft=1e-3, overlap=0.0)
@@ -39,7 +39,7 @@ AS_RELEASED = replace(PAPER, **{**RELEASED, "overlap": 0.0})
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
-    """Dice in percent of two organs in two images of the new scanner each; every arm has the same images."""
+    """Dice in percent of an organ in images of the new scanner; every arm has the same images."""
     rng = np.random.default_rng([0xF5EF7, seed])
     per_set, shots, queries, steps = (4, 2, 1, 2) if quick else (60, SHOTS, QUERIES, STEPS)
     sources = [draw(rng, some, target=False) for some in SETS for _ in range(per_set)]
@@ -49,12 +49,10 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
         pretrain(model, RECIPE if not quick else replace(RECIPE, epochs=1), sources, chance)
     model.eval()
     scores: dict[str, list[float]] = {arm: [] for arm in claim.arms}
-    for organ in (ORGANS[seed % 4], ORGANS[(seed + 1) % 4]):
-        wanted = {organ: Annotation(organ, ())}
-        scans = [
-            read_case(draw(rng, ORGANS, target=True), RECIPE.view, wanted, "fseft") for _ in range(shots + queries)
-        ]
-        measure(model, scans[:shots], scans[shots:], organ, seed, steps, scores)
+    organ = ORGANS[seed % len(ORGANS)]
+    wanted = {organ: Annotation(organ, ())}
+    scans = [read_case(draw(rng, ORGANS, target=True), RECIPE.view, wanted, "fseft") for _ in range(shots + queries)]
+    measure(model, scans[:shots], scans[shots:], organ, seed, steps, scores)
     return {arm: {"Dice": 100 * float(np.mean(values))} for arm, values in scores.items()}
 
 
@@ -145,7 +143,7 @@ claim = Claim(
     ),
     data=(
         f"{SIDE} x {SIDE} px images of four elliptic organs: three partly annotated sources of 60 for the foundation; "
-        f"{SHOTS} annotated images and {QUERIES} queries of another scanner, with distractors; two organs"
+        f"{SHOTS} annotated images and {QUERIES} queries of another scanner, with distractors; one organ"
     ),
     arms={
         "no adaptation": "the foundation's own head",
