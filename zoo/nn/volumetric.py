@@ -7,6 +7,7 @@ that adapt a last block step in: ``decoder1(*joints(x))``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,14 @@ class SwinBackbone(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        if find_spec("einops") is None:  # MONAI finds that out in the forward pass
+            raise MissingExtraError("a SwinUNETR", "einops", "volumes")
         monai_blocks()
         from monai.networks.nets import SwinUNETR
 
-        net = SwinUNETR(in_channels=1, out_channels=1, feature_size=features)
+        asked = torch.get_default_device()
+        with torch.device("cpu" if asked.type == "meta" else asked):  # MONAI asks for numbers while it builds
+            net = SwinUNETR(in_channels=1, out_channels=1, feature_size=features).to(asked)
         for name, module in net.named_children():
             if name != "out":
                 self.add_module(name, module)
