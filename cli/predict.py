@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 
 from zoo import options, registry
 from zoo.cli.output import print_json_line, print_table, refuse, warn
+from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError, ZooError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def predict(
         list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, sample:NAME or phantom:NAME.")
     ],
     weights: Annotated[
-        str | None, typer.Option(help="demo, a folder, a .safetensors file, or hf://ORG/REPO[@REVISION].")
+        str | None,
+        typer.Option(help="demo, a folder, a .safetensors file, or hf://ORG/REPO@REVISION."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path("predictions"),
@@ -38,37 +40,50 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     figure: Annotated[bool, typer.Option(" /--no-figure", help="Write no figure.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a batch that stopped: repeat only what failed or is missing.")
+    ] = False,
 ) -> None:
-    """Predict on images: a table on stdout, and JSON, figure and masks in a folder."""
+    """Predict on images: a table on stdout, and JSON, figure, masks and predictions.csv in a folder."""
     entry = registry.find(model)
     plugin = entry.plugin
     assert plugin is not None
     chosen = options.parse(plugin, given or [])
-    found, failed = _expand(inputs, together=plugin.primary_input.kind == "images")
+    found, missing = _expand(inputs, together=plugin.primary_input.kind == "images")
     if plugin.primary_input.kind == "images" and any(_is_table(one) for one in found):
         found, torn = _unfolded(found)
-        failed += torn
+        missing |= torn
     names = [_name(one) for one in found]
     stems = _stems(names)
     _check_out(out, stems, names)
 
-    from zoo import inference
+    from zoo import inference, results
 
-    loaded = inference.load(model, weights=weights, device=device)
-    rows: list[list[str]] = []
+    loaded = inference.load(model, weights=usual_weights(model, weights), device=device)
+    settings = results.settings_of(loaded.provenance, options.record(options.complete(plugin, chosen)))
+    sources = _distinct(f"{one[0]} and {len(one) - 1} more" if isinstance(one, list) else str(one) for one in found)
+    table, done = results.begin(out, settings, [*sources, *missing], resume=resume)
+    todo = [place for place, source in enumerate(sources) if source not in done]
     here = (Path(os.path.realpath(name)) for name in names if os.path.exists(name))
     taken = {
         path.name.casefold() for path in here if str(path.parent) == os.path.realpath(out)
     }  # inputs, and what is written
-    with _progress(len(stems), visible=len(stems) > 1 and not json) as advance:
-        outcomes = inference.predict_each(loaded, found, batch_size=batch_size, **chosen)
-        for (one, outcome), stem in zip(outcomes, stems, strict=True):
-            source = f"{one[0]} and {len(one) - 1} more" if isinstance(one, list) else str(one)
+    taken |= {name.casefold() for row in done.values() for name in results.files_of(row)}
+    for source, failure in missing.items():
+        table.append(results.failure(source, failure, settings))
+
+    rows: list[list[str]] = []
+    failed = len(missing)
+    with _progress(len(todo), visible=len(todo) > 1 and not json) as advance:
+        outcomes = inference.predict_each(loaded, [found[place] for place in todo], batch_size=batch_size, **chosen)
+        for place, (_, outcome) in zip(todo, outcomes, strict=True):
+            source = sources[place]
             if not isinstance(outcome, ZooError):
                 try:
-                    written = outcome.save(out, stem, figure=figure, taken=taken)
+                    written = outcome.save(out, stems[place], figure=figure, taken=taken)
                     taken.update(path.name.casefold() for path in written)
                     record, summary = outcome.to_dict(), outcome.summary()
+                    row = results.row(outcome, input=source, files=written, settings=settings)
                 except ZooError as error:
                     outcome = error
                 except Exception as error:  # a picture or a record that can't be made spares the others too
@@ -77,10 +92,12 @@ def predict(
                 failed += 1
                 if len(stems) == 1 and failed == 1:
                     raise outcome
+                table.append(results.failure(source, outcome, settings))
                 if json:
                     print_json_line({"source": source, "error": str(outcome)})
                 refuse(outcome)
             else:
+                table.append(row)
                 if json:
                     print_json_line({**record, "files": [str(path) for path in written]})
                 rows.append([source, summary, " ".join(path.name for path in written)])
@@ -89,13 +106,15 @@ def predict(
     if not json and rows:
         print_table(["input", loaded.plugin.name, f"written to {out}"], rows)
         print(f"weights: {loaded.provenance.weights} ({loaded.provenance.disclaimer})")
+    if done:
+        warn(f"note: {len(done)} of {len(stems)} inputs were done before; their results are in {out}")
     if failed:
-        warn(f"zoo: {failed} of {len(rows) + failed} inputs failed; results of the others are in {out}")
+        warn(f"zoo: {failed} of {len(stems) + len(missing)} inputs failed; results of the others are in {out}")
         raise typer.Exit(2)
 
 
-def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], int]:
-    """All inputs there are, and how many arguments named nothing; raises when none named anything.
+def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], dict[str, ZooError]]:
+    """All inputs there are, and the arguments that named nothing with their errors; raises when none named anything.
 
     ``together``: several images are one input, see :func:`zoo.media.group`; then an argument that names nothing is an
     error, for a set or stack that lacks an image is another one.
@@ -103,38 +122,40 @@ def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], int]:
     from zoo import media
 
     if together:
-        return media.group(inputs), 0
+        return media.group(inputs), {}
     found: dict[str, str] = {}  # what is named twice comes once
-    errors: list[ZooError] = []
+    errors: dict[str, ZooError] = {}
     for argument in inputs:
         try:
             for one in media.expand([argument]):
                 found.setdefault(os.path.abspath(one) if os.path.exists(one) else one, one)
         except ZooError as error:
-            errors.append(error)
-    if not found:
-        raise errors[0]
-    for failure in errors:
-        refuse(failure)
-    return list(found.values()), len(errors)
+            errors[argument] = error
+    _told(errors, nothing=not found)
+    return list(found.values()), errors
 
 
-def _unfolded(found: Sequence[Any]) -> tuple[list[Any], int]:
-    """The inputs with tables replaced by their patients, and how many tables can't be used; raises when none can."""
+def _unfolded(found: Sequence[Any]) -> tuple[list[Any], dict[str, ZooError]]:
+    """The inputs with tables replaced by their patients, and the tables that can't be used; raises when none can."""
     from zoo import inference
 
     unfolded: list[Any] = []
-    errors: list[ZooError] = []
+    errors: dict[str, ZooError] = {}
     for one in found:
         try:
             unfolded += inference.unfold([one])
         except ZooError as error:
-            errors.append(error)
-    if not unfolded:
-        raise errors[0]
-    for failure in errors:
+            errors[_name(one)] = error
+    _told(errors, nothing=not unfolded)
+    return unfolded, errors
+
+
+def _told(errors: dict[str, ZooError], nothing: bool) -> None:
+    """Say what is wrong with some inputs, or raise it where there are no others."""
+    for failure in errors.values():
+        if nothing:
+            raise failure
         refuse(failure)
-    return unfolded, len(errors)
 
 
 def _is_table(one: Any) -> bool:
@@ -144,6 +165,16 @@ def _is_table(one: Any) -> bool:
 def _name(one: Any) -> str:
     """What stands for an input where one name is wanted: itself, or the first of several images."""
     return one[0] if isinstance(one, list) else str(one)
+
+
+def _distinct(sources: Iterable[str]) -> list[str]:
+    """What stands for each input in the table: patients of two tables may have one name."""
+    found: list[str] = []
+    counts: dict[str, int] = {}
+    for source in sources:
+        counts[source] = counts.get(source, 0) + 1
+        found.append(source if counts[source] == 1 else f"{source} ({counts[source]})")
+    return found
 
 
 def _notes(prediction: Prediction) -> None:
@@ -184,8 +215,11 @@ def _check_out(out: Path, stems: Sequence[str], found: Sequence[str]) -> None:
     if not os.access(existing, os.W_OK):
         raise OptionError(f"--out {out} can't be written to; choose another folder or change its permissions")
     inputs = {os.path.realpath(source) for source in found if os.path.exists(source)}
+    from zoo.results import FILE
+
     for stem in stems:
-        for name in (f"{stem}.png", f"{stem}.json", f"{stem}_mask.png", f"{stem}_mask.nii.gz", f"{stem}_mask.nii"):
+        masks = (f"{stem}_mask{ending}" for ending in (".png", ".nii.gz", ".nii", ".nrrd", ".mha"))
+        for name in (FILE, f"{stem}.png", f"{stem}.json", *masks):
             if os.path.realpath(out / name) in inputs:
                 raise OptionError(f"writing {out / name} would overwrite an input; choose another folder with --out")
 

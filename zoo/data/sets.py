@@ -37,6 +37,7 @@ from zoo.data.finding import Found, found
 from zoo.data.tables import (
     SPLITS,
     by_stem,
+    files_like,
     images_in,
     inside,
     known_columns,
@@ -295,7 +296,7 @@ def _msd(spec: str, root: Path) -> Dataset:
     else:  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ... are the channels of CASE
         ending = str(document.get("file_ending", ".nii.gz"))
         channels: dict[str, list[str]] = {}
-        for path in sorted((root / "imagesTr").glob(f"*{ending}")):
+        for path in files_like(root / "imagesTr", f"*{ending}"):
             if match := re.fullmatch(r"(.+)_(\d{4})", path.name.removesuffix(ending)):
                 channels.setdefault(match[1], []).append(str(path))
         for name, paths in channels.items():

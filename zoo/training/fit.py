@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from zoo.data.images import ImageSet
 from zoo.training.run import Run
@@ -57,3 +59,50 @@ def loss_on_images(
         return loss_of(view(x, step), y)
 
     return loss
+
+
+class Drift:
+    """Samples on which noise stays: every batch leaves some on its own, so that it adds up from epoch to epoch.
+
+    ``order``: which samples a step takes. ``deviation``: of one drawing; 0 leaves the samples alone.
+    """
+
+    def __init__(
+        self, run: Run, samples: Float[Tensor, "n t"], order: Callable[[int], Int[Tensor, " b"]], deviation: float
+    ) -> None:
+        self.run, self.order, self.deviation = run, order, deviation
+        self.samples = samples.clone() if deviation else samples
+        self.done = 0  # steps whose noise lies on the samples
+
+    def batch(self, step: int) -> Float[Tensor, "b t"]:
+        """With the noise of all steps up to this one, also where a run was resumed."""
+        for past in range(self.done, step + 1) if self.deviation else ():
+            index = self.order(past)
+            rng = self.run.generator("noise", past, self.run.accelerator.process_index)
+            noise = rng.standard_normal((len(index), self.samples.shape[1]))
+            self.samples[index] += self.deviation * torch.from_numpy(noise).to(self.samples)
+        self.done = max(self.done, step + 1)
+        return self.samples[self.order(step)]
+
+
+def batches(
+    y: Int[Tensor, " n"], size: int, rng: np.random.Generator, balanced: bool = False, whole: bool = False
+) -> list[Int[Tensor, " b"]]:
+    """An epoch in random order; a single image left over joins the batch before. ``balanced``: equal classes.
+
+    ``whole``: what is left over is left out, unless there's no whole batch.
+    """
+    n = len(y)
+    if balanced:
+        counts = np.bincount(y.numpy())
+        share = 1 / counts[y.numpy()]
+        order = rng.choice(n, n, p=share / share.sum())
+    else:
+        order = rng.permutation(n)
+    if whole and n >= size:
+        order = order[: n // size * size]
+        n = len(order)
+    cuts = list(range(size, n, size))
+    if cuts and n - cuts[-1] == 1:
+        cuts.pop()
+    return [torch.from_numpy(part) for part in np.split(order, cuts)]
