@@ -2,53 +2,51 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from zoo.errors import OptionError, WeightsError
-from zoo.nn.volumetric import SwinBackbone, UnetBackbone, load_swin, require_patch
+from zoo.nn.volumetric import SwinBackbone, UnetBackbone, require_patch, swin_of
 
 FEATURES = 12
 
 
+Released = tuple[dict[str, torch.Tensor], torch.nn.Module]
+
+
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
+def released() -> Released:
     """Made-up weights in the layout of the authors' file: `module.`, `swin_vit`, `classifier`."""
     from monai.networks.nets import SwinUNETR
 
     torch.manual_seed(0)
-    net = SwinUNETR(in_channels=1, out_channels=29, feature_size=FEATURES).eval()
+    net = SwinUNETR(in_channels=1, out_channels=29, feature_size=12).eval()
     names = {
         f"module.{name}".replace("module.swinViT", "module.swin_vit").replace("out.conv.conv", "classifier"): tensor
         for name, tensor in net.state_dict().items()
     }
-    path = tmp_path_factory.mktemp("released") / "foundation.safetensors"
-    save_file({**names, "module.projection.weight": torch.zeros(3)}, path)
-    return path, net
+    return {**names, "module.projection.weight": torch.zeros(3)}, net
 
 
-def test_features_and_head_of_a_file_give_what_monais_network_gives(released: tuple[Path, torch.nn.Module]) -> None:
-    path, net = released
-    backbone, weight, bias = load_swin(str(path), FEATURES)
+def test_features_and_head_of_a_file_give_what_monais_network_gives(released: Released) -> None:
+    tensors, net = released
+    backbone, weight, bias = swin_of(tensors)
     x = torch.rand(1, 1, 32, 32, 32)
     with torch.no_grad():
         features = backbone.eval()(x)
         torch.testing.assert_close(torch.nn.functional.conv3d(features, weight, bias), net(x), atol=1e-5, rtol=1e-5)
-    assert features.shape == (1, FEATURES, 32, 32, 32)
+    assert features.shape == (1, 12, 32, 32, 32)
 
 
-def test_other_files_are_refused(released: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no SwinUNETR of feature size 24"):
-        load_swin(str(released[0]), 24)
-    (tmp_path / "weights.pth").write_bytes(b"\x80")
-    with pytest.raises(WeightsError, match="is a pickle, which is never read"):
-        load_swin(str(tmp_path / "weights.pth"), FEATURES)
-    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match="is missing"):
-        load_swin(str(tmp_path / "other.safetensors"), FEATURES)
+def test_other_tensors_are_refused(released: Released) -> None:
+    tensors = released[0]
+    with pytest.raises(WeightsError, match="holds no SwinUNETR of one channel"):
+        swin_of({"a": torch.zeros(1)})
+    name = "module.decoder2.conv_block.conv2.conv.weight"
+    with pytest.raises(WeightsError, match=r"decoder2\.conv_block\.conv2\.conv\.weight is missing"):
+        swin_of({key: tensor for key, tensor in tensors.items() if key != name})
+    with pytest.raises(WeightsError, match=r"another SwinUNETR: decoder2\..* has shape"):
+        swin_of({**tensors, name: torch.zeros(3)})
 
 
 def test_a_flat_network_looks_at_each_plane_alone() -> None:

@@ -6,10 +6,9 @@ that adapt a last block step in: ``decoder1(*joints(x))``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.errors import MissingExtraError, OptionError, WeightsError
-from zoo.storage import user_path
-from zoo.weights import Located, Stored, read_headers, read_tensors
 
 
 def monai_blocks() -> Any:
@@ -37,6 +34,7 @@ class SwinBackbone(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        self.width = features
         if find_spec("einops") is None:  # MONAI finds that out in the forward pass
             raise MissingExtraError("a SwinUNETR", "einops", "volumes")
         monai_blocks()
@@ -102,49 +100,29 @@ def require_patch(patch: Sequence[int], backbone: nn.Module, flat: bool) -> None
 # ---- weights of others -----------------------------------------------------------------------------------------------
 
 
-def load_swin(path: str, features: int) -> tuple[SwinBackbone, Tensor | None, Tensor | None]:
-    """A backbone from a file of SwinUNETR and, where the file has them, weight and bias of its last convolution.
+def swin_of(released: Mapping[str, Tensor]) -> tuple[SwinBackbone, Tensor | None, Tensor | None]:
+    """The backbone in a SwinUNETR's tensors and, where they have them, weight and bias of its last convolution.
 
-    The layout is MONAI's own or that of CLIP-Driven Universal Model and what descends from it: names may start with
-    ``module.``, ``swin_vit`` stands for ``swinViT`` and ``classifier`` for ``out.conv.conv``. Only safetensors are
-    read. Raises ``WeightsError`` for anything else or other shapes.
+    Their names are MONAI's own or those of CLIP-Driven Universal Model and what descends from it: they may start with
+    ``module.``, ``swin_vit`` stands for ``swinViT`` and ``classifier`` for ``out.conv.conv``; what else there is, such
+    as a teacher's head, is left out. Raises ``WeightsError`` for other tensors or shapes.
     """
-    where = user_path(path, WeightsError)
-    if where.suffix != ".safetensors" or not where.is_file():
-        raise WeightsError(
-            f"{path} is no .safetensors file; a .pth is a pickle, which is never read: load it yourself "
-            "and write its state_dict with safetensors.torch.save_file"
-        )
-    stored = read_headers(Located(Path(where).parent, path, Path(where)))
-    with torch.device("meta"):
-        backbone = SwinBackbone(features)
-    wanted = dict(backbone.state_dict())
-    head = next((v for k, v in stored.items() if k.endswith(("classifier.weight", "out.conv.conv.weight"))), None)
-    count = head.shape[0] if head is not None else 0
-    for name, shape in (("weight", (count, features, 1, 1, 1)), ("bias", (count,))):
-        if count:
-            wanted[f"classifier.{name}"] = torch.empty(shape, device="meta")
-    ours = {name: _ours(name) for name in stored}
-    known = {name: wanted[ours[name]] for name in stored if ours[name] in wanted}
-    if missing := sorted(set(wanted) - set(ours.values())):
-        raise WeightsError(f"{path} is no SwinUNETR of feature size {features}: {missing[0]} is missing")
-    for name, tensor in known.items():
-        if stored[name].shape != tuple(tensor.shape):
-            shapes = f"{list(stored[name].shape)}, expected {list(tensor.shape)}"
-            raise WeightsError(f"{path} is no SwinUNETR of feature size {features}: {name} has shape {shapes}")
-    found = _read(Located(Path(where).parent, path, Path(where)), stored, known)
-    tensors = {ours[name]: tensor for name, tensor in found.items()}
-    weight, bias = tensors.pop("classifier.weight", None), tensors.pop("classifier.bias", None)
-    backbone = SwinBackbone(features)
-    backbone.load_state_dict(tensors)
+    given = {_ours(name): tensor.float() for name, tensor in released.items()}
+    first = given.get("encoder1.layer.conv1.conv.weight")
+    if first is None or first.ndim != 5 or first.shape[1] != 1 or first.shape[0] % 12 or not len(first) <= 192:
+        raise WeightsError("the file holds no SwinUNETR of one channel; give the weights of one as they were released")
+    backbone = SwinBackbone(len(first))
+    for name, tensor in backbone.state_dict().items():
+        if name not in given:
+            raise WeightsError(f"the file holds no whole SwinUNETR: {name} is missing; get it again")
+        if given[name].shape != tensor.shape:
+            shapes = f"{list(given[name].shape)}, expected {list(tensor.shape)}"
+            raise WeightsError(f"the file holds another SwinUNETR: {name} has shape {shapes}")
+    backbone.load_state_dict({name: given[name] for name in backbone.state_dict()})
+    weight, bias = given.get("classifier.weight"), given.get("classifier.bias")
+    if weight is None or bias is None or weight.shape != (len(bias), len(first), 1, 1, 1):
+        return backbone, None, None
     return backbone, weight, bias
-
-
-def _read(located: Located, stored: dict[str, Stored], known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that are wanted; what else the file has, such as a teacher's head, is read and dropped."""
-    spare = {name: torch.empty(0) for name in stored}
-    tensors = read_tensors(located, stored, {**spare, **known})
-    return {name: tensors[name] for name in known}
 
 
 def _ours(name: str) -> str:

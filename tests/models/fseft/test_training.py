@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from tests.models.base import PluginTests, Trained
 from zoo import media
+from zoo.convert import convert
 from zoo.data.case import Case
 from zoo.data.scans import View
 from zoo.data.sets import Dataset, Entry, load_dataset
@@ -174,16 +175,19 @@ def test_the_released_recipe_is_another_adapter_loss_and_constraint() -> None:
     assert released.adaptation == Adaptation(**RELEASED)
 
 
-def test_a_file_in_the_authors_layout_is_the_foundation(tmp_path: Path) -> None:
+def test_the_authors_weights_are_converted_and_serve_as_foundation(tmp_path: Path) -> None:
     from monai.networks.nets import SwinUNETR
 
     torch.manual_seed(0)
     net = SwinUNETR(in_channels=1, out_channels=29, feature_size=12).eval()
     names = {f"module.{k.replace('out.conv.conv', 'classifier')}": v for k, v in net.state_dict().items()}
     save_file(names, tmp_path / "foundation.safetensors")
-    recipe = replace(TINY, foundation=str(tmp_path / "foundation.safetensors"), features=12, patch=(32, 32, 32))
-    model = build(recipe, ("ignored",)).eval()
+    with pytest.raises(OptionError, match="--accept-licence"):
+        convert("fseft", tmp_path / "foundation.safetensors", tmp_path / "foundation")
+    convert("fseft", tmp_path / "foundation.safetensors", tmp_path / "foundation", accept_licence=True)
+    model = build(replace(TINY, foundation=str(tmp_path / "foundation")), ("ignored",)).eval()
     assert model.config.classes == RELEASED_CLASSES
+    assert (model.config.patch, model.config.adaptation) == ((96, 96, 96), TINY.adaptation)
     x = torch.rand(1, 1, 32, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model(x), net(x), atol=1e-5, rtol=1e-5)
@@ -203,12 +207,11 @@ def test_scratch_is_the_network_without_a_foundation_and_ft_leaves_one_organ() -
 
 def test_supports_are_whole_where_there_are_whole_ones() -> None:
     cases = list(load_dataset("phantom:abdominal-ct?n=4&size=32&slices=16"))
-    recipe = replace(TINY, shots=3)
-    assert len(support_of(cases, "spleen", recipe, np.random.default_rng(0))) == 3
-    aorta = support_of(cases, "aorta", recipe, np.random.default_rng(0))  # runs through every phantom
+    assert len(support_of(cases, "spleen", 3, TINY.view, np.random.default_rng(0))) == 3
+    aorta = support_of(cases, "aorta", 3, TINY.view, np.random.default_rng(0))  # runs through every phantom
     assert len(aorta) == 3
     with pytest.raises(DataError, match="no case to train on has a mask with any brain"):
-        support_of(cases, "brain", recipe, np.random.default_rng(0))
+        support_of(cases, "brain", 3, TINY.view, np.random.default_rng(0))
 
 
 def test_the_score_is_the_dice_of_one_organ_and_nothing_where_nobody_looked(model: Fseft) -> None:

@@ -66,6 +66,7 @@ plugin = Plugin(
     labels=("background", "organ"),
     training="zoo.models.fseft.training:training",
     claim="zoo.models.fseft.claim:claim",
+    converter="zoo.models.fseft.training:convert",
     extras=("imaging", "train", "volumes"),
     weights=WeightsInfo(
         trained_on="phantom:abdominal-ct?n=40&size=48&slices=32 (34 procedural volumes)",
@@ -77,7 +78,10 @@ plugin = Plugin(
         "released": "an adapter of two convolutions, Dice alone, and a constraint of weight 0.1 in steps of its own",
     },
     phantom="phantom:abdominal-ct",
-    licence_notes="The authors' code states no licence; their weights are not part of the zoo.",
+    licence_notes=(
+        "The authors state no licence for their code and weights. They don't come with the zoo: "
+        "zoo convert fseft FILE makes the weights loadable."
+    ),
     departures=(
         Departure(
             "The adapter is three convolutions with batch normalisation and a skip: 186,961 parameters with its head.",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo import config as configs
 from zoo import media
 from zoo.data.features import weights_key
-from zoo.data.scans import Scan, Size, View, cut_off, read_case, read_scan
+from zoo.data.scans import Scan, View, cut_off, read_case, read_scan
 from zoo.data.support import annotations, organ_of, read_support, same_name
 from zoo.data.volumes import largest_component, resample, volumes_ml
 from zoo.errors import OptionError
@@ -296,7 +296,7 @@ class Fseft(Model[OrganSegmentation]):
     def _organ(
         self, image: media.Image, scan: Scan, known: Known, how: Adaptation, prior_size_ml: float | None
     ) -> OrganSegmentation:
-        found = probabilities(known.network, scan, self._patch, how.overlap, progress=True)
+        found = probabilities(known.network, scan, self.config.patch, how.overlap, progress=True)
         probability = resample(found.float().numpy().T, scan.grid, scan.native)
         mask = largest_component(probability > how.threshold)
         volume = volumes_ml(mask, scan.native, {1: known.organ})[known.organ]
@@ -310,10 +310,6 @@ class Fseft(Model[OrganSegmentation]):
             organ=known.organ, volume_ml=volume, prior_ml=band, trace=known.trace, adapter=known.file, notes=notes,
             options={"organ": known.organ, "method": known.method}, measurements={"volume_ml": round(volume, 4)},
         )  # fmt: skip
-
-    @property
-    def _patch(self) -> Size:
-        return self.config.patch
 
 
 def _drawn(fit: Fit, step: int, seed: int) -> tuple[list[int], np.random.Generator]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +26,7 @@ from zoo.models.fseft.model import Fseft, FseftConfig, Stored
 from zoo.models.fseft.network import RELEASED_CLASSES, Backbone
 from zoo.nn.losses import dice_losses
 from zoo.nn.schedules import cosine_schedule
-from zoo.nn.volumetric import load_swin
+from zoo.nn.volumetric import swin_of
 from zoo.training import Run, TrainData, Training
 
 
@@ -36,7 +35,7 @@ class FseftRecipe:
     """A foundation, from a file or pretrained on the data, and adapters for organs of the data."""
 
     recipe: Literal["paper", "released"] = "paper"
-    # a file in the authors' layout or weights of fseft; empty: pretrained on the data; none: random (Scratch, with ft)
+    # weights of fseft, such as the authors' by zoo convert; empty: pretrained on the data; none: random, for Scratch
     foundation: str = ""
     classes: tuple[str, ...] = ()  # to pretrain for; empty: all that the data have masks of
     organs: tuple[str, ...] = ()  # to train an adapter for, one after the other
@@ -85,24 +84,27 @@ def train(recipe: FseftRecipe, data: TrainData, run: Run) -> Fseft:
 
 
 def build(recipe: FseftRecipe, classes: tuple[str, ...]) -> Fseft:
-    """The foundation before any step: new, or from a file. Raises ``WeightsError`` for one that doesn't fit."""
+    """The foundation before any step: new, or from other weights. Raises ``WeightsError`` where there are none."""
     config = FseftConfig(
         recipe.backbone, recipe.features, recipe.channels, recipe.flat, recipe.patch, recipe.view, classes, (),
         recipe.adaptation,
     )  # fmt: skip
     if recipe.foundation in ("", "none"):
         return Fseft(config if recipe.foundation == "" else replace(config, classes=()))
-    if Path(recipe.foundation).is_dir() or recipe.foundation == "demo":
-        model = load_into(Fseft, recipe.foundation)
-        model.config = replace(model.config, adaptation=recipe.adaptation)
-        return model
-    backbone, weight, bias = load_swin(recipe.foundation, recipe.features)
+    model = load_into(Fseft, recipe.foundation)
+    model.config = replace(model.config, adaptation=recipe.adaptation)
+    return model
+
+
+def convert(released: Mapping[str, Tensor]) -> Fseft:
+    """The authors' foundation, or another SwinUNETR, of which only the backbone is taken. Raises ``WeightsError``."""
+    backbone, weight, bias = swin_of(released)
     known = RELEASED_CLASSES if weight is not None and len(weight) == len(RELEASED_CLASSES) else ()
-    model = Fseft(replace(config, backbone="swinunetr", classes=known))
+    model = Fseft(FseftConfig(features=backbone.width, classes=known))
     model.backbone = backbone
     if model.classifier is not None:
         model.classifier.load_state_dict({"weight": weight, "bias": bias})
-    return model
+    return model.eval()
 
 
 def classes_of(cases: Sequence[Case], wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -156,10 +158,10 @@ def partial_dice(
 
 def with_adapter(model: Fseft, recipe: FseftRecipe, cases: Sequence[Case], organ: str, run: Run) -> Fseft:
     """The model with one more head, trained on ``shots`` volumes; after FT it is good for this organ alone."""
-    supports = support_of(cases, organ, recipe, run.generator("support", organ))
+    supports = support_of(cases, organ, recipe.shots, model.config.view, run.generator("support", organ))
     seed = int(run.generator("head", organ).integers(2**31))
     adapted = model.to(run.device).new(recipe.method, recipe.adaptation, seed)
-    fit = Fit(adapted, supports, organ, recipe.method, recipe.adaptation, recipe.patch)
+    fit = Fit(adapted, supports, organ, recipe.method, recipe.adaptation, model.config.patch)
     network, fit.optimizer = run.track(network=adapted, optimizer=fit.optimizer)
     for step in run.steps(fit.steps, description=organ):
         index = [int(i) for i in run.indices(len(supports), fit.batch, step)]
@@ -181,7 +183,7 @@ def with_adapter(model: Fseft, recipe: FseftRecipe, cases: Sequence[Case], organ
     return grown.to(run.device)
 
 
-def support_of(cases: Sequence[Case], organ: str, recipe: FseftRecipe, rng: np.random.Generator) -> list[Scan]:
+def support_of(cases: Sequence[Case], organ: str, shots: int, view: View, rng: np.random.Generator) -> list[Scan]:
     """``shots`` volumes in which the organ is, drawn at random; those that cut it off only where no others are."""
     whole: list[Scan] = []
     cut: list[Scan] = []
@@ -189,14 +191,14 @@ def support_of(cases: Sequence[Case], organ: str, recipe: FseftRecipe, rng: np.r
         case = cases[int(place)]
         if not any(same_name(organ, name) or name == "mask" for name in annotations(case)):
             continue
-        scan = read_case(case, recipe.view, {organ: organ_of(case, organ)}, plugin.name)
+        scan = read_case(case, view, {organ: organ_of(case, organ)}, plugin.name)
         if scan.size(organ):
             (cut if cut_off(scan.y[organ]) else whole).append(scan)
-        if len(whole) == recipe.shots:
+        if len(whole) == shots:
             break
     if not whole and not cut:
         raise DataError(f"no case to train on has a mask with any {organ} in it")
-    return (whole or cut)[: recipe.shots]
+    return (whole or cut)[:shots]
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------
