@@ -31,11 +31,11 @@ def released() -> Released:
 def test_features_and_head_of_a_file_give_what_monais_network_gives(released: Released) -> None:
     tensors, net = released
     backbone, weight, bias = swin_of(tensors)
-    x = torch.rand(1, 1, 32, 32, 32)
+    x = torch.rand(1, 1, 64, 32, 32)
     with torch.no_grad():
         features = backbone.eval()(x)
         torch.testing.assert_close(torch.nn.functional.conv3d(features, weight, bias), net(x), atol=1e-5, rtol=1e-5)
-    assert features.shape == (1, 12, 32, 32, 32)
+    assert features.shape == (1, 12, 64, 32, 32)
 
 
 def test_other_tensors_are_refused(released: Released) -> None:

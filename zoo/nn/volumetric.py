@@ -93,8 +93,9 @@ def require_patch(patch: Sequence[int], backbone: nn.Module, flat: bool) -> None
     """Raises ``OptionError`` for a patch that the backbone can't halve as often as it does."""
     multiple: Any = backbone.multiple
     sides = patch[:2] if flat else patch
-    if any(side % multiple for side in sides):
-        raise OptionError(f"the sides of a patch must be multiples of {multiple} for this backbone, not {tuple(patch)}")
+    if any(side % multiple for side in sides) or max(sides) == multiple:  # one voxel has no deviation to divide by
+        shown = f"multiples of {multiple} for this backbone, one of them larger"
+        raise OptionError(f"the sides of a patch must be {shown}, not {tuple(patch)}")
 
 
 # ---- weights of others -----------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def test_the_authors_weights_are_converted_and_serve_as_foundation(tmp_path: Pat
     model = build(replace(TINY, foundation=str(tmp_path / "foundation")), ("ignored",)).eval()
     assert model.config.classes == RELEASED_CLASSES
     assert (model.config.patch, model.config.adaptation) == ((96, 96, 96), TINY.adaptation)
-    x = torch.rand(1, 1, 32, 32, 32)
+    x = torch.rand(1, 1, 64, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model(x), net(x), atol=1e-5, rtol=1e-5)
 
