@@ -162,6 +162,51 @@ def test_an_organ_at_the_end_of_the_scan_is_noted(model: Fseft, monkeypatch: pyt
     assert "no liver was found" in model.predict(SMALL).notes
 
 
+def test_every_form_of_a_volume_gives_one_answer(model: Fseft, tmp_path: Path) -> None:
+    """NIfTI, NRRD, a DICOM series and an array with its spacing."""
+    import SimpleITK
+
+    case = load_dataset("phantom:abdominal-ct?size=32&slices=16&seed=9&scanner=a")[0]  # stored as scanners do, LPS
+    array, affine, spacing = case.image.array, case.image.affine, case.image.spacing
+    nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), tmp_path / "ct.nii.gz")
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing(spacing[::-1])
+    image.SetOrigin((-affine[0, 3], -affine[1, 3], affine[2, 3]))
+    SimpleITK.WriteImage(image, str(tmp_path / "ct.nrrd"))
+    write_series(tmp_path / "series", array, affine, spacing)
+    flipped = media.Image(array[:, ::-1, ::-1], spacing=spacing, ndim_spatial=3)  # without an affine: RAS
+    found = [model.predict(one) for one in (tmp_path / "ct.nii.gz", tmp_path / "ct.nrrd", tmp_path / "series")]
+    for one in found[1:]:
+        np.testing.assert_allclose(one.probability, found[0].probability, atol=2e-3)
+        assert one.volume_ml == pytest.approx(found[0].volume_ml, rel=0.02)
+    np.testing.assert_allclose(model.predict(flipped).probability[:, ::-1, ::-1], found[0].probability, atol=2e-3)
+    assert {path.name for path in found[1].save(tmp_path / "out")} >= {"ct_mask.nrrd", "ct.json"}
+
+
+def write_series(folder: Path, array: np.ndarray, affine: np.ndarray, spacing: tuple[float, ...]) -> None:
+    from pydicom.dataset import Dataset as Dicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    folder.mkdir()
+    series = generate_uid()
+    for z, plane in enumerate(array):
+        ds = Dicom()
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
+        ds.SeriesInstanceUID, ds.Modality, ds.PhotometricInterpretation = series, "CT", "MONOCHROME2"
+        ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PixelRepresentation = *plane.shape, 1, 1
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+        ds.ImagePositionPatient = [
+            float(c) for c in np.round([-affine[0, 3], -affine[1, 3], affine[2, 3] + z * spacing[0]], 6)
+        ]
+        ds.ImageOrientationPatient, ds.PixelSpacing = [1, 0, 0, 0, 1, 0], [round(s, 8) for s in spacing[1:]]
+        ds.RescaleSlope, ds.RescaleIntercept, ds.PixelData = 1, 0, plane.astype(np.int16).tobytes()
+        ds.save_as(folder / f"{z:03}.dcm", enforce_file_format=True)
+
+
 # ---- training ----
 
 

@@ -23,7 +23,7 @@ from zoo.models.fseft.model import Fseft, Known
 from zoo.models.fseft.training import FseftRecipe, build, pretrain
 from zoo.training import Run
 
-SIDE, SHOTS, QUERIES, STEPS = 48, 5, 2, 150  # steps by the time that they take, on seed 900
+SIDE, SHOTS, QUERIES, STEPS = 48, 5, 2, 120  # steps by the time that they take, on seed 900
 ORGANS = ("a", "b", "c", "d")
 CENTRES = ((14, 14), (14, 34), (34, 14), (34, 33))
 RADII = ((7, 6), (5, 5), (5, 7), (4, 4))

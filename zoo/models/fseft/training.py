@@ -236,7 +236,7 @@ DEMO: dict[str, Any] = {
     "classes": ("liver", "spleen", "kidney", "stomach", "aorta", "pancreas"),
     "organs": ("liver", "gallbladder"),
     "shots": 5,
-    "epochs": 50,
+    "epochs": 40,
     "warmup": 2,
     "lr": 3e-3,
     "patches": 1,
