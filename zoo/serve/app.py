@@ -171,7 +171,7 @@ def _take_in(intake: Intake, form: FormData) -> None:
 async def _finished(ticket: Ticket[Any], request: Request) -> Any:
     """What comes of a ticket; when the sender goes, it is cancelled."""
     future = asyncio.wrap_future(ticket.future)
-    gone = asyncio.create_task(request.receive())  # type: ignore[arg-type]
+    gone: asyncio.Task[Any] = asyncio.ensure_future(request.receive())  # type: ignore[arg-type]
     try:
         await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not future.done():

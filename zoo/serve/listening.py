@@ -23,7 +23,7 @@ def listen(app: FastAPI, settings: Settings, announce: Callable[[str], None]) ->
             _announce(settings, sock.getsockname()[1], announce)
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=10,
-                timeout_graceful_shutdown=5, h11_max_incomplete_event_size=64 << 10, lifespan="on",
+                timeout_graceful_shutdown=5, h11_max_incomplete_event_size=64 << 10, lifespan="on", ws="none",
             )  # fmt: skip
             uvicorn.Server(config).run([sock])
     except OSError as error:
