@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from zoo.cards import input_row
+from zoo.errors import OptionError
 from zoo.plugin import Input
 from zoo.serve.page.canvas import DRAWN
 from zoo.serve.uploads import PATHS, Intake
@@ -52,12 +53,17 @@ def _file_label(item: Input, about: dict[str, Any]) -> dict[str, Any]:
     return {**about, "label": f"{about['label']}: {item.help}"}
 
 
-def put(intake: Intake, item: Input, value: Any) -> None:
-    """Add what a control holds to a request, by the road that a form takes. Raises as :class:`Intake` does."""
+def put(intake: Intake, item: Input, value: Any, uploads: Path) -> None:
+    """Add what a control holds to a request, by the road that a form takes. Raises as :class:`Intake` does.
+
+    ``uploads``: where files of visitors lie; none from elsewhere is taken.
+    """
     if value is None or value == "" or value == [] or value == UNSET:
         return
     if item.kind in PATHS:
         for path in value if isinstance(value, list) else [value]:
+            if not Path(path).resolve().is_relative_to(uploads.resolve()):
+                raise OptionError(f"{item.name} must be uploaded as a file")
             with open(path, "rb") as file:
                 intake.file(item.name, Path(path).name, file)
         return
