@@ -77,7 +77,9 @@ VALUES: list[tuple[Input, Any, list[tuple[str, str]]]] = [
 
 @pytest.mark.parametrize(("item", "value", "fields"), VALUES)
 def test_a_control_becomes_the_fields_of_a_request(item: Input, value: Any, fields: Any, tmp_path: Path) -> None:
-    assert control(item).label == "a"
+    made = control(item)
+    assert made.label == "a"
+    assert made.interactive
     intake = Intake(registry.info("map-vessel"), tmp_path, Budget(1, 1))
     put(intake, item, value, tmp_path)
     assert intake.texts == fields

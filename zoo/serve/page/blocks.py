@@ -103,9 +103,9 @@ class Page:
         several = card.primary_input.kind in ("images", "volume")
         file = gr.File(
             label=f"Your {card.primary_input.name}: {card.primary_input.help}", height=180, elem_id="input",
-            file_count="multiple" if several else "single",
+            file_count="multiple" if several else "single", interactive=True,
         )  # fmt: skip
-        sample = gr.Dropdown(_samples(card), value="", label="or take a sample", elem_id="sample")
+        sample = gr.Dropdown(_samples(card), value="", label="or take a sample", elem_id="sample", interactive=True)
         picture = canvas(tools_of(card), elem_id="canvas")
         note = gr.HTML(elem_id="input-note")
         drawn = [item for item in card.options if item.kind in DRAWN]

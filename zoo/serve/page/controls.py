@@ -19,11 +19,15 @@ UNSET = "as the model decides"
 
 def control(item: Input) -> gr.components.Component:
     """The control of an option, labelled with its name and what the card says about it."""
-    about = {"label": item.name.replace("_", " ") + (" (needed)" if item.required else ""), "key": item.name}
+    about = {
+        "label": item.name.replace("_", " ") + (" (needed)" if item.required else ""),
+        "key": item.name,
+        "interactive": True,
+    }
     told = {**about, "info": _told(item)}
     if item.kind in PATHS:
         several = item.kind in ("images", "folder") or item.many
-        return gr.File(file_count="multiple" if several else "single", height=110, **_file_label(item, about))
+        return gr.File(file_count="multiple" if several else "single", height=165, **_file_label(item, about))
     if item.kind == "flag" and item.default is not None:
         return gr.Checkbox(bool(item.default), **told)
     if item.kind == "flag":
@@ -35,7 +39,8 @@ def control(item: Input) -> gr.components.Component:
         return gr.Dropdown(choices, value=item.default if item.default is not None else UNSET, **told)
     if item.kind in ("number", "integer") and not item.many:
         # Bounds are the check's, which says what is wrong in a sentence; a control would change the value in silence.
-        return gr.Number(item.default, precision=0 if item.kind == "integer" else None, **told)
+        step = 0.05 if item.kind == "number" and (item.maximum or 2) <= 1 else 1
+        return gr.Number(item.default, precision=0 if item.kind == "integer" else None, step=step, **told)
     default = "" if item.default is None else str(item.default)
     return gr.Textbox(default, lines=1, **told)
 
