@@ -157,13 +157,13 @@ def score(model: UniverSegProstate, case: Case, options: Mapping[str, Any]) -> l
 DEMO = {
     "channels": (12, 16, 24),
     "side": 48,
-    "made_up": 400,
-    "supports": 6,
-    "steps": 800,
+    "made_up": 300,
+    "supports": 4,
+    "steps": 400,
     "batch_size": 4,
     "lr": 2e-3,
     "loss": "dice_bce",
-    "validate_every": 100,
+    "validate_every": 50,
     "dtype": "float16",
     "nnunet": {"folds": 2, "steps": 100, "batch_size": 8},
 }
