@@ -39,7 +39,7 @@ def case():
 @pytest.fixture
 def model(tiny_sam: str) -> SurgicalSam:
     torch.manual_seed(0)
-    grid = Grid(points=4, quality=-1e9, stability=0.0)
+    grid = Grid(points=4, quality=-1e9, stability=0.0, overlap=1.0)
     return SurgicalSam(SurgicalSamConfig(sam=tiny_sam, prompted=tiny_sam, grid=grid, encoder=TINY)).eval()
 
 

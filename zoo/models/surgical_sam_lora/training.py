@@ -271,17 +271,10 @@ def score(model: SurgicalSam, case: Case, options: Mapping[str, Any]) -> Mapping
 
 
 DEMO = {
-    "sam": "demo",
-    "prompted": "demo",
+    "sam": "demo", "prompted": "demo", "image_size": 192, "classes": PHANTOM, "epochs": 11, "batch_size": 4, "lr": 2e-3,
+    "warmup": 50, "dtype": "float16",
     "grid": Grid(points=16, quality=0.4, stability=0.6, overlap=0.6),  # the small SAM expects little of its masks
-    "image_size": None,
-    "classes": PHANTOM,
-    "epochs": 10,
-    "batch_size": 4,
-    "lr": 2e-3,
-    "warmup": 50,
-    "dtype": "float16",
-}
+}  # fmt: skip
 
 training = Training(
     recipe=SurgicalSamRecipe,
