@@ -219,7 +219,7 @@ setup(
     packages=packages(),
     package_dir=FOLDERS,
     package_data={
-        "": ["py.typed", "demo/*", "templates/**/*", "*.json", "notes.md", "*.safetensors", "*.css", "*.html"]
+        "": ["py.typed", "demo/*", "templates/**/*", "*.json", "notes.md", "*.safetensors", "*.css", "*.html", "*.js"]
     },
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildOperators},

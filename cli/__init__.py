@@ -6,6 +6,7 @@ code 2; ``zoo --debug`` shows the traceback.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -14,21 +15,25 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo import foreign
+from zoo import defaults, foreign, progress
 from zoo._version import __version__
-from zoo.cli import cards, doctor, hub, plugins, predict, research
-from zoo.cli.output import note_warnings, ready_streams, refuse, state
+from zoo.cli import cards, doctor, export, hub, mcp, plugins, predict, research, serve
+from zoo.cli.output import listen, note_warnings, ready_streams, refuse, state
 from zoo.errors import OptionError, ZooError
 from zoo.text import printable
 
 # Typer carries its own copy of click; the base of its usage errors is found through a public subclass.
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+PREDICTS = ("predict", "mcp")
+"""Commands whose folder of results the configuration file may name."""
+
 app = typer.Typer(
     name="zoo",
     help="Medical-imaging papers as plugins: predict, train, and re-test each paper's claim.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -40,25 +45,50 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say what is being done; -vv says more.")
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors: no notes, no bars.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     state["debug"] = debug
+    if verbose and quiet:
+        raise OptionError("--verbose and --quiet exclude each other; pass one of them")
+    listen(logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    progress.silence(quiet)
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):  # read by huggingface_hub when it is imported
         value = os.environ.get(name, "")
         if value and not (value.isdecimal() and 0 < int(value) < 10**6):
             raise OptionError(f"{name} is {value[:40]!r}, which is no number of seconds; set it to 10, or unset it")
+    context.default_map = _stated(context)
 
 
-for room in (cards, predict, doctor, research, hub, plugins):
+def _stated(context: typer.Context) -> dict[str, dict[str, str]]:
+    """What the user's configuration file says, by command and option."""
+    stated = defaults.read()
+    commands = getattr(context.command, "commands", {})
+    found: dict[str, dict[str, str]] = {}
+    for name, command in commands.items():
+        options = {parameter.name for parameter in command.params}
+        if stated.device and "device" in options:
+            found.setdefault(name, {})["device"] = stated.device
+        if stated.out and name in PREDICTS:
+            found.setdefault(name, {})["out"] = os.path.expanduser(stated.out)
+    return found
+
+
+for room in (cards, predict, doctor, research, export, hub, plugins, mcp, serve):
     room.register(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     ready_streams()
+    listen(logging.WARNING)
     try:
         with warnings.catch_warnings():
             note_warnings()

@@ -9,7 +9,7 @@ import typer
 from zoo import registry
 from zoo.cli.output import plain, print_json, print_table
 
-SUMMARY = 300  # characters of it in the table of all models
+SUMMARY = 300  # characters of it in the wide table of all models
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +22,7 @@ def list_(
     task: Annotated[str | None, typer.Option(help="Only this task, such as segmentation.")] = None,
     modality: Annotated[str | None, typer.Option(help="Only this modality, such as fundus.")] = None,
     operator: Annotated[str | None, typer.Option(help="Only models that use this function of zoo.ops.")] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Everything on one line each, however long.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the installed models."""
@@ -29,19 +30,33 @@ def list_(
     if json:
         print_json([_as_dict(entry) for entry in chosen])
         return
-    rows = []
-    for entry in chosen:
-        if entry.plugin is None:
-            rows.append([entry.name, "broken", plain(entry.error or "", SUMMARY), "", entry.distribution])
-        else:
-            card = entry.plugin
-            weights = "demo" if card.weights else "none"
-            summary = plain(card.summary, SUMMARY)
-            rows.append([card.name, card.task, summary, weights, f"{entry.distribution} {entry.version}"])
-    if rows:
-        print_table(["model", "task", "what it does", "weights", "from"], rows)
-    else:
+    rows = [_wide(entry) if wide else _narrow(entry) for entry in chosen]
+    if not rows:
         print("no model matches; zoo list without filters shows all of them")
+    elif wide:
+        for line in _aligned([["model", "task", "modality", "weights", "from", "what it does"], *rows]):
+            print(line)
+    else:
+        print_table(["model", "task", "what it does"], rows, cut=True)
+
+
+def _narrow(entry: registry.Entry) -> list[str]:
+    card = entry.plugin
+    return [card.name, card.task, card.summary] if card else [entry.name, "broken", entry.error or ""]
+
+
+def _wide(entry: registry.Entry) -> list[str]:
+    card, owner = entry.plugin, f"{entry.distribution} {entry.version}".strip()
+    if card is None:
+        return [entry.name, "broken", "", "", owner, entry.error or ""]
+    return [card.name, card.task, card.modality, "demo" if card.weights else "none", owner, card.summary]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """A line for each row, as long as it takes."""
+    rows = [[plain(cell, SUMMARY) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _as_dict(entry: registry.Entry) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""``zoo push``, ``zoo pull`` and ``zoo cache``."""
+"""``zoo push``, ``zoo pull``, ``zoo convert`` and ``zoo cache``."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,8 @@ cache_app = typer.Typer(help="Look at and clear the weights that were pulled.", 
 def register(app: typer.Typer) -> None:
     app.command()(push)
     app.command()(pull)
+    app.command()(convert)
+    app.command()(search)
     cache_app.command("list")(list_)
     cache_app.command()(size)
     cache_app.command()(rm)
@@ -89,6 +92,43 @@ def pull(
     _print_files(result.files)
     spec = out or f"hf://{repo.removeprefix('hf://')}"
     print(f"revision {result.revision} is in {result.folder}\ntry: zoo predict {result.model} INPUT --weights {spec}")
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' weights, as .safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for the weights; made if missing.")],
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="The licence of these weights was read and is kept.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Make weights that a paper's authors released loadable, by their own names of tensors."""
+    from zoo import convert
+
+    folder = convert.convert(model, file, out, accept_licence=accept_licence)
+    if json:
+        print_json({"model": model, "folder": str(folder)})
+    else:
+        print(f"wrote {folder}\ntry: zoo predict {model} INPUT --weights {folder}")
+
+
+def search(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[WORDS]...", help="In the name or the tags.")] = None,
+    json: Json = False,
+) -> None:
+    """Find weights and plugins for the zoo on the Hugging Face Hub."""
+    from zoo.hub.search import search as find
+
+    found = find(words or ())
+    if json:
+        print_json([{**asdict(one), "command": one.command} for one in found])
+    elif found:
+        rows = [[one.repo, one.kind, one.model or "-", str(one.downloads), one.changed or "-"] for one in found]
+        print_table(["repository", "what", "model", "downloads", "changed"], rows)
+        print(f"\ntry: {found[0].command}")
+    else:
+        print(f"the Hub has nothing for medimg-zoo{f' with {chr(32).join(words)}' if words else ''}; try fewer words")
 
 
 def _print_files(files: dict[str, int]) -> None:

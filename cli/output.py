@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -10,12 +11,14 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
 from zoo.errors import DataWarning
 
 state = {"debug": False}  # what `zoo --debug` sets
+_log = logging.getLogger("zoo")
 
 
 def ready_streams() -> None:
@@ -38,6 +41,7 @@ def ready_streams() -> None:
 
 
 LONGEST_CELL = 2000  # characters
+NARROWEST = 12  # characters in a column that is made to fit
 
 
 def print_json(value: Any) -> None:
@@ -64,29 +68,62 @@ def plain(text: str, longest: int | None = None) -> str:
     return kept if longest is None or len(kept) <= longest else kept[: longest - 3] + "..."
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """A table on stdout, its widest column wrapped to the terminal.
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, *, cut: bool = False
+) -> None:
+    """A table on stdout as wide as the terminal, or 80 columns where there is none: its widest columns are wrapped.
 
-    Plain text on purpose: drawing it with rich costs a third of the time that `zoo list` takes.
+    ``cut``: a row is one line instead, and ends with dots where it's too long. Plain text on purpose: drawing it with
+    rich costs a third of the time that `zoo list` takes.
     """
     if title:
         print(title)
     rows = [[plain(cell, LONGEST_CELL) for cell in row] for row in rows]
     lines = [list(columns), *rows] if any(columns) else rows
-    widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(columns))]
-    # A pipe or a file has no width: nothing is wrapped there, so that other programs can read it.
-    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > (room := shutil.get_terminal_size().columns):
-        widest = widths.index(max(widths))
-        widths[widest] = max(16, room - sum(widths) + widths[widest] - 2 * len(widths))
+    widths = _fitted([max((len(line[i]) for line in lines), default=0) for i in range(len(columns))])
     for line in lines:
-        cells = [textwrap.wrap(cell, width) or [""] for cell, width in zip(line, widths, strict=True)]
+        cells = [_wrapped(cell, width, cut) for cell, width in zip(line, widths, strict=True)]
         for part in zip_longest(*cells, fillvalue=""):
             print("  ".join(cell.ljust(width) for cell, width in zip(part, widths, strict=True)).rstrip())
 
 
+def _fitted(widths: list[int]) -> list[int]:
+    """Widths that fit, the widest made smaller first; no column gets too small to read."""
+    room = max(shutil.get_terminal_size().columns, 40) - 2 * (len(widths) - 1)
+    while sum(widths) > room and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _wrapped(cell: str, width: int, cut: bool) -> list[str]:
+    if len(cell) <= width and "\n" not in cell:
+        return [cell]
+    if cut:
+        return [cell[: max(width - 3, 0)].rstrip() + "..."]
+    # In a pipe or a file a word stays whole, so that another program finds the paths.
+    return textwrap.wrap(cell, width, break_on_hyphens=False, break_long_words=sys.stdout.isatty()) or [""]
+
+
 def warn(message: str) -> None:
-    """One line on stderr."""
-    print(plain(message, LONGEST_CELL), file=sys.stderr)
+    """One line on stderr, by the log, so that ``zoo -q`` leaves it out."""
+    _log.warning("%s", message)
+
+
+class _Lines(logging.Handler):
+    """The log of the zoo on stderr, as whatever stderr is by then: a line for each record, without escapes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError, ValueError):  # nobody listens any more
+            print(plain(record.getMessage(), LONGEST_CELL), file=sys.stderr)
+
+
+def listen(level: int) -> None:
+    """Print what the zoo logs from ``level`` on."""
+    for handler in _log.handlers[:]:
+        if isinstance(handler, _Lines):
+            _log.removeHandler(handler)
+    _log.addHandler(_Lines())
+    _log.setLevel(level)
 
 
 def note_warnings() -> None:
@@ -107,4 +144,4 @@ def refuse(error: BaseException, message: str = "") -> None:
     """An error as one sentence on stderr, after its traceback where ``zoo --debug`` asks for it."""
     if state["debug"]:
         traceback.print_exception(error)
-    warn(f"zoo: {' '.join((message or str(error)).split())}")
+    _log.error("zoo: %s", " ".join((message or str(error)).split()))

@@ -1,4 +1,4 @@
-"""``zoo new``, ``zoo check``, ``zoo install`` and ``zoo uninstall``."""
+"""``zoo new``, ``zoo check``, ``zoo test``, ``zoo install`` and ``zoo uninstall``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from zoo.cli.output import print_json, print_table, warn
+from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError, PluginError
 from zoo.foreign import points
 from zoo.plugin import ENTRY_POINT_GROUP
@@ -23,6 +24,7 @@ from zoo.plugin import ENTRY_POINT_GROUP
 def register(app: typer.Typer) -> None:
     app.command()(new)
     app.command()(check)
+    app.command("test")(ask_again)
     app.command()(install)
     app.command()(uninstall)
 
@@ -73,6 +75,37 @@ def check(
         passed = len(report.results) - failed - skipped
         print(f"\n{passed} passed, {failed} failed, {skipped} skipped")
     if not report.ok:
+        raise typer.Exit(1)
+
+
+def ask_again(
+    model: Annotated[str | None, typer.Argument(help="A model, as zoo list shows it.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="The demo weights of every model.")] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="demo, a folder, a .safetensors file, or hf://ORG/REPO[@REVISION].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    write: Annotated[bool, typer.Option("--write", help="Store the answer that the weights give now.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask weights again what they were asked when they were made; exit code 1 when they answer otherwise."""
+    from zoo import answers, registry
+
+    if (model is None) == (not every) or (every and weights):
+        raise OptionError("name one model, or say --all for the demo weights of every model")
+    weights = usual_weights(model, weights) if model else None
+    names = [model] if model else [name for name in registry.list_models() if registry.info(name).weights]
+    if write:
+        for name in names:
+            print(answers.write(name, weights=weights, device="cpu" if device == "auto" else device))
+        return
+    tested = [answers.ask_again(name, weights=weights, device=device) for name in names]
+    if json:
+        print_json([one.to_dict() for one in tested] if every else tested[0].to_dict())
+    else:
+        for one in tested:
+            print(f"{one.model}: {'' if one.differences else 'gives '}{one.sentence()} ({one.input}, {one.device})")
+    if not all(one.ok for one in tested):
         raise typer.Exit(1)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.cli.output import print_json, print_table
+from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError
 
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
@@ -20,7 +21,10 @@ Data = Annotated[
     ),
 ]
 
-Weights = Annotated[str | None, typer.Option(help="demo, a folder, a .safetensors file or hf://ORG/REPO.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="demo, a folder, a .safetensors file or hf://ORG/REPO."),
+]
 Part = Annotated[str, typer.Option(help="train, validation, test or all.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")]
 AllowSeen = Annotated[
@@ -119,8 +123,8 @@ def evaluate(
 
     folder = out or Path("evaluations") / model
     result = run_evaluation(
-        model, data, weights=weights, split=split, out=folder, seed=seed, device=device, allow_seen=allow_seen,
-        options=_options(model, given),
+        model, data, weights=usual_weights(model, weights), split=split, out=folder, seed=seed, device=device,
+        allow_seen=allow_seen, options=_options(model, given),
     )  # fmt: skip
     if json:
         print_json(result.to_dict())
@@ -160,9 +164,9 @@ def robustness(
 
     folder = out or Path("robustness") / model
     result = run_robustness(
-        model, data, corruptions=corruption or KINDS, severities=severity or SEVERITIES, metric=metric, weights=weights,
-        split=split, out=folder, resume=resume, seed=seed, device=device, allow_seen=allow_seen,
-        options=_options(model, given),
+        model, data, corruptions=corruption or KINDS, severities=severity or SEVERITIES, metric=metric,
+        weights=usual_weights(model, weights), split=split, out=folder, resume=resume, seed=seed, device=device,
+        allow_seen=allow_seen, options=_options(model, given),
     )  # fmt: skip
     if json:
         print_json(result.to_dict())
@@ -198,9 +202,11 @@ def reproduce(
 ) -> None:
     """Re-test the paper's headline: method against baselines over several seeds, with a verdict."""
     from zoo import claims, registry
+    from zoo.storage import user_path
 
     if model is None and not every and report is None:
         raise OptionError("name a model, or say --all for every model that has a claim")
+    out, report = user_path(out, OptionError), report and user_path(report, OptionError)  # before the hours it takes
     if report is not None and model is None and not (seeds or quick):
         # --all --report only regenerates the page from the results that exist
         page = claims.report(out, report)

@@ -1,6 +1,7 @@
 """Pages that are written from cards, notes, recipes and records of claims.
 
-``python docs/_hooks.py`` writes those that are committed: the README's table of models and ``claims.md``. A build of
+``python docs/_hooks.py`` writes those that are committed: the README's table of models, ``claims.md``, and the options
+of every command in ``command-line.md``. A build of
 the site makes the others: a page for each model, one about its training, its claim's picture, the table of operators.
 """
 
@@ -15,7 +16,9 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from typer.models import ArgumentInfo
 
 from zoo import claims, registry
 from zoo import config as configs
@@ -33,6 +36,7 @@ from zoo.cards import (
 )
 from zoo.extras import DISTRIBUTION
 from zoo.plugin import Plugin
+from zoo.text import kebab
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = "<!-- operators -->"
 MODELS, END = "<!-- models: written by python docs/_hooks.py -->", "<!-- models: end -->"
+COMMANDS, COMMANDS_END = "<!-- commands: written by python docs/_hooks.py -->", "<!-- commands: end -->"
 FROM_NOTES, FROM_MODELS = "](../../../docs/", "](../"  # links of notes.md work on GitHub and on the site
 
 
@@ -55,14 +60,74 @@ def cards() -> list[Plugin]:
 
 def committed() -> dict[Path, str]:
     """The pages that lie in the repository, as they should read."""
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(MODELS)
-    after = rest.partition(END)[2]
+    readme, lines = ROOT / "README.md", ROOT / "docs" / "command-line.md"
     results = [claims.load_result(path) for card in cards() if (path := claims.record_path(card)) and path.is_file()]
     return {
-        readme: f"{before}{MODELS}\n{models_table(cards(), 'docs/claims.md')}\n{END}{after}",
+        readme: between(readme, MODELS, models_table(cards(), "docs/claims.md"), END),
         ROOT / "docs" / "claims.md": claims.page_of(results),
+        lines: between(lines, COMMANDS, commands(), COMMANDS_END),
     }
+
+
+def between(page: Path, begin: str, written: str, end: str) -> str:
+    """A page with what stands between two of its lines written anew."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    return f"{before}{begin}\n{written}\n{end}{rest.partition(end)[2]}"
+
+
+def commands() -> str:
+    """Every command with its arguments and options, from the functions behind them: the same with any typer."""
+    from zoo.cli import app
+
+    own = [(f"zoo {one.name or kebab(one.callback.__name__)}", one.callback) for one in app.registered_commands]
+    for group in app.registered_groups:
+        inner = group.typer_instance.registered_commands
+        own += [(f"zoo {group.name} {one.name or kebab(one.callback.__name__)}", one.callback) for one in inner]
+    parts = ["### Before every command", table(["option", "meaning"], parameters(app.registered_callback.callback)[1])]
+    for name, function in sorted(own):
+        arguments, options = parameters(function)
+        words = [word for word, _ in arguments]
+        parts += [f"### {name}", inspect.getdoc(function) or "", f"```text\n{' '.join([name, *words])}\n```"]
+        told = [row for row in arguments if row[1]]
+        parts += [table(["argument", "meaning"], [[f"`{word}`", text] for word, text in told])] if told else []
+        parts += [table(["option", "meaning"], options)] if options else []
+    return "\n\n".join(parts)
+
+
+def parameters(function: Any) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows for the arguments and for the options of a command."""
+    hints = get_type_hints(function, include_extras=True)
+    arguments, options = [], []
+    for name, parameter in inspect.signature(function).parameters.items():
+        said = next((one for one in getattr(hints[name], "__metadata__", ()) if hasattr(one, "help")), None)
+        if said is None:  # the context
+            continue
+        default = parameter.default
+        meaning = (said.help or "").replace("|", "\\|")
+        shown = said.metavar or name.upper()
+        if isinstance(said, ArgumentInfo):
+            optional = default is not inspect.Parameter.empty and not shown.startswith("[")
+            arguments.append([f"[{shown}]" if optional else shown, meaning])
+            continue
+        flag = get_args(hints[name])[0] is bool
+        first = [said.default] if isinstance(said.default, str) else []  # where typer keeps it beside a type
+        called = " ".join([*first, *(said.param_decls or ())]) or f"--{kebab(name)}"
+        called = ", ".join(sorted(called.replace("/", " ").split(), key=lambda one: not one.startswith("--")))
+        value = "" if flag or said.count else f" {said.metavar or kind_of(get_args(hints[name])[0])}"
+        stated = default not in (None, inspect.Parameter.empty) and not flag and not said.count
+        needed = "Must be given." if default is inspect.Parameter.empty else f"Default `{default}`." if stated else ""
+        options.append([f"`{called}{value}`", f"{meaning} {needed}".strip()])
+    return arguments, options
+
+
+def kind_of(hint: Any) -> str:
+    """What stands for an option's value: TEXT, INTEGER, FLOAT or PATH; ``...`` after what may be repeated."""
+    inner = [one for one in get_args(hint) if one is not type(None)]
+    if get_origin(hint) is list:
+        return f"{kind_of(inner[0])} ..."
+    if inner:
+        return kind_of(inner[0])
+    return {int: "INTEGER", float: "FLOAT", Path: "PATH"}.get(hint, "TEXT")
 
 
 # ---- the site ----------------------------------------------------------------------------------------------------

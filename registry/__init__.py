@@ -5,6 +5,7 @@ A plugin is broken alone: one that can't be imported is listed with its error an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from zoo.text import close_to, normalised, printable
 
 __all__ = ["Entry", "entries", "find", "info", "list_models", "resolve"]
 
+_log = logging.getLogger(__name__)
 LONGEST_CARD = 65_536
 """Characters of all texts of a card together."""
 
@@ -63,6 +65,7 @@ def _entry(point: Point) -> Entry:
     except Exception as error:
         reason = printable(error, 300) or type(error).__name__
         kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
+        _log.info("the plugin %s of %s is broken: %s%s", printable(point.name, 80), distribution, kind, reason)
         return Entry(printable(normalised(point.name), 80), distribution, version, error=f"{kind}{reason}")
     return Entry(plugin.name, distribution, version, plugin)
 

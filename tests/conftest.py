@@ -27,6 +27,7 @@ sys.modules["zoo_typechecker"] = ModuleType("zoo_typechecker")
 sys.modules["zoo_typechecker"].check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
 jaxtyping.install_import_hook("zoo", "zoo_typechecker.check")
 os.environ.setdefault("ZOO_VIEWS", "off")  # tests leave nothing in their user's cache
+os.environ["ZOO_CONFIG"] = ""  # and don't depend on his settings
 
 from zoo import registry  # noqa: E402
 

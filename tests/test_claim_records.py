@@ -32,6 +32,7 @@ def test_every_record_is_complete_and_of_its_models_claim(card) -> None:
     assert result.claim.to_dict() == claim.to_dict(), "the claim says something else by now"
     assert sorted(result.results) == sorted(claim.seeds), "it's of other seeds than those named in advance"
     assert len(result.results) >= 5
+    assert claim.tuning, "the page must say where the arms' settings come from"
     record = claims.record_of(card)
     assert record["verdict"] == result.verdict
     stored = [(item["verdict"], item["reason"]) for item in record["comparisons"]]

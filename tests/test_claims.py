@@ -240,6 +240,15 @@ def test_what_arms_spend_is_measured_and_compared(toy, tmp_path, monkeypatch):
     assert budget.unequal(told, found.budgets) == []
 
 
+def test_few_seeds_are_excused_by_the_time_of_the_processor_not_by_a_busy_machine(toy, tmp_path):
+    found = reproduce(toy.plugin, out=tmp_path, seeds=3)
+    assert found.cpu_seconds.keys() == found.results.keys()
+    assert claims.load_result(tmp_path / "toy-threshold.json").cpu_seconds.keys() == found.results.keys()
+    busy = replace(found, wall_seconds=dict.fromkeys(found.results, 500.0))
+    assert any(doubt.startswith("3 seeds of") for doubt in busy.doubts)
+    assert not any(doubt.startswith("3 seeds of") for doubt in replace(busy, cpu_seconds=busy.wall_seconds).doubts)
+
+
 def test_an_arm_that_may_stop_early_has_the_budget_that_it_was_given():
     weight = torch.nn.Parameter(torch.zeros(1))
     sgd = torch.optim.SGD([weight], lr=0.1)
@@ -360,6 +369,10 @@ def test_the_page_is_the_same_whenever_it_is_made(toy, tmp_path):
     )
     assert "| better: the method | 63.62 ± 0.91 (69.63) |" in text
     assert "- better vs. pooled, dice: More data may explain the gain." in text
+    assert "**Settings.**" not in text
+    told = replace(toy.claim, tuning="One rate for all.", tuned_on=(900, 901))
+    page_text = claims.page_of([replace(claims.load_result(tmp_path / "results" / "toy-threshold.json"), claim=told)])
+    assert "**Settings.** One rate for all. *What was chosen, was chosen on seeds 900, 901, which" in page_text
     (tmp_path / "results" / "toy-threshold.json").write_text("{}")
     with pytest.raises(DataError, match=r"toy-threshold\.json is no result of a claim"):
         claims.report(tmp_path / "results", page)

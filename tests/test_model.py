@@ -176,3 +176,7 @@ def test_something_else_than_predictions_is_refused(model: Toy, monkeypatch) -> 
     monkeypatch.setattr(Toy, "_predict", lambda self, images, **options: [image.grey() for image in images])
     with pytest.raises(PluginError, match=r"give a zoo\.Prediction for each of 1 inputs, not ndarray"):
         model.predict(IMAGE)
+
+
+def test_a_model_is_one_line(model: Toy) -> None:
+    assert repr(model) == "Toy(toy, weights none, 2 parameters, cpu)"

@@ -8,6 +8,7 @@ from PIL import Image
 
 from zoo import figure as fig
 from zoo import media
+from zoo.domain import Verdict
 from zoo.errors import OptionError
 from zoo.prediction import Classification, Provenance, Segmentation
 
@@ -124,3 +125,17 @@ def test_short_labels_are_spelled_out() -> None:
     )
     assert found.summary() == "melanoma (MEL) 75.0%, odd 25.0%"
     assert (found.to_dict()["label"], found.to_dict()["label_name"]) == ("MEL", "melanoma")
+
+
+def test_a_notebook_shows_the_figure_and_says_what_it_is() -> None:
+    result = segmentation()
+    result.notes = ("a <b>note</b>",)
+    assert result._repr_png_().startswith(b"\x89PNG")
+    page = result._repr_html_()
+    assert page.startswith(
+        '<figure><img alt="disc 8.3% of the image, cup 2.1% of the image" src="data:image/png;base64,'
+    )
+    assert "note: a &lt;b&gt;note&lt;/b&gt;" in page
+    result.domain = Verdict((1,), 1, "sharpness", 50)
+    assert "its shares are not stated" in result._repr_html_()
+    assert "8.3%" not in result._repr_html_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -11,6 +12,9 @@ from zoo import extras, media, options, registry
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.prediction import Prediction
+from zoo.results import Results
+
+_log = logging.getLogger(__name__)
 
 
 def load(name: str, *, weights: str | None = None, device: str = "auto") -> Model:
@@ -34,8 +38,11 @@ def load(name: str, *, weights: str | None = None, device: str = "auto") -> Mode
 
 def predict(
     name: str, inputs: Any, *, weights: str | None = None, device: str = "auto", batch_size: int = 1, **given: Any
-) -> list[Prediction]:
-    """Load a model and predict on one input or a list of inputs; the first failure is raised."""
+) -> Results[Prediction]:
+    """Load a model and predict on one input or a list of inputs; the first failure is raised.
+
+    The list that it gives has ``to_frame()``: a ``pandas.DataFrame`` with a row for each input.
+    """
     model = load(name, weights=weights, device=device)
     chosen = options.check(model.plugin, given)
     many = inputs if isinstance(inputs, list | tuple) else [inputs]
@@ -43,7 +50,7 @@ def predict(
         many = unfold(media.group(many))
     elif all(isinstance(one, str) for one in many):
         many = media.expand(list(many))
-    results = []
+    results: Results[Prediction] = Results()
     for _, outcome in predict_each(model, many, batch_size=batch_size, **chosen):
         if isinstance(outcome, ZooError):
             raise outcome
@@ -66,6 +73,7 @@ def predict_each(
     What isn't a ``ZooError`` arrives as one that names it, with the error itself as its cause.
     """
     for batch in _batches(inputs, batch_size):
+        _log.debug("predicting on %s", ", ".join(map(_name, batch)))
         if len(batch) > 1:
             try:
                 yield from zip(batch, model.predict_batch(batch, **given), strict=True)
@@ -87,12 +95,17 @@ def _attempt(model: Model, one: Any, given: dict[str, Any]) -> Prediction | ZooE
 
 def unexpected(one: Any, error: Exception) -> ZooError:
     """A fault that nobody foresaw, as one sentence about the input that it befell."""
-    name = getattr(one, "source", None) or getattr(one, "id", None) or one
-    name = name if isinstance(name, str | os.PathLike) else f"a {type(one).__name__}"
     reason = " ".join(str(error).split())[:200]
-    told = ZooError(f"can't predict on {name}: {type(error).__name__}: {reason}; zoo --debug shows where it happened")
+    told = ZooError(
+        f"can't predict on {_name(one)}: {type(error).__name__}: {reason}; zoo --debug shows where it happened"
+    )
     told.__cause__ = error
     return told
+
+
+def _name(one: Any) -> str:
+    name = getattr(one, "source", None) or getattr(one, "id", None) or one
+    return os.fspath(name) if isinstance(name, str | os.PathLike) else f"a {type(one).__name__}"
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -6,6 +6,7 @@ what they are made of is known here, who they are is known above.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ from zoo.weights import (
 )
 
 MAX_MODULES = 50_000
+_log = logging.getLogger(__name__)
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -90,6 +92,9 @@ def load_into(model_class: type[M], spec: str, device: str | torch.device = "cpu
     model.seen = seen.read(located.folder / SEEN)
     model.domain = domain.read(located.folder / DOMAIN)
     model.temperature = _temperature(record.get("temperature"), spec)
+    _log.info(
+        "%s: weights %s%s on %s", plugin.name, spec, f" at {located.revision}" if located.revision else "", device
+    )
     return model.to(device).eval()
 
 

@@ -62,6 +62,13 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def __repr__(self) -> str:
+        """One line; the layers are what ``named_children`` gives."""
+        count = sum(parameter.numel() for parameter in self.parameters())
+        where = next((str(parameter.device) for parameter in self.parameters()), "no device")
+        facts = f"weights {self.provenance.weights}, {count:,} parameters, {where}"
+        return f"{type(self).__name__}({self.plugin.name}, {facts})"
+
     # ---- what a user calls --------------------------------------------------------------------------------------
 
     @final

@@ -71,7 +71,8 @@ class Input:
     help: str
     required: bool = False
     default: Any = None
-    choices: tuple[str, ...] = ()  # of a ``choice``, all; of a ``text``, those of the demo weights, others may differ
+    # of a ``choice``, all; of a ``text``, those of the demo weights, others may differ; of ``images``, examples
+    choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
     many: bool = False  # may be given several times; the model receives a tuple, in the order given
@@ -124,6 +125,7 @@ class Plugin:
     label_names: dict[str, str] = field(default_factory=dict)  # what short labels stand for, such as MEL: melanoma
     training: str | None = None  # "package.module:recipe"
     claim: str | None = None  # "package.module:claim"
+    converter: str | None = None  # "package.module:function", from the tensors that the authors released to a Model
     operators: tuple[Operator, ...] = ()  # functions of zoo.ops that the code calls
     extras: tuple[str, ...] = ()
     weights: WeightsInfo | None = None
@@ -146,7 +148,7 @@ class Plugin:
             if item.kind == "choice" and not item.choices:
                 raise ValueError(f"input {item.name!r} of plugin {self.name!r} is a choice without choices")
             seen.add(item.name)
-        for what in ("model", "training", "claim"):
+        for what in ("model", "training", "claim", "converter"):
             target = getattr(self, what)
             if target is not None and not re.fullmatch(r"[\w.]+:\w+", target):
                 raise ValueError(f"{what} of plugin {self.name!r} must read 'package.module:name', not {target!r}")

@@ -6,6 +6,9 @@ Every prediction knows where it came from (:class:`Provenance`), turns into JSON
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import json
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -138,6 +141,10 @@ class Prediction:
         """Further files of :meth:`save`: key in the JSON, and a writer that takes a path without suffix."""
         return {}
 
+    def quantities(self) -> dict[str, Any]:
+        """What it says in single values, by name with its unit: the columns of a table (``zoo.results``)."""
+        return dict(self.measurements)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, JSON-serialisable (no arrays)."""
         return {
@@ -191,6 +198,21 @@ class Prediction:
     def footer(self) -> str:
         """What stands below the figure: the weights and what may be believed of them."""
         return f"weights: {self.provenance.weights} ({self.provenance.disclaimer})"
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.figure().save(stream, "PNG")
+        return stream.getvalue()
+
+    def _repr_html_(self) -> str:
+        """The figure in a notebook, with the notes below it and the summary for who can't see it."""
+        said = html.escape(self.summary(), quote=True)
+        notes = "".join(f"<br>note: {html.escape(note)}" for note in self.notes)
+        picture = base64.b64encode(self._repr_png_()).decode()
+        return (
+            f'<figure><img alt="{said}" src="data:image/png;base64,{picture}">'
+            f"<figcaption>{said}{notes}</figcaption></figure>"
+        )
 
     def save(
         self, folder: str | os.PathLike[str], stem: str | None = None, figure: bool = True, taken: Container[str] = ()
@@ -272,6 +294,11 @@ class Classification(Prediction):
         found = {"label": self.label, "label_name": name, "temperature": self.temperature, "probabilities": rounded}
         return {**super().to_dict(), **found}
 
+    def quantities(self) -> dict[str, Any]:
+        found = self.to_dict()
+        probabilities = {f"probability_{name}": p for name, p in found["probabilities"].items()}
+        return {"label": found["label"], "label_name": found["label_name"], **probabilities, **super().quantities()}
+
     def known_panels(self) -> list[fig.Panel]:
         return [fig.Panel("input", self.image.thumbnail(fig.PANEL_SIDE))]
 
@@ -309,6 +336,28 @@ class Segmentation(Prediction):
         counts = np.bincount(values, minlength=len(self.labels))
         return {name: float(counts[i] / max(values.size, 1)) for i, name in enumerate(self.labels) if i > 0}
 
+    def sizes(self) -> dict[str, float]:
+        """What each foreground label covers: mm² of an image, ml of a volume; nothing where the spacing is unknown."""
+        voxel = self._voxel()
+        if voxel is None:
+            return {}
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels))
+        return {name: float(counts[i] * voxel) for i, name in enumerate(self.labels) if i > 0}
+
+    @property
+    def size_unit(self) -> str:
+        """Of :meth:`sizes`, as names of columns have it: ``area_mm2`` or ``volume_ml``."""
+        return "area_mm2" if self.mask.ndim == 2 else "volume_ml"
+
+    def _voxel(self) -> float | None:
+        """What one pixel covers, mm², or one voxel, ml."""
+        spacing = self.image.spacing
+        if spacing is None or len(spacing) != self.mask.ndim:
+            return None
+        if self.mask.ndim == 2 or self.image.affine is None:
+            return float(np.prod(spacing)) / (1 if self.mask.ndim == 2 else 1000)
+        return abs(float(np.linalg.det(self.image.affine[:3, :3]))) / 1000  # slices of a tilted gantry are sheared
+
     @property
     def whole(self) -> str:
         """What the shares are of."""
@@ -322,6 +371,7 @@ class Segmentation(Prediction):
     def to_dict(self) -> dict[str, Any]:
         # what stands for each label in the file of the mask; see zoo.media.write_mask
         value = 255 if media.is_picture(self.image) and self.mask.max(initial=0) <= 1 else 1
+        sizes = self.sizes()
         return {
             **super().to_dict(),
             "labels": list(self.labels),
@@ -330,7 +380,14 @@ class Segmentation(Prediction):
             "area_fraction_of": self.whole,
             "area_fraction": {name: round(share, 6) for name, share in self.areas().items()},
             "spacing_mm": list(self.image.spacing) if self.image.spacing else None,
+            **({self.size_unit: {name: round(size, 4) for name, size in sizes.items()}} if sizes else {}),
         }
+
+    def quantities(self) -> dict[str, Any]:
+        share = "area_fraction" if self.mask.ndim == 2 else "volume_fraction"
+        found: dict[str, Any] = {f"{share}_{name}": round(value, 6) for name, value in self.areas().items()}
+        found |= {f"{self.size_unit}_{name}": round(size, 4) for name, size in self.sizes().items()}
+        return {**found, **super().quantities()}
 
     def legend(self) -> list[fig.LegendEntry]:
         return [

@@ -1,19 +1,22 @@
-"""Progress bars: on a terminal, and nowhere else."""
+"""Progress bars: on a terminal, and for whoever listens."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _silent = False
+_heard = threading.local()
 
 
-def silence() -> None:
-    """No bars and notes from this process, for one among several."""
+def silence(silent: bool = True) -> None:
+    """No bars and notes from this process, for one among several, or for a user who wants none."""
     global _silent
-    _silent = True
+    _silent = silent
 
 
 def note(text: str) -> None:
@@ -22,11 +25,26 @@ def note(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+@contextmanager
+def heard_by(listener: Callable[[int, int], None]) -> Iterator[None]:
+    """What is done and the total of every bar of this thread go to ``listener``, too, shown or not.
+
+    What it raises ends the work that the bar is of.
+    """
+    before = getattr(_heard, "listener", None)
+    _heard.listener = listener
+    try:
+        yield
+    finally:
+        _heard.listener = before
+
+
 class Bar:
     """A bar with the latest numbers beside it; use as a context."""
 
     def __init__(self, description: str, total: int, done: int = 0, *, enabled: bool = True) -> None:
         self._progress: Any = None
+        self._total = total
         if enabled and not _silent and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,6 +62,8 @@ class Bar:
             self._task = self._progress.add_task(description, total=total, completed=done, numbers="")
 
     def update(self, done: int) -> None:
+        if listener := getattr(_heard, "listener", None):
+            listener(done, self._total)
         if self._progress is not None:
             self._progress.update(self._task, completed=done)
 

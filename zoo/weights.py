@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SEEN = "seen.json"  # the cases of the training, see zoo.data.seen
 DOMAIN = "domain.json"  # what its images were like, see zoo.domain
+ANSWER = "answer.json"  # what it said of one input, see zoo.answers
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.joblib")
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 4 << 20, 64 << 20
@@ -214,7 +215,7 @@ def save(
                 (draft / DOMAIN).write_text(facts.domain.to_json(), encoding="utf-8")
             written = {path.name for path in draft.iterdir()}
         for path in out.iterdir():  # what an earlier save left in the other layout
-            stale = path.name in (TENSORS, INDEX, SEEN, DOMAIN) or SHARD.fullmatch(path.name)
+            stale = path.name in (TENSORS, INDEX, SEEN, DOMAIN, ANSWER) or SHARD.fullmatch(path.name)
             if path.name not in written and stale:
                 path.unlink()
     except (OSError, SafetensorError) as error:

@@ -112,7 +112,9 @@ def test_a_result_that_cannot_be_written_spares_the_others(zoo_cli, photo, tmp_p
     ran = predict(zoo_cli, tmp_path / "b.png", tmp_path / "a.png", out=tmp_path / "out")
     assert ran.code == 2
     assert "b.png: ValueError: no picture" in ran.err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.json", "a.png", "a_mask.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a.json", "a.png", "a_mask.png", "predictions.csv",
+    }  # fmt: skip
 
 
 def test_no_result_overwrites_another(zoo_cli, photo, tmp_path) -> None:
@@ -127,7 +129,7 @@ def test_no_result_overwrites_another(zoo_cli, photo, tmp_path) -> None:
     files = [name.casefold() for record in records for name in record["files"]]
     assert len(records) == 5  # eye.png came once
     assert len(files) == len(set(files)) == 15
-    assert len(list((tmp_path / "out").iterdir())) == 15
+    assert len(list((tmp_path / "out").iterdir())) == 16  # and the table
     for record in records:
         stored = json.loads(next(Path(name) for name in record["files"] if name.endswith(".json")).read_text())
         assert stored["source"] == record["source"]
@@ -295,7 +297,9 @@ def test_the_console_script_works_on_the_real_photograph(tmp_path) -> None:
     command = [sys.executable, "-m", "zoo", "predict", "map-vessel", "sample:retina", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"retina.json", "retina.png", "retina_mask.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "retina.json", "retina.png", "retina_mask.png", "predictions.csv",
+    }  # fmt: skip
 
 
 def test_a_folder_is_one_stack_for_a_model_of_several_images(zoo_cli, tmp_path) -> None:

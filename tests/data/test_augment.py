@@ -12,6 +12,7 @@ from zoo.data.augment import (
     Crops,
     big_aug,
     blurred,
+    blurred_views,
     cropped_views,
     flipped,
     random_square,
@@ -49,6 +50,31 @@ def test_a_random_square_cuts_all_planes_alike(seed: int, h: int, w: int, size: 
 def test_all_eight_orientations_come_up() -> None:
     rng = np.random.default_rng(0)
     assert {random_turn(rng) for _ in range(100)} == {(k, m) for k in range(4) for m in (False, True)}
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 5.0])
+def test_a_photographs_blur_has_the_spread_that_is_left_of_it(sigma: float) -> None:
+    side, wide = 256, 512
+    x = torch.zeros(40, 3, side, side)
+    x[..., 127:129, 127:129] = 1  # the centre, which turns leave where it is
+    found = blurred_views(x, np.random.default_rng(0), sigma=(sigma, sigma), wide=wide)[:, 0].sum(0).double()
+    offsets = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    variances = [float((found.sum(axis) * offsets**2).sum() / found.sum()) for axis in (0, 1)]  # of columns, of rows
+    taps = [np.exp(-(np.arange(-r, r + 1) ** 2) / (2 * sigma**2)) for r in (2, 4)]
+    kept = [
+        float((w * np.arange(-r, r + 1) ** 2).sum() / w.sum()) * (side / wide) ** 2
+        for w, r in zip(taps, (2, 4), strict=True)
+    ]
+    bare = blurred_views(x, np.random.default_rng(0), sigma=(1e-3, 1e-3), wide=wide)[:, 0].sum(0).double()
+    start = float((bare.sum(0) * offsets**2).sum() / bare.sum())  # of the square itself, and of looking between pixels
+    assert [v - start for v in variances] == pytest.approx(kept, abs=0.05)
+
+
+def test_what_a_turn_leaves_open_is_black() -> None:
+    found = blurred_views(torch.ones(20, 3, 64, 64), np.random.default_rng(0))
+    assert found.min() == 0
+    assert torch.allclose(found[..., 16:48, 16:48], torch.ones(()), atol=1e-5)
+    assert (found[:, 0] < 0.5).float().mean((1, 2)).max() < 0.1  # no more than ten degrees
 
 
 @given(seed=seeds, transpose=st.booleans())

@@ -178,6 +178,18 @@ def test_dicom_files_and_flat_folders_are_found(siim: Path):
     assert str(load_dataset(f"siim2020:{siim}")[0].image).endswith("jpeg/ISIC_0000000.jpg")
 
 
+def test_every_suffix_that_can_be_read_counts_and_litter_does_not(siim: Path):
+    folder = siim / "jpeg" / "train"
+    for number, suffix in enumerate((".png", ".JPE", ".webp", ".tiff")):
+        path = folder / f"ISIC_{number:07d}.jpg"
+        path.rename(path.with_suffix(suffix))
+    (folder / "._ISIC_0000005.jpg").write_bytes(b"x")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    dataset = load_dataset(f"siim2020:{siim}")
+    assert len(dataset) == 10
+    assert [Path(case.image).suffix for case in dataset][:5] == [".png", ".JPE", ".webp", ".tiff", ".jpg"]
+
+
 def test_listed_duplicates_are_left_out(siim: Path):
     twins = "image_name_1,image_name_2\nISIC_0000000,ISIC_0000001\n"
     (siim / "ISIC_2020_Training_Duplicates.csv").write_text(twins)

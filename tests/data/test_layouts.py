@@ -36,6 +36,14 @@ def test_ham10000_reads_both_parts_under_the_names_of_isic2019(ham: Path) -> Non
     assert sum({"ISIC_0", "ISIC_1"} <= set(ids) for ids in parts.to_dict().values()) == 1  # a lesion stays together
 
 
+def test_ham10000_takes_every_suffix_that_can_be_read(ham: Path) -> None:
+    first = ham / "HAM10000_images_part_1" / "ISIC_0.jpg"
+    Image.open(first).save(first.with_suffix(".PNG"))
+    first.unlink()
+    (first.parent / "._ISIC_2.jpg").write_bytes(b"what a file system leaves behind")
+    assert load_dataset(f"ham10000:{ham}")[0].image == str(first.with_suffix(".PNG"))
+
+
 def test_ham10000_refuses_what_does_not_fit(ham: Path, tmp_path: Path) -> None:
     (ham / "HAM10000_images_part_1" / "ISIC_0.jpg").unlink()
     with pytest.raises(DataError, match="names the image 'ISIC_0', which is not below"):

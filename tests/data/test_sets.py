@@ -146,6 +146,13 @@ def test_a_table_that_is_no_text_is_an_error(tmp_path):
         load_dataset(f"csv:{tmp_path / 'set.csv'}")
 
 
+def test_a_table_in_a_code_page_is_told_how_to_save(tmp_path):
+    """Guessing the page would turn names into others in silence."""
+    (tmp_path / "set.csv").write_bytes("image,label\na.png,Läsion\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"is not in UTF-8 \(byte 19\); save it as CSV in UTF-8 \(in spreadsheets"):
+        load_dataset(f"csv:{tmp_path / 'set.csv'}")
+
+
 def test_decathlon(tmp_path):
     document = {
         "labels": {"0": "background", "2": "tumour", "1": "liver"},
@@ -169,6 +176,7 @@ def test_nnunet_with_two_channels(tmp_path):
     )
     for name in ("p1_0000", "p1_0001", "p2_0000", "p2_0001"):
         picture(tmp_path / "imagesTr" / f"{name}.png")
+    (tmp_path / "imagesTr" / "._p3_0000.png").write_bytes(b"what a file system leaves behind")
     picture(tmp_path / "labelsTr" / "p1.png")
     dataset = load_dataset(f"msd:{tmp_path}")
     assert dataset.labels == ("background", "zone")

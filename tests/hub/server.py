@@ -86,6 +86,7 @@ class Request:
     token: str | None
     range: str | None
     host: str = ""
+    agent: str = ""
 
 
 class Hub:
@@ -164,7 +165,14 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = unquote(url.path)
         bearer = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-        request = Request(self.command, url.path, bearer, self.headers.get("Range"), self.headers.get("Host", ""))
+        request = Request(
+            self.command,
+            url.path,
+            bearer,
+            self.headers.get("Range"),
+            self.headers.get("Host", ""),
+            self.headers.get("User-Agent", ""),
+        )
         with self.hub.lock:
             self.hub.requests.append(request)
         self.fault = self.hub.fault(request)
@@ -247,11 +255,33 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", path):
             self._repo(match[1], token, write=token != READER)  # a reader may upload for a pull request
             return self._batch(json.loads(body))
+        if path == "/api/models":
+            return self._search(query)
         if match := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+?)(?:/(\w+)(?:/(.*))?)?", raw):
             return self._api(match[1], match[2], unquote(match[3] or ""), query, body, token)
         if match := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", raw):
             return self._resolve(match[1], unquote(match[2]), unquote(match[3]), token)
         raise _Refusal(404, message=f"no such page: {path}")
+
+    def _search(self, query: dict[str, list[str]]) -> tuple[int, dict[str, str], Any]:
+        """Public repositories whose tags, which the card's metadata give, hold every filter; two to a page."""
+        import yaml
+
+        found = []
+        for name, repo in self.hub.repos.items():
+            card = repo.commits[repo.refs["main"]].get("README.md")
+            block = re.match(r"\s*---\n(.*?)\n---", card.content.decode() if card else "", re.DOTALL)
+            metadata = yaml.safe_load(block[1]) if block else {}
+            tags = [*metadata.get("tags", []), *filter(None, [metadata.get("library_name")])]
+            if not repo.private and set(query.get("filter", [])) <= set(tags):
+                found.append({"id": name, "tags": tags, "private": False, "downloads": len(repo.commits),
+                              "lastModified": "2026-01-02T03:04:05.000Z", "sha": repo.refs["main"]})  # fmt: skip
+        start = int(query.get("cursor", ["0"])[0])
+        headers = {}
+        if start + 2 < len(found):
+            again = "&".join(f"{key}={value}" for key, values in query.items() if key != "cursor" for value in values)
+            headers["Link"] = f'<{self.hub.endpoint}/api/models?{again}&cursor={start + 2}>; rel="next"'
+        return 200, headers, found[start : start + 2]
 
     def _token(self) -> str | None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None

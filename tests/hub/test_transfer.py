@@ -546,3 +546,11 @@ def test_two_threads_of_one_process_may_load_at_once(hub, client, make_toy) -> N
         models = list(pool.map(lambda _: zoo.load("toy-model", weights="hf://org/toy"), range(2)))
     assert torch.equal(models[0].norm.weight, models[1].norm.weight)
     assert weights.read_headers(loading.locate("hf://org/toy", models[0].plugin))
+
+
+def test_every_request_carries_the_librarys_name_and_version(hub, client, make_toy) -> None:
+    zoo.push(make_toy(), "org/toy", revision="next")
+    zoo.pull("org/toy@next")
+    hub_requests = [request for request in hub.requests if not request.path.startswith("/storage/")]
+    assert {request.method for request in hub_requests} >= {"GET", "POST", "HEAD"}
+    assert [r for r in hub_requests if not r.agent.startswith(f"medimg-zoo/{zoo.__version__};")] == []

@@ -39,6 +39,23 @@ def test_timms_network_without_its_classifier() -> None:
     assert not [name for name, _ in network.named_parameters() if name.startswith("net.fc")]
 
 
+@pytest.mark.parametrize("name", ["vgg16", "densenet169", "resnet18"])
+@torch.no_grad()
+def test_bare_maps_are_those_of_torchvisions_features(name: str) -> None:
+    """Of torchvision's layers up to the classifier's pooling; VGG's last one is left out."""
+    pytest.importorskip("timm")
+    bare = build(name, needed_by="a test", pooled=False, bare=True).eval()
+    theirs = torchvision_network(name)
+    theirs.load_state_dict(bare.net.state_dict(), strict=False)
+    layers = list(theirs.eval().children())[:-2] if name == "resnet18" else list(theirs.eval().features.children())
+    x = torch.randn(1, 3, 64, 64)
+    expected = torch.nn.Sequential(*layers[: -1 if name == "vgg16" else None])(x)
+    found = bare(x)
+    assert found.shape[-1] == (4 if name == "vgg16" else 2)
+    assert bool((found < 0).any()) == (name == "densenet169")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("resnet18", 512), ("vgg16.tv_in1k", 512), ("densenet169.tv_in1k", 1664), ("efficientnet_b3.ra2_in1k", 1536)],

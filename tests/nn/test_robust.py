@@ -108,6 +108,22 @@ def test_krum_is_its_definition(seed: int) -> None:
     assert rule_of("krum", 10, 4)(vectors, [1] * 10).picked == int(np.argmin(scores))
 
 
+def test_krum_as_released_counts_itself_and_stops_where_the_paper_goes_on() -> None:
+    vectors = clouds(2)
+    squares = torch.cdist(vectors, vectors).square()
+    scores = squares.sort(1).values[:, : 10 - 3 - 2].sum(1)  # each row's own 0 among them
+    assert rule_of("krum-released", 10, 3)(vectors, [1] * 10).picked == int(scores.argmin())
+    with pytest.raises(OptionError, match=r"more than 2 f \+ 2 clients, and there are 10 with 4"):
+        rule_of("krum-released", 10, 4)
+
+
+def test_dos_by_sums_is_twice_as_sharp() -> None:
+    vectors = clouds()
+    mean, both = (rule_of(rule, 10, 3)(vectors, [1] * 10).weights for rule in ("dos", "dos-sum"))
+    ratios = [np.log(np.asarray(w) / w[0]) for w in (mean, both)]
+    np.testing.assert_allclose(ratios[1], 2 * ratios[0], atol=1e-12)
+
+
 @pytest.mark.parametrize(("n", "f"), [(5, 2), (7, 3), (9, 4), (29, 14), (10, 3)])
 def test_trimmed_mean_drops_the_true_number_on_each_side(n: int, f: int) -> None:
     vectors = clouds(n=n)

@@ -92,6 +92,11 @@ def page_of(all_results: Sequence[ClaimResult]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _tuned_on(seeds: Sequence[int]) -> str:
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return f" *What was chosen, was chosen on {named}, which the claim doesn't use.*" if seeds else ""
+
+
 def _section(result: ClaimResult) -> Iterator[str]:
     claim = result.claim
     yield f"## {result.model}"
@@ -100,6 +105,9 @@ def _section(result: ClaimResult) -> Iterator[str]:
     yield ""
     yield f"**Data.** {claim.data}"
     yield ""
+    if claim.tuning:
+        yield f"**Settings.** {claim.tuning}{_tuned_on(claim.tuned_on)}"
+        yield ""
     if claim.changes:
         yield f"**What changed.** {claim.changes}"
         yield ""

@@ -31,6 +31,7 @@ class ClaimResult:
     budgets: Mapping[int, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)  # spent by seed and arm
     modules: Mapping[str, str] = field(default_factory=dict)  # digests of the code that ran
     commit: str = ""  # that the code lay in
+    cpu_seconds: Mapping[int, float] = field(default_factory=dict)  # by seed; unlike wall seconds, whatever else ran
     confirmed: str = ""  # the commit at which a seed was run again and gave the same
 
     @cached_property
@@ -83,7 +84,8 @@ class ClaimResult:
                 f"the code has changed since: {', '.join(stale[:3])}{' and others' if len(stale) > 3 else ''}; "
                 f"run: zoo reproduce {self.model} --confirm"
             )
-        seconds = sum(self.wall_seconds.values()) / max(len(self.wall_seconds), 1)
+        times = self.cpu_seconds or self.wall_seconds
+        seconds = sum(times.values()) / max(len(times), 1)
         if len(self.results) < MANY_SEEDS and seconds < CHEAP:
             found.append(f"{len(self.results)} seeds of {seconds:.0f} s each; the primary comparison gets {MANY_SEEDS}")
         if self.environment.get("threads") != 1:
@@ -132,6 +134,7 @@ class ClaimResult:
             "results": {str(seed): self.results[seed] for seed in sorted(self.results)},
             "budgets": {str(seed): self.budgets[seed] for seed in sorted(self.budgets)},
             "wall_seconds": {str(seed): round(self.wall_seconds[seed], 2) for seed in sorted(self.wall_seconds)},
+            "cpu_seconds": {str(seed): round(self.cpu_seconds[seed], 2) for seed in sorted(self.cpu_seconds)},
             "environment": dict(self.environment),
             "commit": self.commit,
             "confirmed": self.confirmed,
@@ -159,5 +162,6 @@ class ClaimResult:
             budgets={int(seed): arms for seed, arms in record["budgets"].items()},
             modules=record["modules"],
             commit=record["commit"],
+            cpu_seconds={int(seed): seconds for seed, seconds in record.get("cpu_seconds", {}).items()},
             confirmed=record["confirmed"],
         )

@@ -72,6 +72,7 @@ def reproduce(
             result,
             results={**result.results, one.seed: _checked(plugin.name, claim, one.arms)},
             wall_seconds={**result.wall_seconds, one.seed: one.seconds},
+            cpu_seconds={**result.cpu_seconds, one.seed: one.cpu_seconds},
             budgets={**result.budgets, one.seed: one.budgets},
             modules={**one.modules, **result.modules},
         )
@@ -147,6 +148,7 @@ def _with(result: ClaimResult, stored: ClaimResult) -> ClaimResult:
         result,
         results={**stored.results, **result.results},
         wall_seconds={**stored.wall_seconds, **result.wall_seconds},
+        cpu_seconds={**stored.cpu_seconds, **result.cpu_seconds},
         budgets={**stored.budgets, **result.budgets},
         modules={**stored.modules, **result.modules},
         environment=dict(stored.environment),
@@ -160,6 +162,7 @@ def _only(result: ClaimResult, seeds: Sequence[int]) -> ClaimResult:
         result,
         results={seed: result.results[seed] for seed in sorted(seeds)},
         wall_seconds={seed: result.wall_seconds[seed] for seed in sorted(seeds)},
+        cpu_seconds={seed: result.cpu_seconds[seed] for seed in sorted(seeds) if seed in result.cpu_seconds},
         budgets={seed: result.budgets[seed] for seed in sorted(seeds)},
     )
 
@@ -207,6 +210,7 @@ class _Seed:
     seed: int
     arms: Any
     seconds: float
+    cpu_seconds: float
     budgets: dict[str, dict[str, int]]
     modules: dict[str, str]
 
@@ -239,11 +243,11 @@ def _one_seed(run: str, seed: int, quick: bool) -> _Seed:
     function = getattr(import_module(module), name)
     known = digests.imported(run)
     with one_thread(), budget.ledger() as spent:
-        start = time.perf_counter()
+        start, began = time.perf_counter(), time.process_time()
         arms = function(seed, quick=quick)
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - began
     budgets = {arm: asdict(one) for arm, one in spent.items()}
-    return _Seed(seed, arms, seconds, budgets, digests.imported(run, known))
+    return _Seed(seed, arms, seconds, cpu_seconds, budgets, digests.imported(run, known))
 
 
 @contextmanager

@@ -64,7 +64,8 @@ class Claim:
 
     ``falsified_if``: conditions, each in words, with the names of the comparisons (``Comparison.name``) that must all
     come out as "not supported" for it to hold. ``unequal``: arms that spend more or less than those they are compared
-    with on purpose, and why. ``tuned_on``: the seeds by which settings were chosen; none of them is one of ``seeds``.
+    with on purpose, and why. ``tuning``: where the arms' settings come from, so that nobody has to guess who was tuned
+    and who wasn't; ``tuned_on``: the seeds by which settings were chosen, none of which is one of ``seeds``.
     ``timed``: metrics that are times of this machine, which no second run gives to the bit. ``changes``: what is
     otherwise than in an earlier form of the claim, and why.
     """
@@ -79,6 +80,7 @@ class Claim:
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     tuned_on: tuple[int, ...] = ()
+    tuning: str = ""
     unequal: Mapping[str, str] = field(default_factory=dict)
     timed: tuple[str, ...] = ()
     changes: str = ""

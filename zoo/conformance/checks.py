@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
+from zoo import answers, loading, media, registry, weights
 from zoo import config as configs
-from zoo import loading, media, registry, weights
 from zoo import options as option_values
+from zoo.answers import good_values
 from zoo.conformance.anatomy import examine
 from zoo.conformance.rules import (
     MAX_DEMO_BYTES,
@@ -274,6 +275,20 @@ def demo_weights(subject: Subject) -> str:
     return f"{size / 1024:.0f} KiB, trained on {provenance.trained_on}"
 
 
+def answer(subject: Subject) -> str:
+    if subject.plugin.weights is None:
+        raise Skipped("the card has no weights")
+    located = loading.locate("demo", subject.plugin)
+    if answers.read(located) is None:
+        raise Skipped(
+            f"the demo weights carry no stored answer; write one with: zoo test {subject.plugin.name} --write"
+        )
+    tested = answers.compare(subject.model, located)
+    if not tested.ok:
+        raise Failed(f"on {tested.input} it {tested.sentence()}; find what changed, or store it anew with --write")
+    return f"{tested.input}: {tested.sentence()}"
+
+
 def _finite(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
@@ -431,34 +446,6 @@ def _asked(subject: Subject, given: dict[str, Any]) -> Prediction:
             value = asked[2] if more.kind == "choice" else next(iter(good_values(more, subject.image)), None)
             given = {**given, more.name: (value,) if more.many else value}
     return subject.predict(subject.specs[0], given)
-
-
-def good_values(item: Input, image: media.Image) -> list[Any]:
-    """Values that an input must take, for an image to go with them; none where they can't be made up."""
-    h, w = image.size[-2:]
-    limits = [bound for bound in (item.minimum, item.maximum) if bound is not None]
-    default = [] if item.default is None else [item.default]
-    if item.kind == "choice":
-        return list(item.choices)
-    if item.kind == "flag":
-        return [True, False]
-    if item.kind == "number":
-        return default + limits or [1.0]
-    if item.kind == "integer":
-        return default + [int(bound) for bound in limits] or [1]
-    if item.kind == "text":
-        return list(item.choices) or default or ["text"]
-    if item.kind == "mask":
-        return [np.ones(image.size, np.uint8)]
-    if item.kind in ("image", "volume"):
-        return [image]
-    if item.kind == "box":
-        return [(w // 4, h // 4, 3 * w // 4, 3 * h // 4)]
-    if item.kind == "point":
-        return [(w // 2, h // 2)]
-    if item.kind == "click":
-        return [(w // 2, h // 2, 1), (w // 2, h // 2, 0)]
-    return default
 
 
 def wrong_values(item: Input) -> list[Any]:

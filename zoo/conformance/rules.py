@@ -48,6 +48,7 @@ RULES: dict[str, Rule] = {
         Rule("configuration", "configuration", "configurations survive the way to JSON and back", ("build",)),
         Rule("save and load", "save_and_load", "what is saved is loaded again, bit for bit", ("build",)),
         Rule("demo weights", "demo_weights", "they are there, small, labelled, and load", ("build",)),
+        Rule("answer", "answer", "the demo weights still say what was stored beside them", ("demo weights",)),
         Rule("sample", "sample", "it predicts on the real image that the card names", ("build",)),
         Rule("phantom", "phantom", "it predicts on the phantom that the card names", ("build",)),
         Rule("deterministic", "deterministic", "the same input gives the same prediction", ("build",)),

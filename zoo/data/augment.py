@@ -7,6 +7,7 @@ Pieces for one image (``turned``, ``random_square``) and for a batch (``flipped`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -160,6 +161,27 @@ def turned_views(
     return recoloured(warped(x, matrix), [gain * tints], contrast, contrast_first=True)
 
 
+def blurred_views(
+    x: Float[Tensor, "b 3 s s"], rng: np.random.Generator, *, sigma: tuple[float, float] = (0.1, 5.0), wide: int = 1024
+) -> Float[Tensor, "b 3 s s"]:
+    """Each image mirrored both ways at random, blurred, and turned by up to 10 degrees onto black.
+
+    The blur is that of 5 x 9 px of a Gaussian, ``sigma`` px, on the photograph before it was scaled down, which was
+    ``wide`` px; here it has the same spread.
+    """
+    b = len(x)
+    x, drawn = flipped(x, rng), rng.uniform(*sigma, b)
+    for axis, reach in ((3, 2), (2, 4)):
+        offsets = np.arange(-reach, reach + 1) ** 2
+        weights = np.exp(-offsets / (2 * drawn[:, None] ** 2))
+        variance = (weights * offsets).sum(1) / weights.sum(1)  # of the kernel as it is cut off
+        x = _spread(x, variance * (x.shape[axis] / wide) ** 2, axis)
+    angle = np.deg2rad(rng.uniform(-10, 10, b))
+    cos, sin, zero = np.cos(angle), np.sin(angle), np.zeros(b)
+    matrix = torch.from_numpy(np.stack([cos, -sin, zero, sin, cos, zero], 1).reshape(b, 2, 3)).to(x)
+    return F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
+
+
 def big_aug(x: Float[Tensor, "b 1 h w"], rng: np.random.Generator) -> Float[Tensor, "b 1 h w"]:
     """Stacked changes of intensity: gamma, contrast and brightness, blur, noise.
 
@@ -174,6 +196,16 @@ def big_aug(x: Float[Tensor, "b 1 h w"], rng: np.random.Generator) -> Float[Tens
         noise = torch.from_numpy(rng.standard_normal(image.shape)).to(x)
         out.append(image + rng.uniform(0, 0.1) * noise)
     return torch.stack(out).clamp(0, 1)
+
+
+def _spread(x: Float[Tensor, "b c h w"], variance: Float[np.ndarray, " b"], axis: int) -> Float[Tensor, "b c h w"]:
+    """Each image blurred along an axis, by steps of three pixels whose variances (px^2) add up to its own."""
+    steps = max(1, math.ceil(2 * variance.max()))
+    side = torch.from_numpy(variance / steps / 2).to(x).view(-1, 1, 1, 1)
+    for _ in range(steps):
+        padded = F.pad(x, (1, 1, 0, 0) if axis == 3 else (0, 0, 1, 1), mode="reflect")
+        x = x + side * (padded.narrow(axis, 0, x.shape[axis]) + padded.narrow(axis, 2, x.shape[axis]) - 2 * x)
+    return x
 
 
 def _around_one(rng: np.random.Generator, amount: float, shape: tuple[int, ...]) -> Float[np.ndarray, "b c"]:

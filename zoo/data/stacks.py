@@ -130,7 +130,7 @@ def _open_one(item: Any) -> Stack:
             "select the channels you mean before passing it on"
         )
     name = Path(image.source).name if not image.source.startswith(("sample:", "phantom:")) else image.source
-    scanned = image.format in ("dicom", "nifti") and image.ndim_spatial == 3
+    scanned = image.format in ("dicom", "nifti", "nrrd", "metaimage") and image.ndim_spatial == 3
     pixels = to_uint8(image)
     unit, spacing = "px", cast("Spacing | None", None)
     if image.ndim_spatial == 2:

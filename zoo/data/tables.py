@@ -41,7 +41,8 @@ def table_rows(table: Path) -> list[dict[str, Any]]:
             return _filled([strict_json(line) for line in text.splitlines() if line.strip()], table)
         return _cells(text, table)
     except UnicodeDecodeError as error:
-        raise DataError(f"{table} is not in UTF-8 (byte {error.start:,}); save it as CSV in UTF-8") from error
+        how = "save it as CSV in UTF-8 (in spreadsheets: Save as, CSV UTF-8)"
+        raise DataError(f"{table} is not in UTF-8 (byte {error.start:,}); {how}") from error
     except OSError as error:
         raise DataError(f"{table} can't be read: {error.strerror or error}") from error
     except (ValueError, csv.Error) as error:
@@ -121,6 +122,11 @@ def images_in(folder: Path, recursive: bool = False) -> list[Path]:
     paths = folder.rglob("*") if recursive else folder.iterdir()
     images = (path for path in paths if is_image_name(path.name) and path.is_file())
     return sorted(path for path in images if not is_litter(path.relative_to(folder)))
+
+
+def files_like(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder whose path below it is like ``pattern``, sorted, without what is never data."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not is_litter(path.relative_to(folder)))
 
 
 def is_image_name(name: str) -> bool:

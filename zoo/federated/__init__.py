@@ -31,6 +31,7 @@ _EXPORTS = {
     "dirichlet": "partition",
     "divided": "partition",
     "drawn": "partition",
+    "favoured": "partition",
     "iid": "partition",
     "labels_of": "partition",
     "split_figure": "partition",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -55,6 +55,31 @@ def dirichlet(
         f"no Dirichlet split of {len(labels)} cases with alpha={alpha:g} gives each of {clients} clients "
         f"{min_cases} cases; use fewer clients or a larger alpha"
     )
+
+
+def favoured(
+    labels: Labels, clients: int, favourites: Mapping[str, Sequence[int]], seed: int, weight: float = 10.0
+) -> list[np.ndarray]:
+    """Each label's cases are shared out so that its favourites among the clients get ``weight`` times what others get.
+
+    Raises ``OptionError`` for favourites that are no clients, ``DataError`` for a label without favourites.
+    """
+    _require(len(labels), clients)
+    if (most := max(client for some in favourites.values() for client in some)) >= clients:
+        raise OptionError(f"this partition is for {most + 1} clients, and there are {clients}; set clients={most + 1}")
+    rng = np.random.default_rng(derive_seed(seed, "favoured"))
+    parts: list[list[int]] = [[] for _ in range(clients)]
+    for kind in sorted(set(labels), key=str):
+        if kind not in favourites:
+            raise DataError(f"this partition knows no label {kind!r}, only {', '.join(favourites)}; use another one")
+        places = rng.permutation([i for i, label in enumerate(labels) if label == kind])
+        shares = np.array([weight if client in favourites[str(kind)] else 1.0 for client in range(clients)])
+        cuts = np.round(np.cumsum(shares / shares.sum())[:-1] * len(places)).astype(int)
+        for part, share in zip(parts, np.split(places, cuts), strict=True):
+            part.extend(int(place) for place in share)
+    if not all(parts):
+        raise DataError(f"{len(labels)} cases are too few for each of {clients} clients to hold one; use more")
+    return [np.array(sorted(part)) for part in parts]
 
 
 def drawn(labels: np.ndarray, clients: int, cases: int, alpha: float | None, seed: int) -> list[np.ndarray]:

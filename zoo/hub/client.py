@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoSibling
 
+from zoo._version import __version__
 from zoo.errors import WeightsError, ZooError
+from zoo.extras import DISTRIBUTION
 from zoo.hub import guard
 from zoo.weights import shown
 
@@ -27,6 +30,7 @@ RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 
 _ADDRESS = re.compile(r"(?:hf://)?(?P<repo>[\w\-][\w.\-]*/[\w\-][\w.\-]*)(?:@(?P<revision>[\w.\-/]+))?")
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,18 @@ class Unreachable(Exception):
     """No answer from the Hub; the message says why."""
 
 
+def api() -> HfApi:
+    """The Hub's client, looked after and under the zoo's own name: every request that the zoo makes goes through it."""
+    guard.install()
+    return HfApi(library_name=DISTRIBUTION, library_version=__version__)
+
+
 def listing_of(where: Address) -> dict[str, RepoSibling]:
     """The files of a repository with sizes and hashes. Raises ``Unreachable``."""
-    from huggingface_hub import HfApi
-
-    guard.install()
+    client = api()
     try:
         info = patiently(
-            lambda: HfApi().model_info(where.repo, revision=where.revision, files_metadata=True, timeout=TIMEOUT)
+            lambda: client.model_info(where.repo, revision=where.revision, files_metadata=True, timeout=TIMEOUT)
         )
     except Exception as error:
         if why := _why_unreachable(error):
@@ -73,21 +81,24 @@ def listing_of(where: Address) -> dict[str, RepoSibling]:
 
 
 def download(where: Address, names: Iterable[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    guard.install()
+    client = api()
     patterns = [glob.escape(name) for name in names]
+    _log.info("fetching %d files of %s", len(patterns), where)
     with explained(where):
-        return Path(patiently(lambda: snapshot_download(where.repo, revision=where.revision, allow_patterns=patterns)))
+        snapshot = patiently(
+            lambda: client.snapshot_download(where.repo, revision=where.revision, allow_patterns=patterns)
+        )
+    return Path(snapshot)
 
 
 def in_cache(where: Address, patterns: list[str]) -> Path:
     """The snapshot of a revision in the cache. Raises ``NotCached``."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(where.repo, revision=where.revision, allow_patterns=patterns, local_files_only=True)
+        folder = api().snapshot_download(
+            where.repo, revision=where.revision, allow_patterns=patterns, local_files_only=True
+        )
     except (LocalEntryNotFoundError, NotADirectoryError) as error:
         raise NotCached from error
     return Path(folder)
@@ -113,6 +124,7 @@ def patiently(call: Callable[[], T]) -> T:
             if attempt == RETRIES or response is None or response.status_code not in RETRY_STATUS:
                 raise
             asked = response.headers.get("Retry-After", "")
+            _log.info("the Hub answers %s; it's asked again", response.status_code)
             time.sleep(min(max(wait, float(asked) if asked.isdigit() else 0.0), LONGEST_WAIT))
             wait *= 2
     raise AssertionError("unreachable")
@@ -147,6 +159,17 @@ def _why_unreachable(error: BaseException) -> str | None:
         # The client's HTTP library was renamed between its releases, so its errors are known by their base's name.
         if any(base.__name__ == "TransportError" for base in type(link).__mro__):
             return "no connection"
+    return None
+
+
+def refused(error: BaseException) -> str | None:
+    """Why the Hub gave no answer that can be used and what to do, or ``None`` for an error that isn't about that."""
+    if why := _why_unreachable(error):
+        return f"it can't be reached ({why}); check the connection and try again"
+    if (response := _response(error)) is not None:
+        return f"it answers {response.status_code}{_said(response)}; check HF_ENDPOINT and try again"
+    if isinstance(error, (ValueError, KeyError, TypeError, AssertionError)):
+        return "the answer is not a Hub's; check HF_ENDPOINT, or try again"
     return None
 
 

@@ -17,7 +17,7 @@ from zoo.errors import WeightsError
 from zoo.hub.client import Address, NotCached, Unreachable, address, download, explained, in_cache, listing_of, reason
 from zoo.hub.guard import COMMIT, unportable
 from zoo.storage import replacing, user_path
-from zoo.weights import CONFIG, DOMAIN, INDEX, SEEN, SHARD, TENSORS, Located, shown
+from zoo.weights import ANSWER, CONFIG, DOMAIN, INDEX, SEEN, SHARD, TENSORS, Located, shown
 
 README = "README.md"
 PICTURES = ("gallery", "figures")
@@ -89,7 +89,7 @@ def fetch(where: Address, *, everything: bool = False) -> Fetched:
 
 
 def _cached(where: Address, everything: bool) -> Path:
-    wanted = [CONFIG, SEEN, DOMAIN, TENSORS, INDEX, "model-*-of-*.safetensors"]
+    wanted = [CONFIG, SEEN, DOMAIN, ANSWER, TENSORS, INDEX, "model-*-of-*.safetensors"]
     if everything:
         wanted += [README, *(f"{top}/*" for top in PICTURES)]
     folder = in_cache(where, wanted)
@@ -123,7 +123,7 @@ def _chosen(where: Address, listing: Mapping[str, RepoSibling], everything: bool
         raise WeightsError(f"{where} holds no {CONFIG}; it was not published with zoo push")
     if (listing[CONFIG].size or 0) > weight_files.MAX_CONFIG_BYTES:
         raise WeightsError(f"{CONFIG} of {where} is larger than 4 MiB; it was not published with zoo push")
-    names += [name for name in (SEEN, DOMAIN) if name in listing]
+    names += [name for name in (SEEN, DOMAIN, ANSWER) if name in listing]
     if everything:
         pictures = [name for name in listing if name.split("/")[0] in PICTURES and "/" in name]
         names += [README] if README in listing else []
@@ -168,7 +168,7 @@ def _verified(where: Address, folder: Path, listing: Mapping[str, RepoSibling]) 
 def _wanted(name: str) -> bool:
     top = name.split("/")[0]
     return (
-        name in (CONFIG, SEEN, DOMAIN, TENSORS, INDEX, README)
+        name in (CONFIG, SEEN, DOMAIN, ANSWER, TENSORS, INDEX, README)
         or bool(SHARD.fullmatch(name))
         or (top in PICTURES and "/" in name)
     )

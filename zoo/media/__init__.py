@@ -1,4 +1,4 @@
-"""Reading what users have: PNG, JPEG, TIFF, BMP, DICOM files and series, NIfTI, arrays, samples and phantoms.
+"""Reading what users have: PNG, JPEG, TIFF, BMP, DICOM files and series, NIfTI, NRRD, arrays, samples and phantoms.
 
 One :func:`read` for all of them gives an :class:`Image`; every refusal is a :class:`~zoo.errors.MediaError` of one
 sentence. The format libraries (pydicom, nibabel, tifffile) are imported only when a file needs them.

@@ -15,6 +15,8 @@ from zoo.errors import MediaError
 from zoo.media.geometry import axial, turn_of, turned, turned_affine
 from zoo.media.sniff import SUFFIXES, suffix
 
+SCANNED = ("nifti", "nrrd", "metaimage")
+"""Formats of whole numbers that are no brightness from 0 to the largest of their type."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode L
 
 
@@ -26,7 +28,8 @@ class Image:
         array: ``[h w]`` or ``[h w c]`` for 2-D, ``[z h w]`` (colour: ``[z h w c]``) for volumes; finite; as stored,
             after rescaling (DICOM, NIfTI) but before any window.
         source: path, ``"sample:retina"``, ``"phantom:..."`` or ``"array"``.
-        format: ``png``, ``jpeg``, ``tiff``, ``bmp``, ``dicom``, ``nifti``, ``phantom`` or ``array``.
+        format: ``png``, ``jpeg``, ``tiff``, ``bmp``, ``dicom``, ``nifti``, ``nrrd``, ``metaimage``,
+            ``phantom`` or ``array``.
         spacing: mm per spatial axis of ``array``, in the order of its axes; None when unknown.
         affine: 4x4 float64, maps the voxel index ``(w, h, z, 1)`` to patient millimetres, RAS+ (x to the right, y to
             the front, z to the head); None when unknown.
@@ -139,7 +142,7 @@ class Image:
 
         Unsigned 8- and 16-bit values are divided by the range of their type, or by ``meta["white"]`` where wider
         integers hold 8-bit values (:func:`zoo.media.read` notes it); floats already within [0, 1] stay. Values
-        with a physical scale (DICOM, NIfTI) go through ``window`` = (centre, width), else the file's own window
+        with a physical scale (DICOM, NIfTI, NRRD) go through ``window`` = (centre, width), else the file's own window
         (``meta["window"]``), else their own minimum and maximum.
         """
         array = self.array
@@ -147,7 +150,7 @@ class Image:
             return _windowed(array, *window)
         if "window" in self.meta:
             return WINDOW_FUNCTIONS[self.meta.get("window_function", "LINEAR")](array, *self.meta["window"])
-        if array.dtype == np.uint8 or (array.dtype == np.uint16 and self.format != "nifti") or "white" in self.meta:
+        if array.dtype == np.uint8 or (array.dtype == np.uint16 and self.format not in SCANNED) or "white" in self.meta:
             return array.astype(np.float32) / np.float32(self.meta.get("white") or np.iinfo(array.dtype).max)
         low, high = float(array.min()), float(array.max())
         if array.dtype.kind == "f" and low >= 0 and high <= 1:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from zoo.errors import MediaError, MissingExtraError
+from zoo.media import itk
 from zoo.media.files import quiet, replacing
 from zoo.media.geometry import turned_back
 from zoo.media.image import Image
@@ -22,10 +23,11 @@ from zoo.media.reading import read
 def write_mask(path_without_suffix: str | os.PathLike[str], mask: np.ndarray, like: Image) -> Path:
     """Writes integer labels on the grid of ``like`` and returns the path, whole or not at all.
 
-    NIfTI (``.nii.gz``) for NIfTI images, for every volume, and for DICOM slices with a patient position: the affine,
-    voxel order and (NIfTI) space codes are those of the image. PNG (``.png``) for every other 2-D image, in the
-    upright orientation in which it was read: black and white where the only labels are 0 and 1, the labels as indices
-    of a palette up to 255, else 16 bits. :func:`read_labels` gives the labels back.
+    NRRD (``.nrrd``) and MetaImage (``.mha``) for volumes of these formats, else NIfTI (``.nii.gz``) for every volume,
+    and for DICOM slices with a patient position: the affine, voxel order and (NIfTI) space codes are those of the
+    image. PNG (``.png``) for every other 2-D image, in the upright orientation in which it was read: black and white
+    where the only labels are 0 and 1, the labels as indices of a palette up to 255, else 16 bits. :func:`read_labels`
+    gives the labels back.
 
     Args:
         path_without_suffix: the suffix is appended; dots in the name stay.
@@ -44,6 +46,12 @@ def write_mask(path_without_suffix: str | os.PathLike[str], mask: np.ndarray, li
         path = base.with_name(base.name + ".png")
         with replacing(path) as temporary:
             _picture(mask).save(temporary)
+        return path
+    if like.format in itk.FORMATS:
+        path = base.with_name(base.name + itk.FORMATS[like.format][1])
+        deep = mask if mask.ndim == 3 else np.expand_dims(mask, like.meta.get("slice_axis", 0))
+        with replacing(path) as temporary:
+            itk.write_itk(temporary, deep, _stored_affine(like), like.format)
         return path
     path = base.with_name(base.name + ".nii.gz")
     _write_nifti(path, mask, like)
@@ -145,6 +153,17 @@ def _write_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
             image = nibabel.Nifti1Image(data, _affine(like))
             image.header.set_xyzt_units("mm")
         nibabel.save(image, temporary)
+
+
+def _stored_affine(like: Image) -> np.ndarray | None:
+    """The affine of the file's own axes, of which a slice taken across one has another order."""
+    if like.affine is None or like.ndim_spatial == 3 or not (axis := like.meta.get("slice_axis", 0)):
+        return like.affine
+    kept = [one for one in range(3) if one != axis]
+    order = [0, 0, 0]
+    for place, old in enumerate((2 - kept[1], 2 - kept[0], 2 - axis)):
+        order[old] = place
+    return like.affine[:, [*order, 3]]
 
 
 def _affine(like: Image) -> np.ndarray:

@@ -18,7 +18,7 @@ from zoo import samples
 from zoo.errors import MediaError, OptionError
 from zoo.media import arrays, raster
 from zoo.media.files import refusal, user_path
-from zoo.media.image import Image
+from zoo.media.image import SCANNED, Image
 from zoo.media.sniff import identify
 from zoo.spec import Spec, is_kind
 
@@ -46,10 +46,11 @@ def read(x: Any, *, mode: Mode = "auto") -> Image:
     """Reads an image or a volume.
 
     Args:
-        x: a path to a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file or to the folder of a DICOM series; ``"sample:NAME"``
-            (:mod:`zoo.samples`); ``"phantom:NAME?seed=N"`` (``zoo.data.phantoms``); a Pillow image; a NumPy array
-            ``[h w]`` or ``[h w c]`` (with ``mode="volume"``: ``[z h w]``); a torch tensor ``[h w]``, ``[c h w]`` or
-            ``[1 c h w]`` (with ``mode="volume"``: ``[z h w]`` and leading axes of length 1); or an :class:`Image`.
+        x: a path to a PNG, JPEG, TIFF, BMP, DICOM, NIfTI, NRRD or MetaImage file or to the folder of a DICOM series;
+            ``"sample:NAME"`` (:mod:`zoo.samples`); ``"phantom:NAME?seed=N"`` (``zoo.data.phantoms``); a Pillow image;
+            a NumPy array ``[h w]`` or ``[h w c]`` (with ``mode="volume"``: ``[z h w]``); a torch tensor ``[h w]``,
+            ``[c h w]`` or ``[1 c h w]`` (with ``mode="volume"``: ``[z h w]`` and leading axes of length 1); or an
+            :class:`Image`.
         mode: ``image`` and ``volume`` refuse the other kind; ``auto`` takes what comes.
 
     Raises:
@@ -75,7 +76,7 @@ def read(x: Any, *, mode: Mode = "auto") -> Image:
 def _with_range(image: Image) -> Image:
     """Says what white is where 8-bit values came in wider integers, and that finer ones use little of their range."""
     array = image.array
-    if array.dtype.kind not in "iu" or array.dtype == np.uint8 or image.format in ("dicom", "nifti"):
+    if array.dtype.kind not in "iu" or array.dtype == np.uint8 or image.format in ("dicom", *SCANNED):
         return image
     low, high = int(array.min()), int(array.max())
     if "notes" in image.meta or low < 0 or not 0 < high < 4096 or (high > 255 and array.dtype != np.uint16):
@@ -143,4 +144,8 @@ def _read_file(path: Path) -> Image:
         from zoo.media.nifti import read_nifti
 
         return read_nifti(path)
+    if kind in ("nrrd", "metaimage"):
+        from zoo.media.itk import read_itk
+
+        return read_itk(path, kind)
     return raster.read_raster(path, kind)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zoo.media.files import refusal
 
-FORMATS = "PNG, JPEG, TIFF, BMP, GIF, WebP, PPM, DICOM or NIfTI"
+FORMATS = "PNG, JPEG, TIFF, BMP, GIF, WebP, PPM, DICOM, NIfTI, NRRD or MetaImage"
 
 SUFFIXES = {
     **dict.fromkeys((".png",), "png"),
@@ -23,6 +23,8 @@ SUFFIXES = {
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "ppm"),
     **dict.fromkeys((".dcm", ".dicom", ".ima"), "dicom"),
     **dict.fromkeys((".nii", ".nii.gz"), "nifti"),
+    **dict.fromkeys((".nrrd", ".nhdr"), "nrrd"),
+    **dict.fromkeys((".mha", ".mhd"), "metaimage"),
 }
 
 _MAGIC = (
@@ -34,6 +36,7 @@ _MAGIC = (
     (b"MM\0+", "tiff"),
     (b"BM", "bmp"),
     (b"GIF8", "gif"),
+    (b"NRRD0", "nrrd"),
 )
 _FOREIGN = (
     (b"RIFF", "a RIFF file (sound or video)"),
@@ -42,7 +45,6 @@ _FOREIGN = (
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x93NUMPY", "a NumPy array (load it and pass the array)"),
     (b"\x89HDF", "an HDF5 file"),
-    (b"NRRD", "an NRRD file"),
     (b"<svg", "an SVG drawing"),
 )
 HEAD = 544  # bytes that hold the magic of every format and a whole NIfTI-2 header
@@ -92,7 +94,8 @@ def head(path: Path) -> tuple[bytes, bool]:
 
 
 def identify(path: Path) -> str:
-    """``png``, ``jpeg``, ``tiff``, ``bmp``, ``gif``, ``webp``, ``ppm``, ``dicom`` or ``nifti``.
+    """``png``, ``jpeg``, ``tiff``, ``bmp``, ``gif``, ``webp``, ``ppm``, ``dicom``, ``nifti``, ``nrrd`` or
+    ``metaimage``.
 
     Raises ``MediaError`` for any other content, naming what it looks like and what the suffix promised.
     """
@@ -133,6 +136,8 @@ def _format(first: bytes, path: Path) -> str | None:
         return "webp"
     if re.match(rb"P[1-6]\s+(#|\d)", first):
         return "ppm"
+    if re.match(rb"(ObjectType|ObjectSubType|NDims|Comment)\s*=", first, re.IGNORECASE) and b"NDims" in first:
+        return "metaimage"
     # Files older than DICOM part 10 start with their first element, of group 0002 or 0008.
     if SUFFIXES.get(suffix(path)) == "dicom" and first[:2] in (b"\x02\0", b"\x08\0", b"\0\x08", b"\0\x02"):
         return "dicom"

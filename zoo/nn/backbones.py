@@ -10,7 +10,7 @@ Names are timm's (``resnet18``, with a tag where weights are meant: ``resnet18.t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -97,9 +97,12 @@ def build(
     pooled: bool = True,
     channels: Sequence[int] = (24, 32, 48, 64),
     strides: Sequence[int] | None = None,
+    bare: bool = False,
     **options: Any,
 ) -> Small | Backbone:
     """A convolutional network from images to vectors, or to a feature map (``pooled=False``).
+
+    ``bare``: the map is that of the last layer with weights, without VGG's last pooling or DenseNet's last activation.
 
     ``small`` is :class:`Small` with ``channels`` and ``strides``, which has no pretrained weights; any other name is
     timm's, and ``options`` go to ``timm.create_model``. Raises ``MissingExtraError`` without timm, and ``WeightsError``
@@ -107,7 +110,13 @@ def build(
     """
     if name == "small":
         return Small(channels, strides, pooled=pooled)
-    return Backbone(timm_network(name, needed_by=needed_by, pretrained=pretrained, **options), pooled=pooled)
+    net: Any = timm_network(name, needed_by=needed_by, pretrained=pretrained, **options)
+    if bare and isinstance(features := getattr(net, "features", None), nn.Sequential):
+        if isinstance(features[-1], nn.MaxPool2d):
+            features[-1] = nn.Identity()
+        elif hasattr(features[-1], "act"):
+            features[-1].act = nn.Identity()
+    return Backbone(net, pooled=pooled)
 
 
 def timm_network(name: str, *, needed_by: str, pretrained: bool = False, **options: Any) -> nn.Module:
@@ -165,6 +174,14 @@ def clip_images(where: str, *, needed_by: str, what: str = "the backbone") -> Cl
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{what} {where} is no folder of CLIP weights: {reason}") from None
     return ClipImages(net).eval()
+
+
+def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The query encoder of a MoCo checkpoint without its contrastive head; other state dicts stay as they are."""
+    prefix = "module.encoder_q."
+    if any(name.startswith(prefix) for name in tensors):
+        tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    return {name: t for name, t in tensors.items() if not name.startswith("fc.")}
 
 
 @cache

@@ -106,6 +106,17 @@ class MaskedHead(nn.Module):
         return s @ self.effective.T
 
 
+class HeadBank(nn.Module):
+    """Several heads on the same similarities; their losses don't meet, so one optimiser trains them all."""
+
+    def __init__(self, heads: nn.ModuleDict) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, s: Float[Tensor, "b t"]) -> list[Float[Tensor, "b c"]]:
+        return [head(s) for head in self.heads.values()]
+
+
 def keep_nearest(similarity: Float[Tensor, "c k"], image: Int[Tensor, "c k"]) -> Bool[Tensor, "c k"]:
     """Pruning: of the prototypes that share a nearest image, only the closest stays, the first if two are.
 

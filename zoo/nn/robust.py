@@ -17,7 +17,8 @@ from torch import Tensor
 from zoo.errors import DataError, OptionError
 from zoo.ops import prototype_similarity
 
-RuleName = Literal["fedavg", "krum", "trimmed-mean", "dos"]
+RuleName = Literal["fedavg", "krum", "trimmed-mean", "dos", "krum-released", "dos-sum"]
+"""``krum-released`` and ``dos-sum`` are what published code does where it isn't what the papers print."""
 
 
 class Combined(NamedTuple):
@@ -37,15 +38,22 @@ def rule_of(name: RuleName, clients: int, attackers: int, trim: float | None = N
     ``trim``: the share that the trimmed mean drops on either side, in place of the true one.
 
     Raises ``OptionError`` when so many attackers are beyond any rule. Krum's own guarantee needs n > 2 f + 2; fewer
-    clients are taken all the same, as in the paper (n = 10, f = 4).
+    clients are taken all the same, as in the paper (n = 10, f = 4), but not by ``krum-released``.
     """
     refuse_majority(clients, attackers)
+    if name == "krum-released":
+        if clients <= 2 * attackers + 2:
+            raise OptionError(
+                f"Krum as released takes more than 2 f + 2 clients, and there are {clients} with {attackers} "
+                "attackers; use fewer attackers or the rule krum"
+            )
+        return partial(krum, attackers=attackers, fewer=1)
     if name == "krum":
         return partial(krum, attackers=attackers)
     if name == "trimmed-mean":
         # of as many updates as there are; the quarter keeps rounding from dropping one less
         return partial(trimmed_mean, share=(attackers + 0.25) / clients if trim is None else trim)
-    return dos if name == "dos" else fedavg
+    return {"dos": dos, "dos-sum": partial(dos, sharpness=2)}.get(name, fedavg)
 
 
 def refuse_majority(clients: int, attackers: int) -> None:
@@ -65,12 +73,14 @@ def fedavg(updates: Float[Tensor, "n d"], cases: Sequence[float]) -> Combined:
     return Combined(shares @ updates)
 
 
-def krum(updates: Float[Tensor, "n d"], cases: Sequence[float], attackers: int) -> Combined:
+def krum(updates: Float[Tensor, "n d"], cases: Sequence[float], attackers: int, fewer: int = 0) -> Combined:
     """The one update whose n - f - 2 nearest others are nearest; the first of equal ones.
+
+    ``fewer``: neighbours that don't count, one where code takes an update for a neighbour of its own.
 
     Source: P. Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent, 2017.
     """
-    nearest = max(1, len(updates) - attackers - 2)
+    nearest = max(1, len(updates) - attackers - 2 - fewer)
     scores = squared_distances(updates).sort(1).values[:, 1 : nearest + 1].sum(1)  # the nearest of all is itself
     best = int((scores == scores.min()).nonzero()[0])
     return Combined(updates[best], picked=int((updates == updates[best]).all(1).nonzero()[0]))
@@ -85,12 +95,12 @@ def trimmed_mean(updates: Float[Tensor, "n d"], cases: Sequence[float], share: f
     return Combined(updates.sort(0).values[cut : len(updates) - cut].mean(0))
 
 
-def dos(updates: Float[Tensor, "n d"], cases: Sequence[float]) -> Combined:
+def dos(updates: Float[Tensor, "n d"], cases: Sequence[float], sharpness: float = 1) -> Combined:
     """Distance-based outlier suppression: updates far from the others, in length or in direction, count for less.
 
     No weight is ever 0, so that an update of enormous length still dominates the sum.
     """
-    weights = dos_weights(updates)
+    weights = dos_weights(updates, sharpness)
     return Combined(weights.to(updates) @ updates, weights=weights.tolist())
 
 
@@ -151,10 +161,12 @@ def copod(table: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     return torch.maximum(skewed, (left + right) / 2).sum(1)
 
 
-def dos_weights(updates: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+def dos_weights(updates: Float[Tensor, "n d"], sharpness: float = 1) -> Float[Tensor, " n"]:
     """DOS: the share of each update in the sum, softmax of minus the mean COPOD score of its two distance rows.
+
+    ``sharpness`` multiplies the score; 2 makes it the sum of both, as its authors' code has it.
 
     Source: N. Alkhunaizi et al., Suppressing Poisoning Attacks on Federated Learning for Medical Imaging, 2022.
     """
     euclidean, cosine = distance_tables(updates)
-    return torch.softmax(-(copod(euclidean) + copod(cosine)) / 2, 0)
+    return torch.softmax(-sharpness * (copod(euclidean) + copod(cosine)) / 2, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import Any
 
 from torch import nn
 
-from zoo import domain, loading, registry
+from zoo import answers, domain, loading, registry
 from zoo import weights as weight_files
 from zoo.data import seen
-from zoo.errors import OptionError, WeightsError
+from zoo.errors import DataWarning, OptionError, WeightsError, ZooError
+from zoo.hub import client
 from zoo.hub.client import Address, address, explained, patiently
 from zoo.hub.snapshots import PICTURE, PICTURES, README, SAFE_NAME
 from zoo.plugin import Plugin
 from zoo.publish.card import check_card, model_card
 from zoo.spec import is_kind
-from zoo.weights import CONFIG, DOMAIN, INDEX, SEEN, SHARD, TENSORS, Located
+from zoo.weights import ANSWER, CONFIG, DOMAIN, INDEX, SEEN, SHARD, TENSORS, Located
 
 __all__ = ["Pushed", "check_card", "model_card", "push"]
 
@@ -107,10 +109,12 @@ def _publication(what: Any, where: Address, scratch: Path, pictures: bool) -> di
         files[SEEN].write_text(replace(cases, patients=frozenset()).to_json(), encoding="utf-8")
     if domain.read(folder / DOMAIN) is not None:  # means and spreads of many images, of which none can be made again
         files[DOMAIN] = folder / DOMAIN
+    if (answer := _answer(model_class, folder, scratch)) is not None:
+        files[ANSWER] = answer
     readme = folder / README
     if not readme.is_file() or _is_template(readme):
         readme = scratch / README
-        text = model_card(plugin, record, folder, where.repo, demo=demo)
+        text = model_card(plugin, record, folder, where.repo, demo=demo, answered=ANSWER in files)
         readme.write_text(text, encoding="utf-8")
     check_card(readme.read_text(encoding="utf-8", errors="replace"), str(readme))
     files[README] = readme
@@ -122,6 +126,34 @@ def _publication(what: Any, where: Address, scratch: Path, pictures: bool) -> di
             if inside and SAFE_NAME.fullmatch(name) and PICTURE.fullmatch(name):
                 files[name] = path
     return files
+
+
+def _answer(model_class: Any, folder: Path, scratch: Path) -> Path | None:
+    """The stored answer to publish: the folder's own, if these weights still give it, else one that is made here.
+
+    None for a model that can't be asked by itself. Raises ``WeightsError`` for an answer that isn't theirs.
+    """
+    plugin: Plugin = model_class.plugin
+    located = loading.locate(str(folder), plugin)
+    stored, spec = answers.read(located), answers.question(plugin)
+    if stored is None and spec is None:
+        return None
+    model = loading.load_into(model_class, str(folder), "cpu")
+    if stored is not None:
+        tested = answers.compare(model, located)
+        if not tested.ok:
+            raise WeightsError(
+                f"{folder} {tested.sentence()}; if it should, store it anew: zoo test {plugin.name} --weights {folder} "
+                "--write"
+            )
+        return folder / ANSWER
+    assert spec is not None
+    try:
+        (scratch / ANSWER).write_text(answers.ask(model, located, spec).to_json(), encoding="utf-8")
+    except ZooError as error:
+        warnings.warn(f"{folder} goes without a stored answer: {error}", DataWarning, stacklevel=2)
+        return None
+    return scratch / ANSWER
 
 
 def _carries_pictures(record: Mapping[str, Any]) -> bool:
@@ -144,12 +176,12 @@ def _publish(
     pull_request: bool,
     message: str | None,
 ) -> Any:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.utils import get_token
 
     if get_token() is None:
         raise WeightsError(f"pushing to {where} needs a token; set HF_TOKEN or run: hf auth login")
-    api = HfApi(library_name="zoo")
+    api = client.api()
     if not pull_request:
         patiently(lambda: api.create_repo(where.repo, private=private or None, exist_ok=True))
         if revision and revision != "main":
@@ -159,7 +191,9 @@ def _publish(
         raise WeightsError(f"{where} exists and is public, so nothing was pushed; push to a new repository")
     present = [sibling.rfilename for sibling in info.siblings or []]
     # Tensors of an earlier push in the other layout would be ambiguous beside the new ones.
-    stale = [n for n in present if n not in files and (n in (TENSORS, INDEX, SEEN, DOMAIN) or SHARD.fullmatch(n))]
+    stale = [
+        n for n in present if n not in files and (n in (TENSORS, INDEX, SEEN, DOMAIN, ANSWER) or SHARD.fullmatch(n))
+    ]
 
     def commit() -> Any:
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]

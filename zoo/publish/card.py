@@ -29,11 +29,14 @@ PIPELINE_TAGS = {
 }
 
 
-def model_card(plugin: Plugin, record: Mapping[str, Any], folder: Path, repo: str, *, demo: bool = False) -> str:
+def model_card(
+    plugin: Plugin, record: Mapping[str, Any], folder: Path, repo: str, *, demo: bool = False, answered: bool = False
+) -> str:
     """The ``README.md`` for weights in ``folder``.
 
-    ``record`` is the content of ``config.json``; ``demo`` says that these are the weights the plugin ships, whose
-    measurements stand on its card. Raises ``WeightsError`` if the metadata is invalid.
+    ``record`` is the content of ``config.json``; ``answered`` says that an answer is stored beside them, ``demo`` that
+    these are the weights the plugin ships, whose measurements stand on its card. Raises ``WeightsError`` if the
+    metadata is invalid.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -65,6 +68,7 @@ def model_card(plugin: Plugin, record: Mapping[str, Any], folder: Path, repo: st
             evaluated_on,
             licence,
             shipped.command if shipped else None,
+            answered,
         )
         return str(ModelCard(text))
     except (ValueError, TypeError) as error:
@@ -110,6 +114,7 @@ def _body(
     evaluated_on: str,
     licence: str,
     command: str | None,
+    answered: bool,
 ) -> str:
     disclaimer = cards.sentence(str(record.get("disclaimer") or "for research; not for clinical use"))
     made_with = f"{record.get('distribution', '')} {record.get('version', '')}".strip()
@@ -151,7 +156,13 @@ def _body(
         "How to load": f"```sh\npip install {package}\n{cards.example(plugin)} --weights hf://{repo}\n```\n\n"
         f'```python\nimport zoo\n\nmodel = zoo.load("{plugin.name}", weights="hf://{repo}")\n'
         f'model.predict("{cards.trial(plugin)}").figure().show()\n```\n\n'
-        f"Append `@` and a commit hash to the address to pin the weights.",
+        f"Append `@` and a commit hash to the address to pin the weights."
+        + (
+            "\n\nWhether they still answer here as their author saw:\n\n"
+            f"```sh\nzoo test {plugin.name} --weights hf://{repo}\n```"
+            if answered
+            else ""
+        ),
     }
     title, *parts = [f"{title}\n\n{text.strip()}" for title, text in sections.items() if text]
     return "\n\n## ".join([f"# {title}", *parts]) + "\n"

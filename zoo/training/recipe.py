@@ -155,6 +155,7 @@ def train(
                 network.seen = Seen.of(parts)
                 refer(network, parts, training)
                 _save(network, out, recipe, data)
+                _answer(network, out)
                 write_file(out / "run.json", json.dumps({**record, "finished": True}, indent=2) + "\n")
                 remove_folder(run.checkpoints)  # the weights are safe; what led to them may go
             run.accelerator.wait_for_everyone()
@@ -182,6 +183,16 @@ def _save(network: Model, out: Path, recipe: Any, data: str) -> None:
         trained_on=data,
         disclaimer="trained on phantoms; not for clinical use" if is_kind(data, "phantom") else None,
     )
+
+
+def _answer(network: Model, out: Path) -> None:
+    """What the weights, as they are stored, say of one phantom; a training isn't lost because it can't be asked."""
+    from zoo import answers
+
+    try:
+        answers.write_beside(type(network), out)
+    except ZooError as error:
+        warnings.warn(f"{out} has no stored answer: {error}", DataWarning, stacklevel=2)
 
 
 def digest(parts: TrainData) -> str:

@@ -16,6 +16,7 @@ from zoo.data.phantoms.ultrasound import ultrasound
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.errors import DataError
+from zoo.evaluation import over_rows
 from zoo.models.cemb_sam.claim import ARMS, GROUPS, SIDE, draw, run
 from zoo.models.cemb_sam.claim import told as told_arm
 from zoo.models.cemb_sam.data import box_of, conditions_of, load, loosened
@@ -135,11 +136,44 @@ def test_an_empty_prediction_of_a_normal_image_is_perfect() -> None:
 
     class Nothing:
         mask = np.zeros((64, 64), np.uint8)
+        config = SMALL
 
         def predict(self, image: object, **options: object) -> Nothing:
             return self
 
-    assert score(Nothing(), case, {}) == {"dsc": 100.0, "pixel_accuracy": 100.0, "dsc_normal": 100.0}
+    row = score(Nothing(), case, {})
+    assert {name: value for name, value in row.items() if isinstance(value, float)} == {
+        "dsc": 100.0, "pixel_accuracy": 100.0, "dsc_normal": 100.0,
+    }  # fmt: skip
+    assert row["counts"] == [[64 * 64, 0], [0, 0]]
+
+
+@pytest.mark.wrong_types
+def test_dice_is_also_of_all_pixels_together_and_as_released_of_loosened_boxes() -> None:
+    """Masks that fill their boxes: a loosened box costs Dice, and the larger of two objects weighs more when pooled."""
+    cases = []
+    for i, (side, wrong) in enumerate(((40, 0), (8, 4))):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[4 : 4 + side, 4 : 4 + side - wrong] = 1  # what is found is a square
+        cases.append(Case(np.zeros((64, 64)), str(i), masks={"mask": mask}, label="benign"))
+
+    class Filled:
+        def __init__(self, reading: str) -> None:
+            self.config = replace(SMALL, reading=reading, working_size=64)
+
+        def predict(self, image: object, *, box: tuple[tuple[int, ...], ...], condition: str) -> Filled:
+            ((x0, y0, x1, y1),) = [tuple(map(int, one)) for one in box]
+            self.mask = np.zeros((64, 64), np.uint8)
+            self.mask[y0:y1, x0 : max(x1, x0 + y1 - y0)] = 1
+            return self
+
+    rows = [score(Filled("released"), case, {}) for case in cases]
+    assert [row["dsc"] for row in rows] == pytest.approx([100.0, 100 * 64 / 96])
+    assert all(row["dsc_of_loosened_boxes"] < row["dsc"] for row in rows)
+    assert rows == [score(Filled("released"), case, {}) for case in cases]
+    assert "dsc_of_loosened_boxes" not in score(Filled("paper"), cases[0], {})
+    found = {metric.name: metric.mean for metric in over_rows(rows)}
+    assert found["pooled_dice_object"] == pytest.approx(100 * 2 * 1632 / (1632 + 1664))
 
 
 def test_sub_groups_come_from_the_cases_in_busis_order_or_sorted() -> None:

@@ -15,15 +15,17 @@ from PIL import Image
 import zoo
 from tests.models.base import PluginTests
 from zoo.data.case import Case
+from zoo.data.layouts.ham10000 import FAVOURITES
 from zoo.data.sets import Dataset, Entry, load_dataset
-from zoo.data.splits import divide
+from zoo.data.splits import TrainData, divide
 from zoo.errors import DataError, OptionError
+from zoo.federated import favoured
 from zoo.models.disbelieve import claim as claims
 from zoo.models.disbelieve.attacks import RELEASED
 from zoo.models.disbelieve.data import divide as divide_among
 from zoo.models.disbelieve.data import load_images, measure, measured
 from zoo.models.disbelieve.model import DisbelieveConfig, build_network
-from zoo.models.disbelieve.training import DisbelieveRecipe, controlled_clients, initial_network, training
+from zoo.models.disbelieve.training import DisbelieveRecipe, build, controlled_clients, initial_network, training
 from zoo.training import Run
 
 TINY = DisbelieveRecipe(
@@ -177,6 +179,44 @@ def test_dividing_gives_every_case_once(alpha: float | None) -> None:
     parts = divide_among(np.arange(80) % 3, 4, alpha, None, 0)
     assert sorted(np.concatenate(parts).tolist()) == list(range(80))
     assert all(len(part) for part in parts)
+
+
+def test_the_released_partition_gives_a_class_to_its_favourites() -> None:
+    labels = [name for name, n in {"NV": 370, "MEL": 74, "DF": 37}.items() for _ in range(n)]
+    parts = favoured(labels, 10, FAVOURITES, 0)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    held = {name: [sum(labels[i] == name for i in part) for part in parts] for name in ("NV", "MEL", "DF")}
+    assert held["NV"] == [100 if client in (3, 4, 5) else 10 for client in range(10)]
+    assert held["MEL"] == [20 if client in (6, 8, 9) else 2 for client in range(10)]
+    assert held["DF"] == [10 if client in (0, 4, 5) else 1 for client in range(10)]
+    with pytest.raises(DataError, match="knows no label 'SCC'"):
+        favoured([*labels, "SCC"], 10, FAVOURITES, 0)
+    with pytest.raises(OptionError, match="for 10 clients, and there are 4"):
+        favoured(labels, 4, FAVOURITES, 0)
+    recipe = training.configure("ham10000-released")
+    assert (recipe.partition, recipe.recipe, recipe.landing) == ("ham10000", "released", "beyond")
+    grey = np.full((16, 16, 3), 9, np.uint8)
+    cases = Dataset("grey", [Entry(str(i), Case(grey, str(i), label=name)) for i, name in enumerate(labels)])
+    small = replace(TINY, partition="ham10000", clients=10, samples=None, attack="none")
+    made = build(small, TrainData(cases, cases, cases), 0).partitions
+    assert [len(part) for part in made] == [len(part) for part in parts]
+
+
+def test_dos_by_sums_can_be_audited() -> None:
+    model, _ = fit(attack="none", aggregator=("dos-sum",))
+    assert [curve.aggregator for curve in model.config.curves] == ["dos-sum"]
+
+
+def test_a_photograph_is_decoded_once_for_all_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_VIEWS", str(tmp_path / "views"))
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 256, (400, 400, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    entries = [Entry(str(i), Case(str(tmp_path / f"{i}.png"), str(i), label="NV")) for i in range(2)]
+    first = load_images(Dataset("first", entries, ["image", "label"]), DisbelieveConfig(image_size=16))
+    monkeypatch.setattr("zoo.media.read", lambda *_: pytest.fail("decoded again"))
+    again = load_images(Dataset("second", entries, ["image", "label"]), DisbelieveConfig(image_size=16))
+    assert torch.equal(first.views, again.views)
 
 
 def test_the_attackers_are_the_same_in_every_run_of_a_seed() -> None:

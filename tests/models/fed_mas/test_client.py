@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.models.fed_mas.client import FedMASRecipe, Site, make_optimizer, update
-from zoo.models.fed_mas.data import Shard, batches
+from zoo.federated import Context
+from zoo.models.fed_mas.client import FedMASRecipe, Site, client, global_observation, make_optimizer, update
+from zoo.models.fed_mas.data import Shard
 from zoo.models.fed_mas.model import Network
 from zoo.models.fed_mas.prior import class_distances as distances_of
 from zoo.models.fed_mas.prior import prior_distance
+from zoo.training.fit import batches
 
 RECIPE = FedMASRecipe(local_epochs=2, batch_size=4, rounds=3, lr=0.05, weight_decay=0.0)
 
@@ -141,6 +143,49 @@ def test_an_epoch_has_every_image_once_and_no_batch_of_one() -> None:
     parts = batches(torch.arange(9) % 2, 4, np.random.default_rng(0))
     assert sorted(torch.cat(parts).tolist()) == list(range(9))
     assert [len(part) for part in parts] == [4, 5]
+
+
+def test_a_rest_that_is_left_out_does_not_count_either() -> None:
+    y = torch.arange(9) % 2
+    assert [len(part) for part in batches(y, 4, np.random.default_rng(0), whole=True)] == [4, 4]
+    assert [len(part) for part in batches(y, 20, np.random.default_rng(0), whole=True)] == [9]
+    recipe = replace(RECIPE, method="bsm", drop_last=True)
+    for n, size, counted in ((10, 4, 8), (10, 20, 10)):
+        context = Context(0, 1, "train", torch.device("cpu"), {}, {})
+        sent = client(
+            network(False), shard(n), np.random.default_rng(0), context, site(replace(recipe, batch_size=size))
+        )
+        assert sent.num_examples == counted
+
+
+def test_a_live_prior_sees_what_the_network_sees() -> None:
+    own, look = shard(), nn.Linear(5, 4)
+    looked: list[torch.Tensor] = []
+
+    def prior(x: torch.Tensor) -> torch.Tensor:
+        looked.append(x)
+        return look(x).detach()
+
+    still = replace(RECIPE, batch_size=5, lr=0.0)  # then w_k and w^_k are of the same network
+    live = replace(site(still), prior=prior)
+    cached = own._replace(prior=look(own.x).detach())
+    found = [update(network(), own, live, 1, np.random.default_rng(0)),
+             update(network(), cached, site(still), 1, np.random.default_rng(0))]  # fmt: skip
+    assert found[0]["rescue_factor"] == pytest.approx(found[1]["rescue_factor"], rel=1e-5)
+    looked.clear()
+    update(network(), own, replace(live, augment=lambda x, rng: x + 100), 1, np.random.default_rng(0))
+    assert len(looked) == 2 + 2 * 2  # batches to measure w_k on, then those of two epochs
+    assert min(float(x.min()) for x in looked) > 50
+
+
+def test_released_means_divide_by_all_of_a_client_although_the_rest_is_left_out() -> None:
+    own = shard(10)
+    recipe = replace(RECIPE, batch_size=4, lr=0.0, local_epochs=1, drop_last=True)
+    live = replace(site(recipe), prior=lambda x: x[:, :4])
+    w = global_observation(network(), own, live, np.random.default_rng(3), lambda: [torch.arange(8)])
+    with torch.no_grad():
+        every = prior_distance(network()(own.x).y, own.x[:, :4])[:8]
+    assert w.tolist() == pytest.approx([float(every[own.y[:8] == k].sum()) / 5 for k in (0, 1)] + [0.0], rel=1e-5)
 
 
 def test_balanced_epochs_draw_classes_equally() -> None:

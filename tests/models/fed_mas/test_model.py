@@ -5,23 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from zoo import media
 from zoo.data.case import Case
 from zoo.data.phantoms.skin import skin_lesion
 from zoo.errors import OptionError, WeightsError
-from zoo.models.fed_mas.model import FedMAS, FedMASConfig, build_network, to_network
+from zoo.models.fed_mas.model import FedMAS, FedMASConfig, build_network, to_network, view
 from zoo.models.fed_mas.prior import (
     PriorConfig,
     build_prior,
-    encoder_tensors,
     load_prior,
     prior_features,
     save_prior,
 )
 from zoo.models.fed_mas.training import FedMASRecipe
+from zoo.nn.backbones import encoder_tensors
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,15 @@ def test_parameters_of_the_papers_network() -> None:
     assert size["encoder"] + size["classifier"] == 11_188_311
     assert size["projector"] == 512 * 2048 + 2048 + 2048 * 2048 + 2048
     assert network(torch.zeros(2, 3, 64, 64)).y.shape == (2, 2048)
+
+
+def test_a_squeezed_view_shows_all_of_the_picture() -> None:
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, :8] = 255  # beyond the middle
+    shown = [view(media.read(pixels), FedMASConfig(image_size=32, squeeze=squeeze)) for squeeze in (False, True)]
+    assert [found.shape for found in shown] == [(32, 32, 3)] * 2
+    assert shown[0].max() == 0
+    assert shown[1][:, :2].min() > 250
 
 
 @pytest.mark.parametrize("prefix", ["module.encoder_q.", ""])

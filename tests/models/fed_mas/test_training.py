@@ -82,7 +82,8 @@ def test_the_released_reading_trains_and_keeps_a_round(data: TrainData, tiny: Fe
     recipe = training.configure("demo", {"recipe": "released"})
     assert (recipe.rf_norm, recipe.keep_optimizer, recipe.clip, recipe.keep) == ("shares", True, 5.0, "best")
     assert recipe.network.encoder == "small"  # what a preset says comes after its reading
-    config = replace(tiny.network, projector="normed", second_head=True)
+    assert (recipe.live_prior, recipe.views, recipe.drop_last) == (True, "blurred", True)
+    config = replace(tiny.network, **RELEASED["network"])
     released = {name: value for name, value in RELEASED.items() if name not in ("network", "batch_size")}
     with Run(tmp_path / "out", seed=0, device="cpu", progress=False) as run:
         model = training.run(replace(tiny, network=config, recipe="released", **released), data, run)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.models.base import PluginTests
 from tests.models.local_global_prototypes.conftest import TINY
 from zoo.data.images import ImageSet, normalise
+from zoo.metrics import balanced_accuracy
 from zoo.models.local_global_prototypes import projection
 from zoo.models.local_global_prototypes import training as method
 from zoo.models.local_global_prototypes.model import LocalGlobalPrototypes
@@ -135,6 +136,8 @@ def test_released_reading_holds_the_values_of_the_code():
     assert (recipe.project_every, recipe.init, recipe.lambda_cluster) == (10, "identity", 0)
     assert (recipe.batch_size, recipe.head_batch_size) == (50, 100)
     assert (recipe.head_decay_at, recipe.stage2_epochs) == ((10, 15), 20)
+    assert (recipe.head_noise, recipe.noise_stays, recipe.head_keep) == (0.01, True, "best")
+    assert recipe.network.bare
 
 
 @torch.no_grad()
@@ -174,6 +177,22 @@ def test_released_branches_have_cosines_in_0_to_1_once_projected(tiny, images):
     projection.project(model, images, torch.device("cpu"))
     similarity, _ = projection.best_cells(model, images, torch.device("cpu"))
     assert similarity.min() >= 0
+
+
+def test_each_heads_best_epoch_of_stage_2_is_kept(tiny, images):
+    """The best of three epochs is the best of what one, two and three epochs end with."""
+    few = ImageSet(images.views[::3], images.y[::3])
+
+    def scores(epochs: int, keep: str) -> dict[str, float]:
+        recipe = replace(tiny, epochs=1, stage2_epochs=epochs, head_keep=keep, lr_head=1.0)
+        with Run(None, seed=0, device="cpu", progress=False) as run:
+            model = method.fit(recipe, images, few, run)
+        seen = projection.best_cells(model, few, run.device)[0].flatten(1)
+        return {name: balanced_accuracy(head(seen).argmax(1).numpy(), few.y.numpy())
+                for name, head in model.heads.items()}  # fmt: skip
+
+    ends = [scores(epochs, "last") for epochs in (1, 2, 3)]
+    assert scores(3, "best") == pytest.approx({name: max(end[name] for end in ends) for name in ends[0]})
 
 
 @pytest.mark.slow
@@ -232,7 +251,8 @@ def test_pruning_afterwards_keeps_the_tuned_weights(tiny, images):
 @pytest.mark.parametrize(
     "change", [{"weighting": "low"}, {"weighting": "none"}, {"local_assign": "all"},
                {"centroid_count": "cumulative"}, {"project_every": 1, "init": "identity"}, {"augment": "crops"},
-               {"head_noise": 0.01, "head_decay_at": (1,), "head_start": "kept", "prune_by": "cell"},
+               {"head_noise": 0.01, "noise_stays": True, "head_decay_at": (1,)},
+               {"head_start": "kept", "prune_by": "cell"},
                {"augment": "flips"}, {"augment": "none"}, {"thumbnails": 0},
                {"init": "random"}, {"stage2_epochs": 0}],
 )  # fmt: skip

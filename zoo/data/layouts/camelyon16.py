@@ -11,6 +11,7 @@ from jaxtyping import Bool
 
 from zoo.data.layouts.slide_patches import CELLS, SIDE, Ring, open_slide, patches, rasterised, reach_of
 from zoo.data.sets import Dataset, Entry, Layout
+from zoo.data.tables import files_like
 from zoo.errors import DataError
 
 PLACES = (  # slides, annotations, split
@@ -37,7 +38,7 @@ def read(spec: str, root: Path, magnification: float = 5.0) -> Dataset:
     if not found:
         raise DataError(f"data {spec!r}: there is no folder {root / PLACES[0][1]}; unpack the set there")
     for slides, notes, split in found:
-        for note in sorted(notes.glob("*.xml")):
+        for note in files_like(notes, "*.xml"):
             slide = slides / f"{note.stem}.tif"
             if not slide.is_file():
                 raise DataError(f"data {spec!r}: {note} has no slide {slide}; unpack it there")

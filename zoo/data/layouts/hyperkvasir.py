@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry, Layout
-from zoo.data.tables import is_image_name
+from zoo.data.tables import files_like, is_image_name
 from zoo.errors import DataError
 
 HYPERKVASIR_CLASSES = (
@@ -30,7 +30,7 @@ def read(spec: str, root: Path) -> Dataset:
     """
     folder = root / "labeled-images" if (root / "labeled-images").is_dir() else root
     entries = []
-    for path in sorted(folder.glob("*/*/*/*")):
+    for path in files_like(folder, "*/*/*/*"):
         tract, category, finding, name = path.relative_to(folder).parts
         if finding not in HYPERKVASIR_CLASSES or not is_image_name(name):
             continue

@@ -11,6 +11,7 @@ from jaxtyping import UInt16
 from zoo.data.case import Case
 from zoo.data.layouts.lungs import case_of
 from zoo.data.sets import Dataset, Entry, Layout
+from zoo.data.tables import files_like
 from zoo.errors import DataError
 
 SIDE, BITS = 2048, 12  # of an image without header: rows and columns of big-endian 16-bit numbers, 12 of them used
@@ -26,11 +27,11 @@ def read(spec: str, root: Path) -> Dataset:
 
     Raises ``DataError`` where there are no images or masks, or an image isn't 2048 x 2048 px.
     """
-    images = {path.stem: path for path in sorted([*root.rglob("JPC*.IMG"), *root.rglob("JPC*.img")])}
+    images = {path.stem: path for path in files_like(root, "**/JPC*.[Ii][Mm][Gg]")}
     sides = [
         {
             path.stem: path
-            for path in sorted(root.rglob("*.gif"))
+            for path in files_like(root, "**/*.gif")
             if path.parent.name.replace("_", " ") == f"{side} lung"
         }
         for side in ("left", "right")

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from zoo import media
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry, Layout
-from zoo.data.tables import images_in, stem_of
+from zoo.data.tables import files_like, images_in, stem_of
 from zoo.errors import DataError
 
 LARGEST = 64 * 2**20  # bytes of an annotation
@@ -30,7 +30,7 @@ def read(spec: str, root: Path) -> Dataset:
     """
     images = {stem_of(path): path for path in images_in(root, recursive=True)}
     entries = []
-    for note in sorted(root.rglob("*.xml")):
+    for note in files_like(root, "**/*.xml"):
         if note.stem not in images:
             raise DataError(f"data {spec!r}: {note} has no image {note.stem}.tif; unpack the images too")
         test = any("test" in part.lower() for part in note.relative_to(root).parts[:-1])

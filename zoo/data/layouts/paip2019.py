@@ -10,6 +10,7 @@ from jaxtyping import Bool
 
 from zoo.data.layouts.slide_patches import CELLS, SIDE, patches, reach_of, reduced_mask
 from zoo.data.sets import Dataset, Entry, Layout
+from zoo.data.tables import files_like
 from zoo.errors import DataError
 
 MAGNIFICATION = 5.0
@@ -24,7 +25,7 @@ def read(spec: str, root: Path) -> Dataset:
 
     Raises ``DataError`` for a mask without its slide or of another size, or where there is none.
     """
-    marked = sorted(path for path in root.rglob("*_viable.tif"))
+    marked = files_like(root, "**/*_viable.tif")
     if not marked:
         raise DataError(f"data {spec!r}: there are no *_viable.tif in {root}; unpack the slides there")
     entries: list[Entry] = []

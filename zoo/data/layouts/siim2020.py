@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry, Layout
-from zoo.data.tables import table_rows
+from zoo.data.tables import by_stem, table_rows
 from zoo.errors import DataError
 
 
@@ -24,14 +24,10 @@ def read(spec: str, root: Path) -> Dataset:
     truth, twins = root / "train.csv", root / "ISIC_2020_Training_Duplicates.csv"
     if not truth.is_file():
         raise DataError(f"data {spec!r}: there is no {truth}; unpack the training part of SIIM-ISIC 2020 there")
-    kinds = ((root / "jpeg" / "train", (".jpg", ".jpeg")), (root / "jpeg", (".jpg", ".jpeg")),
-             (root / "train", (".dcm", ".jpg", ".jpeg")))  # fmt: skip
-    files: dict[str, Path] = {}
-    for folder, suffixes in kinds:
-        if folder.is_dir() and not files:
-            files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}
+    folders = (root / "jpeg" / "train", root / "jpeg", root / "train")
+    files: dict[str, Path] = next(filter(None, map(by_stem, folders)), {})
     if not files:
-        raise DataError(f"data {spec!r}: there are no images in {kinds[0][0]} or {kinds[2][0]}; unpack them there")
+        raise DataError(f"data {spec!r}: there are no images in {folders[0]} or {folders[2]}; unpack them there")
     left_out = {row.get("image_name_2") for row in table_rows(twins)} if twins.is_file() else set()
     entries = []
     for row in table_rows(truth):
@@ -49,9 +45,6 @@ def read(spec: str, root: Path) -> Dataset:
         label = ("benign", "melanoma")[int(target)]
         entries.append(Entry(name, Case(str(files[name]), name, label=label, attributes=facts), patient=patient))
     return Dataset(spec, entries, ["image", "label", "patient"])
-
-
-_HAM10000 = {"akiec": "AK", "bcc": "BCC", "bkl": "BKL", "df": "DF", "mel": "MEL", "nv": "NV", "vasc": "VASC"}
 
 
 layout = Layout(

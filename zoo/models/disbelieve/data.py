@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo import media
-from zoo.data.images import ImageSet, label_index, label_vector
+from zoo.data.images import ImageSet, label_index, label_vector, read_views
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError
@@ -36,11 +35,11 @@ def load_images(dataset: Dataset, config: DisbelieveConfig) -> ImageSet:
     """Read and scale all cases. Raises ``DataError`` for a label that the configuration doesn't name."""
     key = (dataset.spec, tuple(dataset.ids), config.labels, config.image_size, config.channels, config.multi_label)
     if key not in _loaded:
-        views, targets = list[Any](), list[Any]()
-        read = partial(label_vector, nothing=NOTHING) if config.multi_label else label_index
-        for case in dataset:
-            views.append(view(media.read(case.image).require_2d(plugin.name), config))
-            targets.append(read(case.label, config.labels, f"case {case.id}", RENAME))
+        read: Any = partial(label_vector, nothing=NOTHING) if config.multi_label else label_index
+        cases = list(dataset)
+        targets = [read(case.label, config.labels, f"case {case.id}", RENAME) for case in cases]
+        what = f"{config.image_size} {config.channels}"
+        views = read_views(cases, lambda picture: view(picture, config), plugin.name, what)
         while len(_loaded) > 1:
             _loaded.pop(next(iter(_loaded)))
         empty = (config.channels, config.image_size, config.image_size)

@@ -23,7 +23,10 @@ from zoo.text import finite
 
 ATTACK_COLOURS = {"none": fig.colour(5), "lie": fig.colour(1), "min-max": fig.colour(7), "disbelieve": fig.colour(6)}
 ATTACK_NAMES = {"none": "no attack", "lie": "LIE", "min-max": "Min-Max", "disbelieve": "DISBELIEVE"}
-AGGREGATOR_NAMES = {"fedavg": "FedAvg", "krum": "Krum", "trimmed-mean": "trimmed mean", "dos": "DOS"}
+AGGREGATOR_NAMES = {
+    "fedavg": "FedAvg", "krum": "Krum", "trimmed-mean": "trimmed mean", "dos": "DOS", "dos-sum": "DOS by sums",
+    "krum-released": "Krum as released",
+}  # fmt: skip
 POISONED = "-poisoned"
 LAST = 5  # rounds whose mean is the score of a federation; the paper doesn't say which round it reports
 

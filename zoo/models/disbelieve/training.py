@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from zoo import config as configs
 from zoo.data.layouts.chexpert import CHEXPERT_LABELS
+from zoo.data.layouts.ham10000 import FAVOURITES
 from zoo.data.sets import load_dataset
 from zoo.data.splits import Split, TrainData, split
 from zoo.errors import OptionError
-from zoo.federated import Context, Federation, State, Update
+from zoo.federated import Context, Federation, State, Update, favoured
 from zoo.figure.plane import Projection
 from zoo.models.disbelieve import plugin
 from zoo.models.disbelieve.attacks import (
@@ -35,15 +36,7 @@ from zoo.models.disbelieve.attacks import (
     refuse_federation,
 )
 from zoo.models.disbelieve.audit import Attacker, Audited
-from zoo.models.disbelieve.data import (
-    CIFAR10_LABELS,
-    divide,
-    load_images,
-    measure,
-    measured,
-    of_client,
-    watched,
-)  # fmt: skip
+from zoo.models.disbelieve.data import CIFAR10_LABELS, divide, load_images, measure, measured, of_client, watched
 from zoo.models.disbelieve.model import Curve, Disbelieve, DisbelieveConfig, build_network
 from zoo.models.disbelieve.result import Audit, RoundRecord, save_audits
 from zoo.nn.robust import RuleName, rule_of
@@ -75,6 +68,8 @@ class DisbelieveRecipe(AttackSettings):
     """Share that the trimmed mean drops on either side; none: the true share of attackers."""
     alpha: float | None = field(default=0.5, metadata={"min": 1e-3, "max": 1e6})
     """Of the Dirichlet distribution of classes over clients, which the paper calls non-iid; none: clients are alike."""
+    partition: Literal["dirichlet", "ham10000"] = "dirichlet"
+    """By ``alpha``, or the fixed one that published code has for HAM10000's classes and ten clients."""
     samples: int | None = field(default=None, metadata={"min": 1, "max": 10_000_000})
     """Cases that each client draws, with replacement; none: the training cases are divided among the clients."""
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
@@ -140,7 +135,10 @@ def build(recipe: DisbelieveRecipe, data: TrainData, seed: int) -> Federation:
     images = load_images(data.train, recipe.network)
     config = measured(recipe.network, images)
     classes = images.y.argmax(1) if images.y.is_floating_point() else images.y  # of several labels the first
-    partitions = divide(classes.numpy(), recipe.clients, recipe.alpha, recipe.samples, seed)
+    if recipe.partition == "ham10000":
+        partitions = favoured([config.labels[k] for k in classes.tolist()], recipe.clients, FAVOURITES, seed)
+    else:
+        partitions = divide(classes.numpy(), recipe.clients, recipe.alpha, recipe.samples, seed)
     make_network = partial(initial_network, config, seed)
     judge, cases = make_network(), watched(data, images, config)
     attacker = None
@@ -296,6 +294,7 @@ training = Training(
             "network": DisbelieveConfig(CIFAR10_LABELS, "vgg11", image_size=32),
             "share": "grads", "attackers": 3, "rounds": 500, "batch_size": 1000, "server_lr": 1e-3, "alpha": None,
         },
+        "ham10000-released": {"recipe": "released", "partition": "ham10000"},
         "breakhis-released": {
             "recipe": "released", "network": DisbelieveConfig(("benign", "malignant"), "vgg11-released", image_size=32),
             "share": "grads", "attackers": 3, "rounds": 200, "batch_size": 256, "server_lr": 1e-4, "alpha": None,

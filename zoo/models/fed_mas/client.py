@@ -6,11 +6,13 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
@@ -18,11 +20,12 @@ from zoo.federated import Context, Update
 from zoo.federated.creff import class_gradients
 from zoo.metrics import balanced_accuracy
 from zoo.models.fed_mas.baselines import MethodName, Plan, planned, supervised
-from zoo.models.fed_mas.data import Shard, batches, predict_labels
+from zoo.models.fed_mas.data import Shard, predict_labels
 from zoo.models.fed_mas.model import FedMASConfig, Network
 from zoo.models.fed_mas.prior import ClassMeans, class_distances, prior_distance, rescue_factor
 from zoo.nn.long_tail import model_contrastive_loss, proximal_term
 from zoo.nn.schedules import cosine
+from zoo.training.fit import batches
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,13 @@ class FedMASRecipe:
     crt_rounds: int = field(default=0, metadata={"min": 0, "max": 1_000_000})  # then, for the classifier (Table 7)
     classifier_only: bool = False  # what these rounds set: encoder frozen, classes drawn equally often
     keep: Literal["last", "best"] = "last"  # round, or the best by balanced accuracy on the validation part; open
-    augment: bool = True  # crops of .6 to 1, flips, mild colour; open
+    augment: bool = True  # as ``views`` says; open
+    views: Literal["crops", "blurred"] = "crops"
+    """``crops``: of .6 to 1, flips, mild colour; ``blurred``: flips, blur, turns up to 10 degrees, as released."""
+    live_prior: bool = False
+    """Whether the prior sees the augmented views of every step, and w_k is measured on such, as released; else it sees
+    every image once, as it is (Sec. 2: its features can be pre-computed)."""
+    drop_last: bool = False  # an epoch's rest of less than a batch is left out, and doesn't count as images; open
     pretrained: bool = True  # Sec. 3: ImageNet; ``small`` starts at random
     attribute: str = ""
     """A column, or ``file:PATH`` (a table of id and value); each of its values is also scored on its own (Table 3)."""
@@ -100,6 +109,11 @@ class Site:
     classes: int
     prepare: Callable[[Tensor], Tensor]
     augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None
+    prior: Callable[[Tensor], Tensor] | None = None  # features of a batch, where the prior sees what the network does
+
+    def seen_by(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Training images as they enter the network."""
+        return self.augment(x, rng) if self.augment else self.prepare(x)
 
 
 def client(network: Network, shard: Shard, rng: np.random.Generator, context: Context, site: Site) -> Update:
@@ -115,7 +129,8 @@ def client(network: Network, shard: Shard, rng: np.random.Generator, context: Co
     numbers = update(network, shard, site, context.round, rng, previous, context.kept)
     if plan.contrastive:
         context.kept["previous"] = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
-    return Update({"network": network, **models}, num_examples=len(shard.y), **numbers)
+    whole = len(shard.y) // (size := site.recipe.batch_size) * size if site.recipe.drop_last else 0
+    return Update({"network": network, **models}, num_examples=whole or len(shard.y), **numbers)
 
 
 def update(
@@ -134,8 +149,9 @@ def update(
     before = (previous or received).requires_grad_(False).eval()
     w = w_hat = torch.zeros(site.classes)
     measured = plan.distil and not retrains
-    if measured:  # global observation
-        w = class_distances(lambda x: received(site.prepare(x.to(device))).y, shard, site.classes)
+    drawn = partial(batches, shard.y, recipe.batch_size, rng, balanced=retrains, whole=recipe.drop_last)
+    if measured:
+        w = global_observation(received, shard, site, rng, drawn)
     criterion = supervised(
         plan.loss, counts.to(device), absent=recipe.absent, tau=recipe.fedlc_tau, scale=recipe.network.cosine_scale,
         deferred=round_ > math.ceil(0.8 * recipe.rounds),
@@ -144,17 +160,17 @@ def update(
     optimizer = make_optimizer(recipe, trained, round_, kept)
     losses = []
     for _ in range(recipe.local_epochs):
-        seen_distances = ClassMeans(site.classes)
-        for places in batches(shard.y, recipe.batch_size, rng, balanced=retrains):
-            images, y = shard.x[places].to(device), shard.y[places].to(device)
-            x = site.augment(images, rng) if site.augment else site.prepare(images)
+        seen_distances = ClassMeans(site.classes, counts.long() if site.prior is not None else None)
+        for places in drawn():
+            x, y = site.seen_by(shard.x[places].to(device), rng), shard.y[places].to(device)
             network.train(not retrains)
             seen = network(x)
             loss = F.cross_entropy(seen.logits, y) if retrains else criterion(seen.logits, y)
             if seen.second is not None and not retrains:
                 loss = loss + criterion(seen.second, y)
-            if measured and shard.prior is not None:
-                distance = prior_distance(seen.y, shard.prior[places].to(device))
+            if measured:
+                known = site.prior(x) if site.prior else shard.prior[places].to(device)  # type: ignore[index]
+                distance = prior_distance(seen.y, known)
                 seen_distances.add(distance, y)
                 loss = loss + recipe.lambda_f * distance.mean()  # Eq. 4
             if plan.proximal:
@@ -183,6 +199,21 @@ def update(
         found = predict_labels(network, x, site.prepare) if len(x) else truth.numpy()
         metrics["own_balanced_accuracy"] = balanced_accuracy(found, truth.numpy())
     return metrics
+
+
+def global_observation(
+    received: Network, shard: Shard, site: Site, rng: np.random.Generator, drawn: Callable[[], list[Tensor]]
+) -> Float[Tensor, " k"]:
+    """w_k of the received model: of the client's images, or, where the prior is live, of an epoch of training views."""
+    device = next(received.parameters()).device
+    if site.prior is None:
+        return class_distances(lambda x: received(site.prepare(x.to(device))).y, shard, site.classes)
+    means = ClassMeans(site.classes, torch.bincount(shard.y, minlength=site.classes))
+    with torch.no_grad():
+        for places in drawn():
+            x = site.seen_by(shard.x[places].to(device), rng)
+            means.add(prior_distance(received(x).y, site.prior(x)), shard.y[places])
+    return means.means
 
 
 def make_optimizer(

@@ -27,9 +27,10 @@ from zoo.storage import write_file
 RENAME = "choose other classes with --set network.labels=A,B,..."
 
 
-def load_views(cases: Dataset, size: int) -> UInt8[Tensor, "n 3 s s"]:
+def load_views(cases: Dataset, config: FedMASConfig) -> UInt8[Tensor, "n 3 s s"]:
     """The images as the network takes them, in memory."""
-    views = read_views(cases, lambda picture: view(picture, size), plugin.name, str(size))
+    size, what = config.image_size, f"{config.image_size}{' squeezed' if config.squeeze else ''}"
+    views = read_views(cases, lambda picture: view(picture, config), plugin.name, what)
     return ImageSet.of(views, [0] * len(views), empty=(3, size, size)).views
 
 
@@ -55,23 +56,6 @@ def labels_of(cases: Dataset, labels: Sequence[str]) -> Int[np.ndarray, " n"]:
     return np.array(places, dtype=np.int64)
 
 
-def batches(
-    y: Int[Tensor, " n"], size: int, rng: np.random.Generator, balanced: bool = False
-) -> list[Int[Tensor, " b"]]:
-    """An epoch in random order; a single image left over joins the batch before. ``balanced``: equal classes."""
-    n = len(y)
-    if balanced:
-        counts = np.bincount(y.numpy())
-        share = 1 / counts[y.numpy()]
-        order = rng.choice(n, n, p=share / share.sum())
-    else:
-        order = rng.permutation(n)
-    cuts = list(range(size, n, size))
-    if cuts and n - cuts[-1] == 1:
-        cuts.pop()
-    return [torch.from_numpy(part) for part in np.split(order, cuts)]
-
-
 def own_test(
     data: TrainData, place: int, partition: str, config: FedMASConfig
 ) -> tuple[UInt8[Tensor, "n 3 s s"], Int[Tensor, " n"]] | None:
@@ -82,7 +66,7 @@ def own_test(
     value = data.train[place].attributes.get(name)
     places = [i for i, case in enumerate(data.test) if case.attributes.get(name) == value]
     cases = data.test.subset(places)
-    return load_views(cases, config.image_size), torch.from_numpy(labels_of(cases, config.labels))
+    return load_views(cases, config), torch.from_numpy(labels_of(cases, config.labels))
 
 
 @torch.no_grad()
@@ -128,7 +112,7 @@ def report(cases: Dataset, network: Network, config: FedMASConfig, attribute: st
     """``scores.json`` of the test cases: of the global network, and the mean of the clients' own models on theirs."""
     if not len(cases):
         return
-    found = predict_labels(network.to("cpu"), load_views(cases, config.image_size))
+    found = predict_labels(network.to("cpu"), load_views(cases, config))
     values = cases.values(attribute) if attribute else ()
     record: dict[str, Any] = {"global": scores(found, labels_of(cases, config.labels), config, values)}
     if "best" in final.state.own:

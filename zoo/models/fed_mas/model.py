@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from zoo import media
-from zoo.data.images import centre_crop, normalise, rgb_bytes, to_tensor
+from zoo.data.images import centre_crop, normalise, resize, rgb_bytes, to_tensor
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.fed_mas import plugin
@@ -39,6 +39,7 @@ class FedMASConfig:
     second_head: bool = False  # as released: a classifier of the projection is trained too, and decides nothing
     prior: PriorConfig = field(default_factory=PriorConfig)
     image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
+    squeeze: bool = False  # images become squares whatever their sides, as released; else the middle is cut out
     # training images of each class, all clients together; () is unknown
     class_counts: tuple[int, ...] = field(default=(), metadata={"min": 0, "max": 100_000_000})
     head_above: int = field(default=700, metadata={"min": 0, "max": 100_000_000})  # Sec. 3: head has more of them
@@ -150,7 +151,7 @@ class FedMAS(Model[LongTailClassification]):
         the evidence for the predicted class lies (Grad-CAM of the last feature map). Raises ``OptionError`` where the
         distance is asked for and the prior isn't at hand.
         """
-        views = [view(image, self.config.image_size) for image in images]
+        views = [view(image, self.config) for image in images]
         x = to_network(to_tensor(views, self.device))
         seen = self.network(x)
         probabilities = seen.logits.softmax(1).tolist()
@@ -169,7 +170,7 @@ class FedMAS(Model[LongTailClassification]):
         ]
 
     def _network_features(self, images: Sequence[media.Image]) -> Float[Tensor, "n w"]:
-        views = [view(image, self.config.image_size) for image in images]
+        views = [view(image, self.config) for image in images]
         return self.network(to_network(to_tensor(views, self.device))).z
 
     def _cam(self, x: Float[Tensor, "b 3 h w"], chosen: Tensor) -> Float[Tensor, "b h2 w2"]:
@@ -194,9 +195,10 @@ class FedMAS(Model[LongTailClassification]):
         return self._prior_from[1]
 
 
-def view(picture: media.Image, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """What the network sees: the largest centred square after the short side became 256/224 of ``size``."""
-    return centre_crop(rgb_bytes(picture), size)
+def view(picture: media.Image, config: FedMASConfig) -> UInt8[np.ndarray, "s s 3"]:
+    """What the network sees: the largest centred square after the short side became 256/224 of it, or all of it."""
+    pixels, size = rgb_bytes(picture), config.image_size
+    return resize(pixels, size, "bilinear") if config.squeeze else centre_crop(pixels, size)
 
 
 def to_network(views: UInt8[Tensor, "b 3 s s"] | Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:

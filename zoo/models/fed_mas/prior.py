@@ -6,7 +6,7 @@ and the rescue factor are Eq. 1 to 3; the server's weights RF_c / sum RF (Eq. 5)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from zoo.data.augment import Crops, cropped_views
+from zoo.data.augment import Crops
 from zoo.data.features import FeatureCache, content_key, weights_key
 from zoo.errors import WeightsError
 from zoo.models.fed_mas import plugin
-from zoo.nn.backbones import Small, clip_images, timm_network
-from zoo.nn.losses import contrastive_loss
-from zoo.nn.schedules import cosine_schedule
+from zoo.nn.backbones import Small, clip_images, encoder_tensors, timm_network
 from zoo.storage import write_file
-from zoo.training import Run
 
 CLIP_REPOSITORY = "hf-hub:openai/clip-vit-base-patch32"
 WIDTHS = {"moco": 2048, "clip": 512}
@@ -94,14 +91,6 @@ def load_prior(config: PriorConfig) -> nn.Module:
     return prior.requires_grad_(False)
 
 
-def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The query encoder of a MoCo checkpoint without its contrastive head; other state dicts stay as they are."""
-    prefix = "module.encoder_q."
-    if any(name.startswith(prefix) for name in tensors):
-        tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    return {name: t for name, t in tensors.items() if not name.startswith("fc.")}
-
-
 @torch.inference_mode()
 def prior_features(
     prior: nn.Module, views: UInt8[Tensor, "n 3 s s"], prepare: Callable[[Tensor], Tensor], folder: Path | None = None
@@ -126,32 +115,6 @@ def save_prior(prior: nn.Module, folder: Path) -> Path:
     return write_file(folder / "prior.safetensors", save(tensors))
 
 
-def pretrain(
-    config: PriorConfig, views: UInt8[Tensor, "n 3 s s"], prepare: Callable[[Tensor], Tensor], steps: int, run: Run
-) -> nn.Module:
-    """Train the small prior without labels: two views of an image should look alike, those of others should not."""
-    run.stage("prior")
-    encoder = small_encoder(config.channels)
-    head = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.ReLU(), nn.Linear(encoder.width, 48))
-    net = nn.Sequential(encoder, head)
-    adam = torch.optim.Adam(net.parameters(), lr=2e-3, weight_decay=1e-5)
-    schedule = cosine_schedule(adam, steps)
-    net, adam, schedule = run.track(net=net, adam=adam, schedule=schedule)
-    for step in run.steps(steps, description="prior"):
-        net.train()
-        places = torch.from_numpy(run.indices(len(views), min(96, len(views)), step, key="prior"))
-        rng = run.generator("prior views", step)
-        images = views[places].to(run.device).float() / 255
-        z = net(prepare(torch.cat([cropped_views(images, rng, VIEWS), cropped_views(images, rng, VIEWS)])))
-        loss = contrastive_loss(z, temperature=0.2)
-        adam.zero_grad()
-        run.backward(loss)
-        adam.step()
-        schedule.step()
-        run.log(loss=loss)
-    return encoder.eval().requires_grad_(False)
-
-
 def prior_distance(y: Float[Tensor, "b d"], prior: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
     """L_f = 2 - 2 <y, y'> of unit vectors, in [0, 4] (Eq. 1).
 
@@ -161,10 +124,13 @@ def prior_distance(y: Float[Tensor, "b d"], prior: Float[Tensor, "b d"]) -> Floa
 
 
 class ClassMeans:
-    """Running mean of a number by class (Eq. 2): L_k for the classes seen, 0 for the others."""
+    """Running mean of a number by class (Eq. 2): L_k for the classes seen, 0 for the others.
 
-    def __init__(self, classes: int) -> None:
-        self.sums, self.counts = torch.zeros(classes), torch.zeros(classes)
+    ``of``: the images of each class, by which sums are divided although not all may be seen, as released.
+    """
+
+    def __init__(self, classes: int, of: Int[Tensor, " k"] | None = None) -> None:
+        self.sums, self.counts, self.of = torch.zeros(classes), torch.zeros(classes), of
 
     def add(self, values: Float[Tensor, " b"], labels: Int[Tensor, " b"]) -> None:
         values, labels = values.detach().cpu().float(), labels.cpu()
@@ -173,7 +139,7 @@ class ClassMeans:
 
     @property
     def means(self) -> Float[Tensor, " k"]:
-        return self.sums / self.counts.clamp(min=1)
+        return self.sums / (self.counts if self.of is None else self.of).clamp(min=1)
 
 
 @torch.no_grad()

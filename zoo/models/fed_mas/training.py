@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from zoo.data.augment import cropped_views
+from zoo.data.augment import blurred_views, cropped_views
 from zoo.data.layouts.hyperkvasir import HYPERKVASIR_CLASSES
 from zoo.data.sets import load_dataset
 from zoo.data.splits import PARTS, TrainData
@@ -30,10 +30,11 @@ from zoo.federated.federation import Aggregate
 from zoo.models.fed_mas.client import FedMASRecipe, Site, client
 from zoo.models.fed_mas.data import Shard, labels_of, load_views, own_test, predict_labels, report, scores
 from zoo.models.fed_mas.model import FedMAS, FedMASConfig, build_network, to_network
-from zoo.models.fed_mas.prior import PriorConfig, load_prior, pretrain, prior_features, save_prior
+from zoo.models.fed_mas.prior import PriorConfig, load_prior, prior_features, save_prior, small_encoder
 from zoo.models.fed_mas.result import training_figures
 from zoo.storage import remove_folder
 from zoo.training import Run, Training
+from zoo.training.contrastive import pretrain
 
 
 def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
@@ -51,9 +52,9 @@ def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
     @cache
     def shard(client: int) -> Shard:
         places = partitions[client]
-        views = load_views(data.train.subset(places), config.image_size)
+        views = load_views(data.train.subset(places), config)
         features = None
-        if plan.distil:
+        if plan.distil and not recipe.live_prior:
             folder = Path(recipe.feature_cache).expanduser() if recipe.feature_cache else None
             features = prior_features(prior(), views, to_network, folder)
         test = own_test(data, int(places[0]), recipe.partition, config)
@@ -61,7 +62,7 @@ def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
 
     @cache
     def validation() -> tuple[Tensor, np.ndarray]:
-        return load_views(data.validation, config.image_size), labels_of(data.validation, config.labels)
+        return load_views(data.validation, config), labels_of(data.validation, config.labels)
 
     def evaluate(state: State) -> dict[str, float] | None:
         if not len(data.validation):
@@ -71,9 +72,11 @@ def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
         return scores(predict_labels(network, views), truth, counted(recipe, y))
 
     def augment(views: Tensor, rng: np.random.Generator) -> Tensor:
-        return to_network(cropped_views(views.float() / 255, rng))
+        make = cropped_views if recipe.views == "crops" else blurred_views
+        return to_network(make(views.float() / 255, rng))
 
-    site = Site(recipe, form, shard, len(config.labels), to_network, augment if recipe.augment else None)
+    live = (lambda x: prior().to(x.device)(x).detach()) if plan.distil and recipe.live_prior else None
+    site = Site(recipe, form, shard, len(config.labels), to_network, augment if recipe.augment else None, live)
     start = lambda: {"network": form(pretrained=recipe.pretrained)}  # noqa: E731
     judge = lambda state: (evaluate(state) or {})["balanced_accuracy"]  # noqa: E731
     return replace(federation(site, partitions, seed, judge), start=start, evaluate=evaluate)
@@ -140,8 +143,9 @@ def _with_small_prior(recipe: FedMASRecipe, run: Run, folder: Path) -> tuple[Fed
     """Train the prior without labels unless its weights are given; the recipe that names where they lie."""
     prior_config = recipe.network.prior
     if not prior_config.path:
-        public = load_views(load_dataset(recipe.prior_data), recipe.network.image_size)
-        save_prior(pretrain(prior_config, public, to_network, recipe.prior_steps, run), folder)
+        public = load_views(load_dataset(recipe.prior_data), recipe.network)
+        make = partial(small_encoder, prior_config.channels)
+        save_prior(pretrain(make, public, to_network, recipe.prior_steps, run, "prior"), folder)
         prior_config = replace(prior_config, path=str(folder))
         recipe = replace(recipe, network=replace(recipe.network, prior=prior_config))
     return recipe, load_prior(prior_config)
@@ -169,8 +173,9 @@ ISIC: dict[str, Any] = {"optimizer": "adam", "lr": 3e-4, "schedule": "constant"}
 FLAMBY = {**ISIC, "clients": 6, "partition": "column:center"}
 # What the authors' code sets. It chooses the best round on the test's lists; here it's the validation part.
 RELEASED = {
-    "network": {"projector": "normed", "second_head": True}, "rf_norm": "shares", "keep_optimizer": True, "clip": 5.0,
-    "keep": "best", "batch_size": 64, "nesterov": True, "weight_decay": 1e-4, "lr_floor": 1e-3, "fedlc_tau": 0.5,
+    "network": {"projector": "normed", "second_head": True, "squeeze": True}, "views": "blurred", "live_prior": True,
+    "drop_last": True, "rf_norm": "shares", "keep_optimizer": True, "clip": 5.0, "keep": "best", "batch_size": 64,
+    "nesterov": True, "weight_decay": 1e-4, "lr_floor": 1e-3, "fedlc_tau": 0.5,
 }  # fmt: skip
 training = Training(
     recipe=FedMASRecipe,

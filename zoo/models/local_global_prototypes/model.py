@@ -51,6 +51,7 @@ class LocalGlobalConfig:
     """D^G = D^L. The paper searched 128 and 256 (Sec. 3) and prints no choice; none: 128 for backbones of 512
     channels, else 256."""
     activation: Literal["none", "sigmoid"] = "none"  # after a branch's last layer; open, and a sigmoid in the code
+    bare: bool = False  # the map before VGG16's last pooling (14 x 14) or DenseNet's last ReLU, as released; open
     tau: float = field(default=1.0, metadata={"min": 1e-3, "max": 1e6})  # of stage 1; the paper has none, so 1
     image_size: int = field(default=224, metadata={"min": 16, "max": 1024})  # px; not in the paper
     colour_constancy: bool = True  # Shades-of-Gray on the whole image, for "normalized as in [1]" of Sec. 3
@@ -151,6 +152,10 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
             return self.logits(evidence, choice, pruned).softmax(1)
         names = [name for name in self.config.branches if (choice or self.config.branch) in ("joint", name)]
         return torch.stack([self.stage1_logits(evidence[name]).softmax(1) for name in names]).mean(0)
+
+    def answer(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """The probabilities from the images alone: what ``zoo export`` writes."""
+        return self.probabilities(self(x))
 
     def stage1_logits(self, evidence: Evidence, tau: float | None = None) -> Float[Tensor, "b c"]:
         """Exponent of Eq. 4 with w_ck = 1 / K: mean similarity by class, in [-1, 1] at temperature 1."""
@@ -261,5 +266,5 @@ def build_backbone(config: LocalGlobalConfig, *, pretrained: bool = False) -> nn
     name = config.backbone if config.backbone == "small" else TIMM_BACKBONES[config.backbone][0]
     return backbones.build(
         name, needed_by=plugin.name, pretrained=pretrained, pooled=False,
-        channels=config.small_channels, strides=config.small_strides,
+        channels=config.small_channels, strides=config.small_strides, bare=config.bare,
     )  # fmt: skip

@@ -28,6 +28,7 @@ from zoo.models.local_global_prototypes.model import LocalGlobalConfig, LocalGlo
 from zoo.models.local_global_prototypes.projection import (
     START_IMAGES,
     Nearest,
+    best_cells,
     cells_of,
     project,
     start_prototypes,
@@ -36,8 +37,9 @@ from zoo.models.local_global_prototypes.projection import (
 from zoo.models.local_global_prototypes.result import Sources
 from zoo.nn.gallery import GalleryConfig, pack
 from zoo.nn.losses import Weighting, class_counts, weighted_cross_entropy
-from zoo.nn.part_prototypes import keep_nearest
+from zoo.nn.part_prototypes import HeadBank, keep_nearest
 from zoo.training import Run, TrainData, Training
+from zoo.training.fit import Noisy
 from zoo.training.stopping import EarlyStopping
 
 
@@ -80,6 +82,8 @@ class LocalGlobalRecipe:
     head_batch_size: int = field(default=50, metadata={"min": 1, "max": 65_536})  # Sec. 3
     head_decay_at: tuple[int, ...] = field(default=(), metadata={"min": 1, "max": 1_000_000})  # epochs: rate x 0.1
     head_noise: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})  # s.d., on the similarities of stage 2
+    noise_stays: bool = False  # on them, so that it adds up over the epochs, as released
+    head_keep: Literal["last", "best"] = "last"  # epoch of stage 2, or each head's best by BAcc on validation images
     head_start: Literal["all", "kept"] = "all"  # w = 1 / K, or 1 / the class's prototypes that pruning leaves
     prune: Literal["before", "after"] = "before"
     """Whether the pruned heads are tuned without the pruned prototypes, or lose them once they're tuned."""
@@ -126,7 +130,7 @@ def fit(recipe: LocalGlobalRecipe, images: ImageSet, validation: ImageSet, run: 
         keep_nearest(similarity, nearest.places(name == "local" and recipe.prune_by == "cell")[b]).flatten()
         for b, (name, similarity) in enumerate(zip(model.config.branches, nearest.similarity, strict=True))
     ])  # fmt: skip
-    train_heads(model, recipe, similarities, images.y, alive, run)
+    train_heads(model, recipe, similarities, images.y, alive, validation, run)
     if isinstance(images, Photographs):
         store_gallery(model, images, nearest, run.device)
     return model.eval()
@@ -236,6 +240,7 @@ def train_heads(
     similarities: Float[Tensor, "n t"],
     y: Int[Tensor, " n"],
     alive: Bool[Tensor, " t"],
+    validation: ImageSet,
     run: Run,
 ) -> None:
     """Tune W of every head, all else frozen (Sec. 2.4); similarities don't change any more, so they're the input."""
@@ -251,36 +256,30 @@ def train_heads(
     adam = optimiser([{"params": list(heads.parameters()), "lr": recipe.lr_head}], recipe)
     heads, adam = run.track(heads=heads, adam=adam)
     weigh = weigher(recipe, y, len(model.config.labels), run.device, heads=True)
-    s, labels, size = similarities.to(run.device), y.to(run.device), recipe.head_batch_size
+    labels, size = y.to(run.device), recipe.head_batch_size
     steps_per_epoch = math.ceil(len(y) / size)
+    best = {name: EarlyStopping(recipe.stage2_epochs, module=head) for name, head in tuned.items()}
+    best = best if recipe.head_keep == "best" and len(validation) else {}
+    run.keep(**{f"best_{name}": one for name, one in best.items()})
+    unseen = best_cells(model, validation, run.device)[0].flatten(1).to(run.device) if best else None
+    order = lambda step: torch.from_numpy(run.indices(len(y), size, step, key="heads")).to(run.device)  # noqa: E731
+    drawn = Noisy(run, similarities.to(run.device), order, recipe.head_noise, recipe.noise_stays)
     for step in run.steps(recipe.stage2_epochs * steps_per_epoch, description="heads"):
         decays = sum(step // steps_per_epoch >= epoch for epoch in recipe.head_decay_at)
         adam.param_groups[0]["lr"] = recipe.lr_head * 0.1**decays
-        index = torch.from_numpy(run.indices(len(y), size, step, key="heads")).to(run.device)
-        seen = s[index]
-        if recipe.head_noise:
-            noise = run.generator("noise", step, run.accelerator.process_index).standard_normal(seen.shape)
-            seen = seen + recipe.head_noise * torch.from_numpy(noise).to(seen)
-        loss = torch.stack([weigh(logits, labels[index]) for logits in heads(seen)]).mean()
+        loss = torch.stack([weigh(logits, labels[order(step)]) for logits in heads(drawn.batch(step))]).mean()
         adam.zero_grad()
         run.backward(loss)
         adam.step()
         run.log(loss=loss)
+        for name, one in best.items() if (step + 1) % steps_per_epoch == 0 else ():
+            one.update(balanced_accuracy(tuned[name](unseen).argmax(1).cpu().numpy(), validation.y.numpy()))
+    for one in best.values():
+        one.restore()
     for head, whole in zip(pruned, full, strict=True) if not before else ():
         head.load_state_dict(whole.state_dict())
         head.mask.mul_(alive.to(run.device))
     model.tuned.fill_(recipe.stage2_epochs > 0)
-
-
-class HeadBank(nn.Module):
-    """Several heads on the same similarities; their losses don't meet, so one optimiser trains them all."""
-
-    def __init__(self, heads: nn.ModuleDict) -> None:
-        super().__init__()
-        self.heads = heads
-
-    def forward(self, s: Float[Tensor, "b t"]) -> list[Float[Tensor, "b c"]]:
-        return [head(s) for head in self.heads.values()]
 
 
 def store_gallery(model: LocalGlobalPrototypes, images: Photographs, nearest: Nearest, device: torch.device) -> None:
@@ -326,7 +325,7 @@ training = Training(
     },
     readings={
         "released": {
-            "network": {"activation": "sigmoid"},
+            "network": {"activation": "sigmoid", "bare": True},
             "patience": 100,  # the best epoch is kept, none is left out
             "lambda_cluster": 0.0,  # printed in the code, where its gradient is 0
             "weight_decay": 0.01,
@@ -339,6 +338,8 @@ training = Training(
             "head_batch_size": 100,
             "head_decay_at": (10, 15),
             "head_noise": 0.01,
+            "noise_stays": True,
+            "head_keep": "best",
             "head_start": "kept",
             "prune_by": "cell",
             "augment": "crops",

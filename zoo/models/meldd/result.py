@@ -66,6 +66,17 @@ class PatientLesions(Prediction):
             f"suspicious: {self.names[top]} ({self.probability[top]:.1%})"
         )
 
+    def quantities(self) -> dict[str, Any]:
+        top = self.rank[0]
+        return {
+            "lesions": len(self.names),
+            "lesions_at_or_above_operating_point": int(self.malignant.sum()),
+            "most_suspicious": self.names[top],
+            "highest_probability_melanoma": round(float(self.probability[top]), 6),
+            "operating_point": round(self.operating_point, 6),
+            **super().quantities(),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         return {
             **super().to_dict(),

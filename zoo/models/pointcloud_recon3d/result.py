@@ -77,6 +77,12 @@ class PointCloud(Prediction):
         flagged = sum(bool(report.flags) for report in self.layers)
         return text + (f", {flagged} layers flagged" if flagged else "")
 
+    def quantities(self) -> dict[str, Any]:
+        points = {"layers": len(self.layers), "points_tissue": int((self.label == 0).sum())}
+        if self.sought:
+            points["points_tumour"] = int((self.label == 1).sum())
+        return {**points, **super().quantities()}
+
     def to_dict(self) -> dict[str, Any]:
         return {
             **super().to_dict(),

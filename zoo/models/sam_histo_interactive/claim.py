@@ -192,6 +192,7 @@ claim = Claim(
     },
     seeds=(60, 61, 62, 63, 64, 65, 66, 67),  # named before any of them was run
     tuned_on=(900,),
+    tuning="All arms have one rate, chosen for the rival (dot product), and one length, chosen by time.",
     falsified_if={
         "the refinement decoder needs no fewer clicks than SAM's own": ("refine vs. dot product, clicks",),
         "a dot product as large needs no more clicks": ("refine vs. wide, clicks",),

@@ -175,6 +175,7 @@ claim = Claim(
     },
     seeds=(50, 51, 52, 53, 54, 55, 56, 57),  # named before any of them was run
     tuned_on=(900,),
+    tuning="All arms have one rate and one length, which was chosen by time.",
     falsified_if={
         "both encoders are not above SAM's alone": ("sam-path vs. sam, macro Dice",),
         "an encoder with random weights does as well": ("sam-path vs. random, macro Dice",),

@@ -171,6 +171,10 @@ claim = Claim(
     paper={"samaug": {"Dice": 82.36}, "raw": {"Dice": 75.70}},
     seeds=(50, 51, 52, 53, 54, 55, 56, 57),  # named before any of them was run
     tuned_on=(900, 901),
+    tuning=(
+        "All arms have one rate, width and length; length, width and grid were chosen by time. Neither rate nor "
+        "width was sought for any arm."
+    ),
     unequal={"sam alone": "it is SAM as it is: nothing is trained"},
     falsified_if={
         "the image's own priors add nothing over the raw image": ("samaug vs. raw, Dice",),

@@ -141,6 +141,7 @@ claim = Claim(
     },
     seeds=(20, 21, 22, 23, 24, 25, 26, 27),  # named before any of them was run
     tuned_on=(900,),  # time, rate and steps; other frames than those of any seed here
+    tuning="Time, rate and steps are one for all arms that learn; prompted SAM has nothing to tune.",
     falsified_if={
         "single points do about as well as boxes": ("box vs. point, instrument IoU",),
         "severe noise and severe blur cost nothing": (
