@@ -14,6 +14,7 @@ from zoo import options, registry
 from zoo.cli.output import print_json_line, print_table, refuse, warn
 from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError, ZooError
+from zoo.plugin import Form
 
 if TYPE_CHECKING:
     from zoo.prediction import Prediction
@@ -39,6 +40,12 @@ def predict(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     figure: Annotated[bool, typer.Option(" /--no-figure", help="Write no figure.")] = True,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format", help="Of mask or report; auto: the input's own, for DICOM an object that refers to it."
+        ),
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a batch that stopped: repeat only what failed or is missing.")
@@ -80,7 +87,7 @@ def predict(
             source = sources[place]
             if not isinstance(outcome, ZooError):
                 try:
-                    written = outcome.save(out, stems[place], figure=figure, taken=taken)
+                    written = outcome.save(out, stems[place], figure=figure, taken=taken, format=form)
                     taken.update(path.name.casefold() for path in written)
                     record, summary = outcome.to_dict(), outcome.summary()
                     row = results.row(outcome, input=source, files=written, settings=settings)
