@@ -202,9 +202,11 @@ def reproduce(
 ) -> None:
     """Re-test the paper's headline: method against baselines over several seeds, with a verdict."""
     from zoo import claims, registry
+    from zoo.storage import user_path
 
     if model is None and not every and report is None:
         raise OptionError("name a model, or say --all for every model that has a claim")
+    out, report = user_path(out, OptionError), report and user_path(report, OptionError)  # before the hours it takes
     if report is not None and model is None and not (seeds or quick):
         # --all --report only regenerates the page from the results that exist
         page = claims.report(out, report)

@@ -198,8 +198,10 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_terminal_that_closes_stops_the_run_between_two_steps(tmp_path, name):
+def test_a_terminal_that_closes_stops_the_run_between_two_steps(tmp_path, request, name):
     number = getattr(signal, name)
+    given = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, and so it stays
+    request.addfinalizer(lambda: signal.signal(number, given))
     before = signal.getsignal(number)
     with open_run(tmp_path) as run:
         run.track(net=torch.nn.Linear(2, 1))

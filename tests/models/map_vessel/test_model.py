@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from zoo import media
 from zoo.data.fundus import field_of_view
 from zoo.data.images import resize
 from zoo.data.phantoms.fundus import fundus
 from zoo.errors import OptionError
+from zoo.models.map_vessel.claim import fluorescein_angiogram, oct_angiogram
 from zoo.models.map_vessel.model import RELEASED, MapVessel, MapVesselConfig, ReleasedUNet, ResidualUNet, prepare
 
 SMALL = MapVesselConfig(channels=(4, 8, 8, 4), working_size=96, longest_side=128)
@@ -152,6 +154,19 @@ def test_grey_images_are_taken_for_angiograms(model: MapVessel):
     result = model.predict(np.random.default_rng(0).random((70, 90), dtype=np.float32))
     assert result.options["modality"] == "octa"
     assert result.mask.shape == (70, 90)
+
+
+def test_a_grey_fundus_photograph_is_a_fundus_photograph(model: MapVessel):
+    """As an angiogram its vessels would be half as many."""
+    for image in ("sample:retina", "sample:microaneurysms"):
+        found = prepare(media.read(image).grey(), SMALL)
+        assert found.modality == "fundus"
+        assert "GREY AND ITS LINES ARE DARK" in found.notes[0]
+    rng = np.random.default_rng(0)
+    eyes = [fundus(seed, size=256) for seed in range(900, 908)]
+    assert [prepare(media.read(eye.image).grey(), SMALL).modality for eye in eyes].count("fundus") >= 7
+    for draw in (oct_angiogram, fluorescein_angiogram):
+        assert all(prepare(draw(eye, rng), SMALL).modality == "octa" for eye in eyes)
 
 
 def test_threshold_moves_the_mask_only(model: MapVessel, photograph: np.ndarray):

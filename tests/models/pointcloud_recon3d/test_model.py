@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from zoo.data.phantoms.serial_sections import serial_sections
 from zoo.errors import MediaError, OptionError
@@ -184,3 +186,26 @@ def test_empty_layers_are_flagged(model, case):
 def test_wrong_options_are_refused(model, case, options):
     with pytest.raises(OptionError):
         model.predict(case.image, **options)
+
+
+def on_glass(angle: float, dx: float, dy: float, step: int) -> np.ndarray:
+    """A real stained section on a white ground, turned about the middle (degrees) and shifted (px of the whole)."""
+    image = np.pad(skimage.data.immunohistochemistry(), ((94, 94), (94, 94), (0, 0)), constant_values=255)[
+        ::step, ::step
+    ]
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    back, centre = np.array([[c, -s], [s, c]]), (len(image) - 1) / 2  # rows and columns of the image to the section's
+    start = centre - back @ (centre + np.array([dy, dx]) / step)
+    planes = [ndimage.affine_transform(image[..., k].astype(float), back, start, order=1, cval=255) for k in range(3)]
+    return np.stack(planes, -1).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_real_section_that_was_moved_is_found_and_one_that_was_not_stays(demo, step: int):
+    moved = [(0, 0, 0), (8, 20, 15), (-12, 30, -25), (-12, 30, -25)]
+    result = demo("pointcloud-recon3d").predict(np.stack([on_glass(*one, step) for one in moved]))
+    before, after = result.true_error([(angle, dx / step, dy / step) for angle, dx, dy in moved])
+    assert before > 38 / step
+    assert after < 2 / step
+    assert result.transforms[3] == pytest.approx(result.transforms[2], abs=0.1)  # degrees, px: as the one below
+    assert not [flag for report in result.layers for flag in report.flags]

@@ -22,7 +22,7 @@ plugin = Plugin(
         Input(
             "modality",
             "choice",
-            "what the image is; auto takes colour for fundus and grey for an angiogram",
+            "what the image is; auto takes colour and dark lines for fundus, grey with bright lines for an angiogram",
             default="auto",
             choices=("auto", "fundus", "octa", "fa"),
         ),

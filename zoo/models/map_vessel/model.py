@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo import figure, media
-from zoo.data.fundus import field_of_view, vessel_contrast
+from zoo.data.fundus import field_of_view, lines_are_dark, vessel_contrast
 from zoo.data.images import resize
 from zoo.errors import OptionError
 from zoo.model import Model
@@ -196,9 +196,9 @@ def prepare(
     notes: tuple[str, ...] = ()
     chosen = str(modality)
     if modality == "auto":
-        colourful = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) > 0.01
-        chosen = "fundus" if colourful else "octa"
-        why = "" if colourful else " BECAUSE IT IS GREY (a grey fundus photograph needs modality=fundus)"
+        grey = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) <= 0.01
+        chosen = "octa" if grey and not lines_are_dark(rgb.mean(-1)) else "fundus"
+        why = f" BECAUSE IT IS GREY AND ITS LINES ARE {'DARK' if chosen == 'fundus' else 'BRIGHT'}" if grey else ""
         notes = (f"modality guessed: {chosen}{why}; say otherwise with modality=fundus|octa|fa",)
     inside = None
     if fov_mask is not None:

@@ -63,7 +63,7 @@ class SamHistoRecipe:
     extra_clicks: int = field(default=3, metadata={"min": 0, "max": 100})
     several_first: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})  # share of steps with 2 or 3 at first
     gamma: float = field(default=2.0, metadata={"min": 0.0, "max": 10.0})  # of the normalised focal loss; RITM's
-    clip: float = field(default=1.0, metadata={"min": 0.0})  # norm of the gradient; not stated
+    clip: float = field(default=1.0, metadata={"min": 0.0, "max": 1e6})  # norm of the gradient; not stated
     turns: bool = True  # the eight turned and mirrored views of each patch, whose embeddings are kept
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 

@@ -65,7 +65,8 @@ def train(recipe: UniverSegRecipe, data: TrainData, run: Run) -> UniverSegProsta
     regions, side = recipe.regions, recipe.side
     tasks, validation = (tasks_of(part, regions, side, recipe.scaling, names) for part in (data.train, data.validation))
     if recipe.made_up:
-        tasks += made_up(recipe.made_up, side, run.generator("made-up"))
+        invented = made_up(recipe.made_up, side, run.generator("made-up"))
+        tasks = tasks * max(1, len(invented) // max(1, len(tasks))) + invented  # about as often as the data's
     if not tasks:
         raise DataError(f"{data.train.spec} shows none of the regions {', '.join(regions)} in two slices")
     run.stage("training")
