@@ -99,6 +99,7 @@ class Prediction:
     domain: Verdict | None = None  # whether the input is of the training's kind; filled in too, None: not known
     prompted: bool = False  # whether a person showed where to look; filled in too
     form: Form = "auto"  # how it is written; ``save`` sets it
+    _refused: ClassVar[str] = ""  # why no DICOM object could be made, once that was tried
 
     @property
     def unlike(self) -> bool:
@@ -148,11 +149,15 @@ class Prediction:
         image = getattr(self, "image", None)
         if self.form not in ("auto", "dicom"):
             return self.form
-        if self.form == "auto" and not (isinstance(image, media.Image) and image.format == "dicom"):
-            return "auto"
-        if self.form == "auto" and isinstance(image, media.Image) and media.unreferable(image, self.object_form):
-            return "auto"
-        return self.object_form
+        of_dicom = isinstance(image, media.Image) and image.format == "dicom"
+        return self.object_form if self.form == "dicom" or (of_dicom and not self._unreferable()) else "auto"
+
+    def _unreferable(self) -> str:
+        """Why a result on DICOM files is written as if they were pictures."""
+        image = getattr(self, "image", None)
+        if self.form != "auto" or not isinstance(image, media.Image) or image.format != "dicom":
+            return ""
+        return self._refused or media.unreferable(image, self.object_form)
 
     @property
     def object_form(self) -> Form:
@@ -172,8 +177,9 @@ class Prediction:
         if form == "dicom-sr":
             image = self._referable(form)
             files.pop("mask", None)
+            found = self.findings() or [media.Finding("no result is stated", None)]
             said = [*self.notes, *([] if self.findings() else ["no result is stated"])]
-            files["report"] = lambda path: media.write_report(path, image, self.findings(), said, self._algorithm())
+            files["report"] = lambda path: media.write_report(path, image, found, said, self._algorithm())
             return files
         raise OptionError(f"a {self.kind} has no mask to write as {form}; choose --format auto or dicom-sr")
 
@@ -290,6 +296,8 @@ class Prediction:
         ``MissingExtraError`` without the library that writes it.
         """
         self.form = format or self.form
+        if (why := self._unreferable()) and (note := f"not written as a DICOM object: {why}") not in self.notes:
+            self.notes = (*self.notes, note)
         out, stem = Path(folder), stem or media.stem_of(self.source)
         try:
             with filling(out) as draft:
@@ -308,6 +316,11 @@ class Prediction:
                     raise _TakenError
                 path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
                 written.append(path)
+        except media.UnreferableError as error:
+            if self.form != "auto":
+                raise
+            vars(self)["_refused"] = str(error)
+            return self.save(folder, stem, figure, taken, format)
         except _TakenError:
             return self.save(folder, f"{stem}_result", figure, taken, format)
         except OSError as error:

@@ -11,7 +11,16 @@ from zoo.media.files import replacing
 from zoo.media.image import Image, stem_of
 from zoo.media.inputs import expand, group, members
 from zoo.media.masks import is_picture, read_labels, write_mask
-from zoo.media.objects import Algorithm, Finding, Measured, own, unreferable, write_report, write_segmentation
+from zoo.media.objects import (
+    Algorithm,
+    Finding,
+    Measured,
+    UnreferableError,
+    own,
+    unreferable,
+    write_report,
+    write_segmentation,
+)
 from zoo.media.reading import read
 
 __all__ = [
@@ -20,6 +29,7 @@ __all__ = [
     "Image",
     "Measured",
     "MediaError",
+    "UnreferableError",
     "expand",
     "group",
     "is_picture",

@@ -36,6 +36,10 @@ _MAY_BE_EMPTY = (
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
 
 
+class UnreferableError(MediaError):
+    """No DICOM object can refer to an image."""
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """What made a result. ``prompted``: a person showed it where to look."""
@@ -125,7 +129,7 @@ def write_segmentation(
             content_label="SEGMENTATION",
             content_description=_long(algorithm.disclaimer),
             omit_empty_frames=bool(planes.any()),
-            **_series(hd, algorithm, "segmentation", 9001),
+            **_series(hd, algorithm, 9001),
         )
         _complete(made, like)
     return _saved(made, path_without_suffix)
@@ -147,7 +151,7 @@ def write_report(
     as its comment. Raises as :func:`write_segmentation`."""
     hd = _highdicom(f"writing {path_without_suffix.name}.dcm")
     headers, frames = _origin(like, "dicom-sr")
-    finding, comment = hd.sr.CodedConcept("121071", "DCM", "Finding"), hd.sr.CodedConcept("121106", "DCM", "Comment")
+    comment = hd.sr.CodedConcept("121106", "DCM", "Comment")
     parameters = _identification(hd, algorithm)[0].AlgorithmParameters
     made_by = hd.sr.AlgorithmIdentification(_long(algorithm.name), _long(algorithm.version), [parameters])
     number = None if frames is None else [1]
@@ -165,9 +169,6 @@ def write_report(
                 )
                 for each in one.numbers
             ],
-            qualitative_evaluations=None
-            if one.code is None
-            else [hd.sr.QualitativeEvaluation(finding, _concept(hd, one.code))],
             source_images=[source],
         )
         for one in findings
@@ -186,7 +187,7 @@ def write_report(
         said = "\n".join([algorithm.disclaimer, *remarks])
         content[0].ContentSequence.append(hd.sr.TextContentItem(comment, said, "CONTAINS"))
         made = hd.sr.ComprehensiveSR(
-            evidence=headers, content=content, is_complete=True, **_series(hd, algorithm, "report", 9002)
+            evidence=headers, content=content, is_complete=True, **_series(hd, algorithm, 9002)
         )
     return _saved(made, path_without_suffix)
 
@@ -206,7 +207,7 @@ class _making:
         self.quiet.__exit__(None, None, None)
         self.caught.__exit__(None, None, None)
         if isinstance(error, Exception) and not isinstance(error, MediaError):
-            raise MediaError(
+            raise UnreferableError(
                 f"no DICOM object can refer to {self.like.source}: its header doesn't allow it ({brief(error)}); "
                 "choose --format nifti or png"
             ) from error
@@ -214,7 +215,7 @@ class _making:
 
 def _origin(like: Image, form: Form) -> tuple[list[Any], tuple[int, ...] | None]:
     if why := unreferable(like, form):
-        raise MediaError(f"no DICOM object can refer to {like.source}: {why}; choose --format nifti or png")
+        raise UnreferableError(f"no DICOM object can refer to {like.source}: {why}; choose --format nifti or png")
     for header in like.header.headers:
         for name in _MAY_BE_EMPTY:
             if name not in header:
@@ -240,7 +241,7 @@ def _identification(hd: Any, algorithm: Algorithm) -> Any:
     )
 
 
-def _series(hd: Any, algorithm: Algorithm, what: str, number: int) -> dict[str, Any]:
+def _series(hd: Any, algorithm: Algorithm, number: int) -> dict[str, Any]:
     return {
         "series_instance_uid": hd.UID(),
         "series_number": number,
@@ -250,7 +251,7 @@ def _series(hd: Any, algorithm: Algorithm, what: str, number: int) -> dict[str, 
         "manufacturer_model_name": _long(algorithm.name),
         "software_versions": _long(algorithm.version),
         "device_serial_number": _long(algorithm.revision or algorithm.weights),
-        "series_description": _long(f"{algorithm.name} {what}: {algorithm.disclaimer}"),
+        "series_description": _long(f"{algorithm.name}: {algorithm.disclaimer}"),
     }
 
 
