@@ -29,11 +29,14 @@ MAX_FIELDS = 1000
 MAX_TEXT = 64 << 10  # bytes of a field that is no file
 
 
-def create(settings: Settings) -> FastAPI:
-    """The application, guarded. Raises ``PluginError`` for a model that isn't there."""
+def create(settings: Settings, house: House | None = None) -> FastAPI:
+    """The application, guarded. ``house``: where the work is done, by default here.
+
+    Raises ``PluginError`` for a model that isn't there.
+    """
     for name in (*settings.models, *settings.weights):
         served(name, settings)
-    house = House(settings)
+    house = house or House(settings)
     app = FastAPIOffline(
         title="zoo", version=__version__, lifespan=house.open, redoc_url=None,
         description="Medical-imaging papers as models. Results of research software: nothing here is for clinical use.",
@@ -171,7 +174,7 @@ def _take_in(intake: Intake, form: FormData) -> None:
 async def _finished(ticket: Ticket[Any], request: Request) -> Any:
     """What comes of a ticket; when the sender goes, it is cancelled."""
     future = asyncio.wrap_future(ticket.future)
-    gone = asyncio.create_task(request.receive())  # type: ignore[arg-type]
+    gone: asyncio.Task[Any] = asyncio.ensure_future(request.receive())  # type: ignore[arg-type]
     try:
         await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not future.done():

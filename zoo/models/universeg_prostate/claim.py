@@ -198,6 +198,10 @@ claim = Claim(
     },
     seeds=(50, 51, 52, 53, 54, 55, 56, 57),  # named before any of them was run
     tuned_on=(900,),
+    tuning=(
+        "The arms of support sets look at one trained network and have nothing to tune. Its size was chosen by "
+        "time, and so that it finds the region in slices that show it; no U-Net was tuned."
+    ),
     unequal={
         "U-Net": "is trained on the labelled volumes, which a UniverSeg only looks at; its training comes on top",
         "nnU-Net": "is trained on the labelled volumes, which a UniverSeg only looks at; its training comes on top",

@@ -130,9 +130,6 @@ class Page:
             marks = marks if isinstance(marks, dict) else {}
             return {**marks, "marks": found, "serial": int(marks.get("serial") or 0) + 1}
 
-        def predict(path: Any, sample: str, *values: Any) -> Iterator[Any]:
-            yield from self._predict(card, path, sample, list(zip(order, values, strict=True)))
-
         taken = [file, sample]
         file.upload(lambda: "", None, sample, **_HIDDEN)
         gr.on([file.change, sample.change], show, taken, [picture, note], **_HIDDEN)
@@ -140,7 +137,14 @@ class Page:
         for text in texts:
             text.submit(written, [picture, *texts], picture, **_HIDDEN)
             text.blur(written, [picture, *texts], picture, **_HIDDEN)
-        start.click(predict, [*taken, *texts, *needed, *optional], [key, *outputs], **_HIDDEN)
+        given = [*taken, *texts, *needed, *optional]
+        # A lambda stays a generator whatever checks types around functions.
+        start.click(
+            lambda path, sample, *values: (
+                yield from self._predict(card, path, sample, list(zip(order, values, strict=True)))
+            ),
+            given, [key, *outputs], **_HIDDEN,
+        )  # fmt: skip
         stop.click(self._cancel, key, None, **_HIDDEN)
 
     # ---- what happens ----------------------------------------------------------------------------------------------
@@ -207,7 +211,8 @@ class Page:
 
     def _predict(self, card: Plugin, path: Any, sample: str, values: list[tuple[Any, Any]]) -> Iterator[Any]:
         """Key of the ticket, words, figure, table, mask, files, record: as they come."""
-        key, nothing = secrets.token_urlsafe(8), (None, [], None, None, None)
+        key = secrets.token_urlsafe(8)
+        nothing: tuple[Any, ...] = (None, [], None, None, None)
         try:
             with self.house.desk.place(), _folder(self.house) as folder:
                 asked = self._asked(card, path, sample, values, folder)
@@ -227,7 +232,7 @@ class Page:
         from zoo.serve import answers
         from zoo.serve.page import views
 
-        first = next((one for one in answer.files if one), {})
+        first: dict[str, str] = next((one for one in answer.files if one), {})
         mask = views.mask_picture(answer.folder / first["mask"]) if "mask" in first else None
         files = [str(answer.folder / name) for one in answer.files for name in one.values()]
         files.insert(0, str(answers.packed(answer)))
