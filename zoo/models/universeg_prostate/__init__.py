@@ -91,7 +91,7 @@ plugin = Plugin(
     converter="zoo.models.universeg_prostate.model:convert",
     extras=("imaging", "volumes"),
     weights=WeightsInfo(
-        trained_on="phantom:prostate-mr?n=20&size=48 (zones of 14 procedural volumes), and 40 made-up images of objects",
+        trained_on="phantom:prostate-mr?n=20&size=48 (zones of 14 procedural volumes), and 40 images of objects",
         command="zoo train universeg-prostate --data 'phantom:prostate-mr?n=20&size=48' --preset demo --out DIR",
         seconds=52.0,
         metrics={
