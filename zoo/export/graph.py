@@ -64,8 +64,8 @@ class _Flat(nn.Module):
         self.paths: dict[str, str] = {}
         for path, tensor in network.named_parameters():
             self.register_parameter(self._name(path), cast(nn.Parameter, tensor))
-        for path, tensor in network.named_buffers():
-            self.register_buffer(self._name(path), tensor)
+        for path, buffer in network.named_buffers():
+            self.register_buffer(self._name(path), buffer)
 
     def _name(self, path: str) -> str:
         name = f"tensor_{path.replace('.', '_')}"
