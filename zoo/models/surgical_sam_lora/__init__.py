@@ -42,8 +42,8 @@ plugin = Plugin(
     extras=("imaging", "sam"),
     weights=WeightsInfo(
         trained_on=(
-            "phantom:surgical-frame?n=300&rings=true (240 procedural frames whose instruments bear rings of their kind's"
-            " colour), on the zoo's small SAM, trained on phantoms too"
+            "phantom:surgical-frame?n=300&rings=true (240 frames whose instruments bear rings of their kind's "
+            "colour), on the small SAM, trained on phantoms too"
         ),
         command="zoo train surgical-sam-lora --data 'phantom:surgical-frame?n=300&rings=true' --preset demo --out DIR",
         seconds=289,  # of one core
