@@ -62,7 +62,7 @@ def create(settings: Settings, house: House | None = None) -> FastAPI:
 def _about(app: FastAPI, house: House) -> None:
     @app.get("/health", tags=["server"], summary="Whether it serves, and how busy it is")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "version": __version__}
+        return {"status": "ok", "version": __version__, "busy": house.desk.taken, "places": house.desk.places}
 
     @app.get("/models", tags=["models"], summary="The models, as zoo list shows them")
     async def models(task: str | None = None, modality: str | None = None) -> list[dict[str, Any]]:
