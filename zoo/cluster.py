@@ -152,6 +152,8 @@ def predict_each(
     for every ``CORES`` cores. Raises ``OptionError`` for a cluster that can't be reached, ``MissingExtraError``.
     """
     extras.require(("cluster",), "--engine ray")
+    if not inputs:
+        return
     with connected(address) as resources:
         left = dict(inputs)
         for item in _stream(job, inputs, stems, resources, workers):

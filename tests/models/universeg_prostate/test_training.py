@@ -46,8 +46,11 @@ class TestUniverSegProstate(PluginTests):
     data = "phantom:prostate-mr?n=10&size=32&slices=8"
     given = ("--with", f"support={SUPPORT}")
     evaluated_on = "phantom:prostate-mr?n=2&seed=77000&size=48&slices=10"
-    facts = {"3-D Dice of the gland, 10 other phantoms": "dice_3d", "2-D Dice there": "dice_2d"}
-    facts_on = ("phantom:prostate-mr?n=10&seed=20000", "all")
+    facts = {
+        "3-D Dice of the gland, 4 other phantoms (the gland was no task of the training)": "dice_3d",
+        "2-D Dice there, 44 slices that show it": "dice_2d",
+    }
+    facts_on = ("phantom:prostate-mr?n=4&seed=20000", "all")
 
 
 # ---- tasks and episodes ----------------------------------------------------------------------------------------------
