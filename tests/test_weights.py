@@ -18,6 +18,7 @@ from zoo import loading, weights
 from zoo.errors import WeightsError, ZooError
 from zoo.model import Model
 from zoo.plugin import Input, Output, Paper, Plugin
+from zoo.publish import model_card
 
 PLUGIN = Plugin(
     name="tiny",
@@ -94,6 +95,23 @@ def test_the_record_says_what_the_weights_are(folder: Path) -> None:
     assert record["labels"] == ["a", "b"]
     assert record["preprocessing"] == {"input": "image", "expects": "an image"}
     assert record["config"] == {"width": 4, "depth": 2, "rate": 0.5, "kind": "plain", "sizes": [1, 2]}
+
+
+@dataclass(frozen=True)
+class LabelledConfig(TinyConfig):
+    labels: tuple[str, ...] = ("a", "b")
+
+
+class Labelled(Tiny):
+    config_class: ClassVar[type] = LabelledConfig
+
+
+def test_labels_are_those_that_the_model_was_trained_on(tmp_path: Path) -> None:
+    """In its own record and on its card, not the plugin's."""
+    folder = weights.save(Labelled(LabelledConfig(labels=("wart", "burn"))), tmp_path / "own")
+    record = json.loads((folder / "config.json").read_text())
+    assert record["labels"] == ["wart", "burn"]
+    assert "wart, burn" in model_card(PLUGIN, record, folder, "org/tiny")
 
 
 def test_half_precision_is_stored_and_loaded_in_the_networks_own(tmp_path: Path) -> None:

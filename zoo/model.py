@@ -28,6 +28,7 @@ from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
 
 P = TypeVar("P", bound=Prediction, default=Prediction)
+_PROMPTS = ("box", "point", "click")
 MEASURED = 16  # images whose features are made at a time
 
 
@@ -104,6 +105,8 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
                 prediction.temper(self.temperature)
             self.verdict = prediction.domain = verdict
             prediction.label_names = prediction.label_names or self.plugin.label_names
+            prediction.label_codes = prediction.label_codes or self.plugin.label_codes
+            prediction.prompted = any(chosen.get(item.name) for item in self.plugin.options if item.kind in _PROMPTS)
             prediction.source = prediction.source or str(getattr(case, "source", getattr(case, "id", "input")))
             prediction.provenance = self.provenance
             # what reading had to assume, what the plugin says, and what makes it doubtful

@@ -7,7 +7,8 @@
                  ends; may lie inside split folders
 ``csv:FILE``     a table with the column ``image`` and any of ``id``, ``mask``, ``mask_<name>``, ``label``,
                  ``patient``, ``site``, ``split``; further columns become attributes
-``msd:PATH``     ``dataset.json`` of the Medical Segmentation Decathlon or of nnU-Net
+``msd:PATH``     ``dataset.json`` of the Medical Segmentation Decathlon or of nnU-Net; where a file holds several
+                 sequences (``"tensorImageSize": "4D"``), the first of them
 ``phantom:NAME`` procedural cases; ``n`` and ``seed`` (case i has seed + i), and the phantom's own options
 ``NAME:PATH``    the layout of a public set, one of ``layouts()``
 ==============  =====================================================================================================
@@ -283,14 +284,15 @@ def _msd(spec: str, root: Path) -> Dataset:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{table} is no Decathlon or nnU-Net description: {error!r}") from error
     entries = []
+    several = str(document.get("tensorImageSize", "")).upper() == "4D"
     if isinstance(document.get("training"), list):
         for item in document["training"]:
             image = inside(root, item["image"], table)
             mask = inside(root, item["label"], table)
-            entries.append(_volume(image, {"mask": str(mask)}, "train"))
+            entries.append(_volume(image, {"mask": str(mask)}, "train", several))
         for item in document.get("test") or []:
             image = inside(root, item["image"] if isinstance(item, dict) else item, table)
-            entries.append(_volume(image, {}, "test"))
+            entries.append(_volume(image, {}, "test", several))
         # The test part comes without masks, so it can't serve for evaluation.
         entries = [entry for entry in entries if entry.split == "train"] or entries
     else:  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ... are the channels of CASE
@@ -369,7 +371,7 @@ def _entry(row: dict[str, Any], folder: Path, table: Path, split: str | None, pr
     return Entry(identity, case, None if patient is None else str(patient), split)
 
 
-def _volume(image: Path, masks: Mapping[str, Any], split: str) -> Entry:
+def _volume(image: Path, masks: Mapping[str, Any], split: str, several: bool = False) -> Entry:
     """A case of the Decathlon, or of nnU-Net's first version, whose tables name CASE for CASE_0000, CASE_0001, ..."""
     name, ending = stem_of(image), image.name[len(stem_of(image)) :]
     paths = [str(image)]
@@ -378,7 +380,15 @@ def _volume(image: Path, masks: Mapping[str, Any], split: str) -> Entry:
         number = re.compile(rf"{re.escape(name)}_\d{{4}}{re.escape(ending)}")
         paths = sorted(str(path) for path in channels if number.fullmatch(path.name)) or paths
     extra = {"channels": paths} if len(paths) > 1 else {}
-    return Entry(name, Case(paths[0], name, masks=dict(masks), attributes=extra), split=split)
+    case = Case(paths[0], name, masks=dict(masks), attributes=extra)
+    return Entry(name, partial(_first_sequence, case) if several and image.exists() else case, split=split)
+
+
+def _first_sequence(case: Case) -> Case:
+    """The case with the first of the volumes that its file holds, such as T2 of T2 and ADC."""
+    from zoo.media.nifti import read_nifti
+
+    return replace(case, image=read_nifti(Path(case.image), 0))
 
 
 def _msd_labels(labels: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """One room for all pictures: one palette, one layout, told apart by colour-blind readers and in greyscale.
 
 - here, drawn with Pillow alone, for predictions: panels side by side or in rows (``compose``, ``rows``), ``tiles`` with
-  captions, ``bars``, ``grouped_bars``, ``columns``, ``curves``, ``matrix``, ``statement``; ``overlay``, ``contour``,
-  ``heatmap``, ``heat_over``, ``framed``, ``point_overlay``, ``slices``, ``absent``
+  captions, ``bars``, ``grouped_bars``, ``columns``, ``curves``, ``gauge``, ``matrix``, ``statement``; ``overlay``,
+  ``contour``, ``heatmap``, ``heat_over``, ``framed``, ``point_overlay``, ``slices``, ``absent``
 - over a finished figure: a ``banner`` above it, a word ``across`` it
 - ``zoo.figure.plots``: charts of a training or an evaluation by matplotlib, which nothing else in the house imports
 - ``zoo.figure.points``: clouds of points as pictures, their surfaces, and both as files; needs SciPy
@@ -11,7 +11,7 @@
 A plugin says which data goes into which panel, and leaves the drawing to this room.
 """
 
-from zoo.figure.charts import Bar, Curve, bars, columns, curves, grouped_bars, matrix, statement
+from zoo.figure.charts import Bar, Curve, bars, columns, curves, gauge, grouped_bars, matrix, statement
 from zoo.figure.layout import (
     PANEL_SIDE,
     LegendEntry,
@@ -48,6 +48,7 @@ __all__ = [
     "fit",
     "font",
     "framed",
+    "gauge",
     "grouped_bars",
     "heat_over",
     "heatmap",

@@ -203,6 +203,36 @@ def statement(
     return image
 
 
+def gauge(
+    name: str, value: float, band: tuple[float, float, float] | None = None, *, side: int = PANEL_SIDE
+) -> Image.Image:
+    """A bar from 0 to ``value`` beside the band that was allowed: lowest, middle, highest; in the unit of ``name``."""
+    image, draw = _sheet(side)
+    marks = ticks(0.0, max([value, *(band or ()), 1e-9]) * 1.05)
+    left, right, top, bottom = 20, side - 20, side // 2 - 40, side // 2 + 40
+
+    def at(number: float) -> float:
+        return left + (right - left) * number / marks[-1]
+
+    for mark in marks:
+        draw.line((at(mark), top - 30, at(mark), bottom + 30), fill=FAINT)
+        draw.text((at(mark), bottom + 36), f"{mark:g}", fill=GREY, font=font(14), anchor="ma")
+    inside = band is None or band[0] <= value <= band[2]
+    if band is not None:
+        low, middle, high = band
+        draw.rectangle((at(low), top - 18, at(high), bottom + 18), fill=(214, 234, 248), outline=GREY)
+        draw.line((at(middle), top - 18, at(middle), bottom + 18), fill=GREY, width=2)
+        text = f"allowed: {low:.4g} to {high:.4g}, mean {middle:.4g}"
+        draw.text((left, bottom + 66), fit(text, right - left), fill=INK, font=font(16))
+    else:
+        draw.text((left, bottom + 66), "no prior, so no band", fill=GREY, font=font(16))
+    draw.rectangle((left, top, max(left + 1, at(value)), bottom), fill=colour(5 if inside else 6), outline=GREY)
+    verdict = "" if band is None else ", within the band" if inside else ", outside of the band"
+    draw.text((left, 40), name, fill=INK, font=font(16))
+    draw.text((left, 64), fit(f"{value:.4g}{verdict}", right - left, 26), fill=INK, font=font(26))
+    return image
+
+
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """At most ``most`` steps of 1, 2 or 5 times a power of ten, from ``low`` or below to ``high`` or above."""
     size = 10 ** math.floor(math.log10(max(high - low, 1e-12) / most))

@@ -27,13 +27,15 @@ _DEFLATE_MAX_RATIO = 1032  # no deflate stream expands more than this
 _DAMAGED = "copy or export it again"
 
 
-def read_nifti(path: Path) -> Image:
+def read_nifti(path: Path, frame: int | None = None) -> Image:
     """A volume ``[z h w]``, or ``[h w]`` for a file of two dimensions; integers stay, floats become float32.
+
+    ``frame``: which volume of a file of several, such as the sequences of an examination in one file.
 
     Raises ``MediaError`` for time series, absurd sizes, files shorter than their header says, colour or complex
     voxels, and damaged data.
     """
-    shape = _checked_shape(path)
+    shape = _checked_shape(path, frame)
     try:
         import nibabel
     except ImportError:
@@ -45,7 +47,7 @@ def read_nifti(path: Path) -> Image:
         with quiet(), gzip.open(path) if packed else open(path, "rb") as stream:
             image = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
             _check_length(path, image, shape, packed)
-            array = _voxels(path, image)
+            array = _voxels(path, image, len(shape), frame)
             if packed:
                 _check_trailer(path, stream)
             header = image.header.copy()
@@ -84,7 +86,7 @@ def _check_trailer(path: Path, stream: Any) -> None:
             raise refusal(path, "it holds far more bytes than its header says", _DAMAGED)
 
 
-def _checked_shape(path: Path) -> tuple[int, ...]:
+def _checked_shape(path: Path, frame: int | None) -> tuple[int, ...]:
     """The spatial shape (w, h[, z]) that the raw header declares, once it is found to be sane."""
     first, _ = head(path)
     if len(first) < 348:
@@ -108,7 +110,9 @@ def _checked_shape(path: Path) -> tuple[int, ...]:
         raise refusal(path, f"its header declares {dim[0]} dimensions", "give a file of 2 or 3 dimensions")
     limits.check_size(str(path), dim[min(dim[0], 3) : 0 : -1])
     volumes = math.prod(dim[4 : dim[0] + 1])
-    if volumes != 1:
+    if volumes != 1 and frame is not None and not frame < volumes:
+        raise refusal(path, f"it holds {volumes} volumes and not one with the index {frame}", "choose another")
+    if volumes != 1 and frame is None:
         raise refusal(
             path,
             f"it holds {volumes} volumes (size {' x '.join(map(str, dim[1 : dim[0] + 1]))})",
@@ -126,11 +130,15 @@ def _check_length(path: Path, image: Any, shape: tuple[int, ...], packed: bool) 
         raise refusal(path, f"its header declares {declared:,} bytes of voxels but the file is shorter", _DAMAGED)
 
 
-def _voxels(path: Path, image: Any) -> np.ndarray:
+def _voxels(path: Path, image: Any, axes: int, frame: int | None) -> np.ndarray:
     stored = image.header.get_data_dtype()
     if stored.kind not in "iuf":
         name = "complex" if stored.kind == "c" else "colour"
         raise refusal(path, f"its voxels are {name} ({stored})", "save it as real grey values")
+    if frame is not None and len(image.shape) > axes and math.prod(image.shape[axes:]) > 1:
+        where = np.unravel_index(frame, image.shape[axes:], order="F")
+        array = np.asarray(image.dataobj[(..., *map(int, where))])
+        return array.astype(np.float32 if array.dtype.kind == "f" else array.dtype.newbyteorder("="), copy=False)
     if stored.kind in "iu" and (image.dataobj.slope, image.dataobj.inter) == (1.0, 0.0):
         return np.asarray(image.dataobj).astype(stored.newbyteorder("="), copy=False)
     return image.get_fdata(dtype=np.float32, caching="unchanged")

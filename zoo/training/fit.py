@@ -61,28 +61,38 @@ def loss_on_images(
     return loss
 
 
-class Drift:
-    """Samples on which noise stays: every batch leaves some on its own, so that it adds up from epoch to epoch.
+class Noisy:
+    """Samples in noise: drawn anew for every batch, or (``stays``) left on its samples, so that it adds up.
 
     ``order``: which samples a step takes. ``deviation``: of one drawing; 0 leaves the samples alone.
     """
 
     def __init__(
-        self, run: Run, samples: Float[Tensor, "n t"], order: Callable[[int], Int[Tensor, " b"]], deviation: float
+        self,
+        run: Run,
+        samples: Float[Tensor, "n t"],
+        order: Callable[[int], Int[Tensor, " b"]],
+        deviation: float,
+        stays: bool,
     ) -> None:
-        self.run, self.order, self.deviation = run, order, deviation
-        self.samples = samples.clone() if deviation else samples
+        self.run, self.order, self.deviation, self.stays = run, order, deviation, stays
+        self.samples = samples.clone() if stays else samples
         self.done = 0  # steps whose noise lies on the samples
 
     def batch(self, step: int) -> Float[Tensor, "b t"]:
-        """With the noise of all steps up to this one, also where a run was resumed."""
-        for past in range(self.done, step + 1) if self.deviation else ():
-            index = self.order(past)
-            rng = self.run.generator("noise", past, self.run.accelerator.process_index)
-            noise = rng.standard_normal((len(index), self.samples.shape[1]))
-            self.samples[index] += self.deviation * torch.from_numpy(noise).to(self.samples)
-        self.done = max(self.done, step + 1)
-        return self.samples[self.order(step)]
+        """With its noise; where that stays, with that of all steps up to this one, also if a run was resumed."""
+        if self.stays:
+            for past in range(self.done, step + 1):
+                self.samples[self.order(past)] += self._noise(past)
+            self.done = max(self.done, step + 1)
+            return self.samples[self.order(step)]
+        found = self.samples[self.order(step)]
+        return found + self._noise(step) if self.deviation else found
+
+    def _noise(self, step: int) -> Float[Tensor, "b t"]:
+        rng = self.run.generator("noise", step, self.run.accelerator.process_index)
+        noise = rng.standard_normal((len(self.order(step)), self.samples.shape[1]))
+        return self.deviation * torch.from_numpy(noise).to(self.samples)
 
 
 def batches(

@@ -37,6 +37,15 @@ def test_a_baseline_has_a_stage_2_of_what_decides_alone(tiny, images, fit):
     assert changed <= {"head.weight", "head.bias"}
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_baselines_start_where_the_recipe_says(tiny, monkeypatch, pretrained: bool):
+    asked = []
+    monkeypatch.setattr(baselines, "build_backbone", lambda config, pretrained: asked.append(pretrained))
+    baselines.backbone_of(replace(tiny, pretrained=pretrained, network=replace(tiny.network, backbone="resnet18")))
+    baselines.backbone_of(replace(tiny, pretrained=pretrained))  # which has no weights to start from
+    assert asked == [pretrained, False]
+
+
 def test_all_arms_of_a_reading_share_stages_budget_and_rates():
     for recipe in (PAPER, RELEASED):
         assert (recipe.epochs, recipe.stage2_epochs, recipe.batch_size, recipe.lr_head) == (14, 20, 50, 1e-2)

@@ -136,7 +136,8 @@ def test_released_reading_holds_the_values_of_the_code():
     assert (recipe.project_every, recipe.init, recipe.lambda_cluster) == (10, "identity", 0)
     assert (recipe.batch_size, recipe.head_batch_size) == (50, 100)
     assert (recipe.head_decay_at, recipe.stage2_epochs) == ((10, 15), 20)
-    assert (recipe.head_noise, recipe.head_keep, recipe.network.bare) == (0.01, "best", True)
+    assert (recipe.head_noise, recipe.noise_stays, recipe.head_keep) == (0.01, True, "best")
+    assert recipe.network.bare
 
 
 @torch.no_grad()
@@ -250,7 +251,8 @@ def test_pruning_afterwards_keeps_the_tuned_weights(tiny, images):
 @pytest.mark.parametrize(
     "change", [{"weighting": "low"}, {"weighting": "none"}, {"local_assign": "all"},
                {"centroid_count": "cumulative"}, {"project_every": 1, "init": "identity"}, {"augment": "crops"},
-               {"head_noise": 0.01, "head_decay_at": (1,), "head_start": "kept", "prune_by": "cell"},
+               {"head_noise": 0.01, "noise_stays": True, "head_decay_at": (1,)},
+               {"head_start": "kept", "prune_by": "cell"},
                {"augment": "flips"}, {"augment": "none"}, {"thumbnails": 0},
                {"init": "random"}, {"stage2_epochs": 0}],
 )  # fmt: skip

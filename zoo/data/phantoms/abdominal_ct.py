@@ -70,7 +70,7 @@ def abdominal_ct(
 
     Returns:
         A case with an int16 [z h w] ``zoo.media.Image`` and uint8 masks (``LABELS``): ``mask`` and ``all``.
-        Attributes: ``scanner``, and ``labelled``, the values that ``mask`` can have.
+        Attributes: ``scanner``, ``labels``, and ``labelled``, the values that ``mask`` can have.
 
     Raises:
         DataError: ``size`` or ``slices`` is out of its range.
@@ -110,7 +110,8 @@ def abdominal_ct(
     masks = {"mask": np.where(np.isin(truth, wanted), truth, 0).astype(np.uint8), "all": truth}
     values = np.clip(np.round(hu), -1024, 3071).astype(np.int16)
     image, masks = stored(values, masks, (wide, wide, tall), machine.orientation, {"modality": "CT", "window": WINDOW})
-    return Case(image, f"abdominal-ct-{seed}", masks={**masks}, attributes={"scanner": name, "labelled": wanted})
+    attributes = {"scanner": name, "labels": LABELS, "labelled": wanted}
+    return Case(image, f"abdominal-ct-{seed}", masks={**masks}, attributes=attributes)
 
 
 def _trunk(space: Space) -> tuple[Field, np.ndarray]:

@@ -52,7 +52,8 @@ def prostate_mr(seed: int, *, size: int = 96, slices: int = 24, centre: CentreNa
         centre: one of ``CENTRES``; ``any`` takes the one that the seed says. Gland and patient don't depend on it.
 
     Returns:
-        A case with an int16 [z h w] ``zoo.media.Image`` and uint8 masks: ``mask`` (``ZONES``) and ``gland``.
+        A case with an int16 [z h w] ``zoo.media.Image`` and uint8 masks: ``mask`` (``ZONES``), and
+        ``gland``, ``tz`` and ``pz`` for themselves.
         Attribute: ``centre``.
 
     Raises:
@@ -76,7 +77,8 @@ def prostate_mr(seed: int, *, size: int = 96, slices: int = 24, centre: CentreNa
     signal = site.offset + site.gain * signal
     real, imaginary = rng.normal(0, site.noise, (2, *space.shape))
     values = np.clip(np.round(600 * np.hypot(signal + real, imaginary)), 0, 32767).astype(np.int16)
-    masks = {"mask": zones, "gland": (zones > 0).astype(np.uint8)}
+    parts = {"gland": zones > 0, "tz": zones == 1, "pz": zones == 2}
+    masks = {"mask": zones, **{name: inside.astype(np.uint8) for name, inside in parts.items()}}
     image, masks = stored(values, masks, mm, site.orientation, {"modality": "MR"})
     return Case(image, f"prostate-mr-{seed}", masks={**masks}, attributes={"centre": name})
 

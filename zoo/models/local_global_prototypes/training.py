@@ -39,7 +39,7 @@ from zoo.nn.gallery import GalleryConfig, pack
 from zoo.nn.losses import Weighting, class_counts, weighted_cross_entropy
 from zoo.nn.part_prototypes import HeadBank, keep_nearest
 from zoo.training import Run, TrainData, Training
-from zoo.training.fit import Drift
+from zoo.training.fit import Noisy
 from zoo.training.stopping import EarlyStopping
 
 
@@ -81,8 +81,8 @@ class LocalGlobalRecipe:
     lr_head: float = field(default=1e-2, metadata={"min": 0.0, "max": 100.0})  # Sec. 3
     head_batch_size: int = field(default=50, metadata={"min": 1, "max": 65_536})  # Sec. 3
     head_decay_at: tuple[int, ...] = field(default=(), metadata={"min": 1, "max": 1_000_000})  # epochs: rate x 0.1
-    head_noise: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
-    """Standard deviation, on the similarities of stage 2; it stays on them, and so adds up over the epochs."""
+    head_noise: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})  # s.d., on the similarities of stage 2
+    noise_stays: bool = False  # on them, so that it adds up over the epochs, as released
     head_keep: Literal["last", "best"] = "last"  # epoch of stage 2, or each head's best by BAcc on validation images
     head_start: Literal["all", "kept"] = "all"  # w = 1 / K, or 1 / the class's prototypes that pruning leaves
     prune: Literal["before", "after"] = "before"
@@ -263,7 +263,7 @@ def train_heads(
     run.keep(**{f"best_{name}": one for name, one in best.items()})
     unseen = best_cells(model, validation, run.device)[0].flatten(1).to(run.device) if best else None
     order = lambda step: torch.from_numpy(run.indices(len(y), size, step, key="heads")).to(run.device)  # noqa: E731
-    drawn = Drift(run, similarities.to(run.device), order, recipe.head_noise)
+    drawn = Noisy(run, similarities.to(run.device), order, recipe.head_noise, recipe.noise_stays)
     for step in run.steps(recipe.stage2_epochs * steps_per_epoch, description="heads"):
         decays = sum(step // steps_per_epoch >= epoch for epoch in recipe.head_decay_at)
         adam.param_groups[0]["lr"] = recipe.lr_head * 0.1**decays
@@ -338,6 +338,7 @@ training = Training(
             "head_batch_size": 100,
             "head_decay_at": (10, 15),
             "head_noise": 0.01,
+            "noise_stays": True,
             "head_keep": "best",
             "head_start": "kept",
             "prune_by": "cell",

@@ -34,7 +34,7 @@ class InContextSegmentation(Segmentation):
     spread: Float32[np.ndarray, "*grid"]
     used: Used
     scan: Scan
-    slice_areas: Float[np.ndarray, " q"]  # of every slice, foot to head: mm², or px where the spacing isn't known
+    slice_areas: Float[np.ndarray, " q"]  # of every slice, foot to head: mm2, or px where the spacing isn't known
     unit: str
 
     @classmethod
@@ -65,7 +65,7 @@ class InContextSegmentation(Segmentation):
             used=used,
             scan=scan,
             slice_areas=areas,
-            unit="mm²" if spacing else "px",
+            unit="mm2" if spacing else "px",
         )
 
     def summary(self) -> str:
@@ -78,7 +78,7 @@ class InContextSegmentation(Segmentation):
         per_slice = [
             {
                 "slice": q,
-                f"area_{'mm2' if self.unit == 'mm²' else 'px'}": round(float(area), 2),
+                f"area_{self.unit}": round(float(area), 2),
                 "support": [[int(i) for i in draw] for draw in index[:, q]],
                 "weights": [[round(float(w[q, i]), 6) for i in draw] for draw in index[:, q]],
             }
@@ -113,10 +113,9 @@ class InContextSegmentation(Segmentation):
         support, index, w = self.used
         row = index[0, q]
         best = np.sort(row[np.argsort(-w[q, row], kind="stable")[:STRIP]])
-        return figure.tiles([
-            figure.Tile(_outlined(support.images[i], support.labels[i]), [support.names([i])[0].replace("-mr-", " ")])
-            for i in best
-        ])  # fmt: skip
+        names = [name.replace("-mr-", " ") for name in support.names(best.tolist())]
+        pictures = [_outlined(support.images[i], support.labels[i]) for i in best]
+        return figure.tiles([figure.Tile(picture, [name]) for picture, name in zip(pictures, names, strict=True)])
 
 
 def _outlined(grey: Float32[np.ndarray, "s s"], mask: Bool[np.ndarray, "s s"]) -> Any:

@@ -1,0 +1,94 @@
+"""Damaged uploads of every kind: 400 or 422 with the sentence of the command line, or a result; never a 500."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from collections import Counter
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zoo import media
+from zoo.errors import ZooError
+
+pytest.importorskip("nibabel")
+pytest.importorskip("pydicom")
+
+
+def mutations() -> Any:
+    spec = spec_from_file_location("mutations", Path(__file__).resolve().parent.parent / "media" / "mutations.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules["mutations"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def examined(serving: Any, folder: Path, count: int, seed: int) -> Counter[int]:
+    """How often each status was given to ``count`` damaged uploads, once all answers are found to be right."""
+    made, rng = mutations(), np.random.default_rng(seed)
+    kinds = made.kinds(folder)
+    statuses: Counter[int] = Counter()
+    with serving() as client:
+        for number in range(count):
+            kind = kinds[number % len(kinds)]
+            content, name = made.mutated(kind.content, rng), f"{number:04d}{kind.suffix}"
+            if number % 5 == 4:  # a zip, damaged itself
+                stream = io.BytesIO()
+                with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+                    archive.writestr(name, kind.content)
+                content, name = made.mutated(stream.getvalue(), rng), f"{number:04d}.zip"
+            part = "region" if number % 7 == 6 else "image"
+            data = {"image": "phantom:fundus?seed=1"} if part == "region" else {}
+            answer = client.post("/models/toy-model/predict", files={part: (name, content)}, data=data)
+            statuses[answer.status_code] += 1
+            assert answer.status_code in (200, 400, 413, 422), (number, kind.name, answer.text)
+            if answer.status_code == 200:
+                (record, *_) = answer.json()["results"]
+                assert 0 <= record["area_fraction"]["bright"] <= 1
+                continue
+            sentence = answer.json()["detail"]
+            assert 10 < len(sentence) < 500
+            assert "\n" not in sentence
+            assert str(folder) not in sentence
+            assert "zoo-serve-" not in sentence
+            if part == "image" and not name.endswith(".zip"):
+                assert sentence == here(folder / name, content)
+        left = [path.name for path in client.app.state.house.temporary.folder.iterdir()]
+        assert left == [".lock"]
+    return statuses
+
+
+def here(path: Path, content: bytes) -> str:
+    """What the library says of the same file, as the command line prints it."""
+    path.write_bytes(content)
+    try:
+        found = media.read(media.expand([str(path)])[0]).require_2d("toy-model")
+        from zoo.media.doubts import require_content
+
+        require_content(found)
+    except ZooError as refused:
+        return str(refused).replace(f"{path.parent}/", "")
+    finally:
+        path.unlink()
+    raise AssertionError(f"{path} was refused and can be read")
+
+
+def test_a_hundred_damaged_uploads_give_no_500(serving: Any, tmp_path: Path) -> None:
+    statuses = examined(serving, tmp_path, 100, seed=11)
+    assert statuses[422] > 20
+    assert statuses[200] > 5
+
+
+@pytest.mark.slow
+def test_a_thousand_damaged_uploads_give_no_500(serving: Any, tmp_path: Path) -> None:
+    statuses = examined(serving, tmp_path, 1000, seed=12)
+    print(dict(statuses))
+    assert statuses[422] > 200
+    assert statuses[200] > 50
