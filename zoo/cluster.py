@@ -25,6 +25,7 @@ from typing import Any
 from zoo import extras
 from zoo.errors import MediaError, MissingExtraError, OptionError, ZooError
 from zoo.media.files import silent_stderr
+from zoo.plugin import Form
 from zoo.results import Row, Table
 from zoo.storage import write_file
 from zoo.text import printable, strict_json
@@ -60,6 +61,7 @@ class Job:
     options: Mapping[str, Any]
     settings: Row
     figure: bool
+    form: Form
     taken: frozenset[str]
     batch_size: int
     cores: int
@@ -150,6 +152,8 @@ def predict_each(
     for every ``CORES`` cores. Raises ``OptionError`` for a cluster that can't be reached, ``MissingExtraError``.
     """
     extras.require(("cluster",), "--engine ray")
+    if not inputs:
+        return
     with connected(address) as resources:
         left = dict(inputs)
         for item in _stream(job, inputs, stems, resources, workers):
@@ -291,7 +295,7 @@ class Worker:
                 raise outcome
             if isinstance(given, str) and given != read:  # it was fetched
                 outcome.source = given
-            written = outcome.save(folder, stem, figure=self.job.figure, taken=self.job.taken)
+            written = outcome.save(folder, stem, figure=self.job.figure, taken=self.job.taken, format=self.job.form)
             row = results.row(outcome, input="", files=written, settings=self.job.settings)
             told = {"row": row, "record": finite(outcome.to_dict()), "summary": outcome.summary(),
                     "notes": list(outcome.notes)}  # fmt: skip

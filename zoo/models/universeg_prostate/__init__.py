@@ -91,9 +91,14 @@ plugin = Plugin(
     converter="zoo.models.universeg_prostate.model:convert",
     extras=("imaging", "volumes"),
     weights=WeightsInfo(
-        trained_on="phantom:prostate-mr?n=30 (zones of 24 procedural volumes) and 600 made-up images of objects",
-        command="zoo train universeg-prostate --data 'phantom:prostate-mr?n=30' --preset demo --out DIR",
-        metrics={},
+        trained_on="phantom:prostate-mr?n=20&size=48 (zones of 14 procedural volumes), and 40 images of objects",
+        command="zoo train universeg-prostate --data 'phantom:prostate-mr?n=20&size=48' --preset demo --out DIR",
+        seconds=52.0,
+        metrics={
+            # zoo evaluate universeg-prostate --data "phantom:prostate-mr?n=4&seed=20000" --split all
+            "3-D Dice of the gland, 4 other phantoms (the gland was no task of the training)": 0.466,
+            "2-D Dice there, 44 slices that show it": 0.697,
+        },
     ),
     phantom="phantom:prostate-mr",
     licence_notes=(
