@@ -102,7 +102,17 @@ def describe(model: Model, made: Exportable) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": dict(made.outputs),
         "preprocessing": list(made.preprocessing),
-        "postprocessing": list(made.postprocessing),
+        "temperature": model.temperature,
+        "postprocessing": [
+            *(
+                [
+                    f"logits are divided by {model.temperature:g}, of probabilities the logarithms, and all made to sum to 1"
+                ]
+                if model.temperature is not None
+                else []
+            ),
+            *made.postprocessing,
+        ],
         "facts": dict(made.facts),
     }
 
