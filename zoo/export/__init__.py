@@ -103,18 +103,17 @@ def describe(model: Model, made: Exportable) -> dict[str, Any]:
         "outputs": dict(made.outputs),
         "preprocessing": list(made.preprocessing),
         "temperature": model.temperature,
-        "postprocessing": [
-            *(
-                [
-                    f"logits are divided by {model.temperature:g}, of probabilities the logarithms, and all made to sum to 1"
-                ]
-                if model.temperature is not None
-                else []
-            ),
-            *made.postprocessing,
-        ],
+        "postprocessing": [*_tempered(model.temperature), *made.postprocessing],
         "facts": dict(made.facts),
     }
+
+
+def _tempered(temperature: float | None) -> list[str]:
+    if temperature is None:
+        return []
+    return [
+        f"logits, or the logarithms of probabilities, are divided by {temperature:g} before they become probabilities"
+    ]
 
 
 def _length(dim: Any, size: int) -> int | str:

@@ -42,6 +42,7 @@ def write_onnx(
                 {
                     torch.ops.aten.adaptive_max_pool2d.default: _adaptive_max_pool2d,
                     torch.ops.aten.sort.stable: _stable_sort,
+                    torch.ops.aten.where.self: _where,
                 }
             )
             written = torch.onnx.export(
@@ -84,6 +85,13 @@ def _stable_sort(
     """By the largest or smallest of all: ONNX says that of equals its TopK has the first one first."""
     found = torch.topk(x, x.shape[dim], dim, largest=descending, sorted=True)
     return found.values, found.indices
+
+
+def _where(condition: Tensor, one: Tensor, other: Tensor) -> Any:
+    """Of small kinds by way of a larger one, for runtimes choose among floats and long integers alone."""
+    if one.dtype == other.dtype and one.dtype in (torch.bool, torch.int8, torch.int16):
+        return torch.where(condition, one.int(), other.int()).to(one.dtype)
+    return NotImplemented
 
 
 def write_program(
