@@ -144,7 +144,7 @@ def test_a_u_net_learns_from_the_folds_that_are_not_its_own() -> None:
             changed = images.copy()
             changed[out] += 5 * change * rng.normal(size=changed[out].shape).astype(np.float32)
             torch.manual_seed(0)
-            net = unet((4, 4))
+            net = unet((4, 4, 4))
             fit_unet(net, changed, changed > 0, recipe, run, 1, "fold")
             nets.append(net.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(nets[0].values(), nets[1].values(), strict=True))
@@ -152,7 +152,7 @@ def test_a_u_net_learns_from_the_folds_that_are_not_its_own() -> None:
 
 def test_networks_and_mirrorings_are_averaged() -> None:
     torch.manual_seed(0)
-    nets = torch.nn.ModuleList([unet((4, 4)), unet((4, 4))]).eval()
+    nets = torch.nn.ModuleList([unet((4, 4, 4)), unet((4, 4, 4))]).eval()
     x = np.random.default_rng(0).normal(size=(2, 16, 16)).astype(np.float32)
     both = unet_probability(nets, x, tta=False)
     one, two = (unet_probability(torch.nn.ModuleList([net]), x, tta=False) for net in nets)
@@ -174,7 +174,9 @@ def test_augmented_slices_keep_two_labels_and_the_seed_decides() -> None:
 
 def test_a_trained_u_net_predicts_without_looking_at_the_support() -> None:
     data = TrainData(*(Dataset("p", [Entry(str(s), prostate_mr(s, size=64, slices=8))]) for s in range(3)))
-    recipe = replace(TINY, method="nnunet-small", side=64, nnunet=NnUNetRecipe(folds=2, steps=2, batch_size=2))
+    recipe = replace(
+        TINY, method="nnunet-small", side=64, regions=("gland",), nnunet=NnUNetRecipe(folds=2, steps=2, batch_size=2)
+    )
     with Run(None, device="cpu", progress=False) as run:
         model = train(recipe, data, run)
     assert len(model.net) == 2  # type: ignore[arg-type]
