@@ -47,10 +47,10 @@ class TestUniverSegProstate(PluginTests):
     given = ("--with", f"support={SUPPORT}")
     evaluated_on = "phantom:prostate-mr?n=2&seed=77000&size=48&slices=10"
     facts = {
-        "3-D Dice of the gland, 4 other phantoms (the gland was no task of the training)": "dice_3d",
-        "2-D Dice there, 44 slices that show it": "dice_2d",
+        "3-D Dice of the gland, 6 other phantoms (the gland was no task of the training)": "dice_3d",
+        "2-D Dice there, 32 slices that show it": "dice_2d",
     }
-    facts_on = ("phantom:prostate-mr?n=4&seed=20000", "all")
+    facts_on = ("phantom:prostate-mr?n=6&seed=20000&slices=12", "all")
 
 
 # ---- tasks and episodes ----------------------------------------------------------------------------------------------
