@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from tests.models.base import PluginTests
+from zoo import registry
 from zoo.data.case import Case
 from zoo.data.phantoms.prostate_mr import prostate_mr
 from zoo.data.sets import Dataset, Entry
@@ -33,6 +34,10 @@ from zoo.models.universeg_prostate.support import labelled
 from zoo.models.universeg_prostate.training import UniverSegRecipe, loss_of, score, train
 from zoo.training import Run
 
+announced = pytest.mark.skipif(
+    "universeg-prostate" not in {entry.name for entry in registry.entries()},
+    reason="the model is announced with the record of its claim",
+)
 TINY = UniverSegRecipe(
     channels=(4, 6, 8), side=32, made_up=24, supports=3, steps=8, batch_size=2, lr=1e-3, loss="dice_bce",
     validate_every=4, nnunet=NnUNetRecipe(folds=2, steps=4, batch_size=2),
@@ -40,6 +45,7 @@ TINY = UniverSegRecipe(
 SUPPORT = "phantom:prostate-mr?n=2&seed=9000&size=32&slices=8"
 
 
+@announced
 class TestUniverSegProstate(PluginTests):
     name = "universeg-prostate"
     recipe = TINY

@@ -224,7 +224,7 @@ def _pair(one: Any, place: int) -> Case:
 
 def _mode(part: Any) -> Literal["auto", "volume"]:
     """An array of three axes is a volume here, unless its last is one of colours."""
-    shape = getattr(part, "shape", ())
+    shape: tuple[int, ...] = tuple(getattr(part, "shape", ()))
     return "volume" if len(shape) == 3 and shape[-1] not in (3, 4) else "auto"
 
 
