@@ -24,7 +24,7 @@ import onnx
 import onnxruntime
 
 OURS = [entry.name for entry in registry.entries() if entry.distribution == DISTRIBUTION and entry.plugin]
-NOT = {"sampot": "climbing a score along gradients", "fseft": "", "universeg-prostate": ""}
+NOT = {"sampot": "climbing a score along gradients"}
 QUICK = ("disbelieve", "fed-mas", "local-global-prototypes", "meldd")
 
 
