@@ -12,7 +12,8 @@ second one adds up the gradients of the tiles.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
@@ -202,17 +203,13 @@ class Query:
         return float(loss.detach())
 
 
-class _reading:
+@contextmanager
+def _reading(network: Adapted) -> Iterator[None]:
     """The head in eval mode for as long as it lasts."""
-
-    def __init__(self, network: Adapted) -> None:
-        self.head, self.mode = network.head, network.head.training
-
-    def __enter__(self) -> None:
-        self.head.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.head.train(self.mode)
+    mode = network.head.training
+    network.head.eval()
+    yield
+    network.head.train(mode)
 
 
 def probabilities(network: nn.Module, scan: Scan, patch: Size, overlap: float, *, progress: bool = False) -> Tensor:

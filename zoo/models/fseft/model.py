@@ -23,9 +23,19 @@ from zoo.data.volumes import largest_component, resample, volumes_ml
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.fseft import plugin
-from zoo.models.fseft.adaptation import RELEASED, Adaptation, Fit, Method, Prior, Query, prior_of, probabilities
+from zoo.models.fseft.adaptation import (
+    LEAST_GAMMA,
+    RELEASED,
+    Adaptation,
+    Fit,
+    Method,
+    Prior,
+    Query,
+    prior_of,
+    probabilities,
+)
 from zoo.models.fseft.network import Adapted, Backbone, Block, Head
-from zoo.models.fseft.result import OrganSegmentation
+from zoo.models.fseft.result import OrganSegmentation, notes_on
 from zoo.nn.volumetric import SwinBackbone, UnetBackbone, require_patch
 from zoo.progress import Bar
 from zoo.text import listed
@@ -234,6 +244,7 @@ class Fseft(Model[OrganSegmentation]):
     ) -> list[OrganSegmentation]:  # fmt: skip
         """One organ in each volume; a support set is adapted to first."""
         how = self._how(recipe, gamma, lam, epochs)
+        unused = [name for name, value in (("epochs", epochs), ("lam", lam)) if value is not None]
         # gradients are needed, and what is made in inference mode has none
         with torch.inference_mode(False), torch.no_grad():
             scans = [read_scan(image, self.config.view, plugin.name) for image in images]
@@ -246,7 +257,7 @@ class Fseft(Model[OrganSegmentation]):
             else:
                 known = [self._known(organ, method, adapter)] * len(images)
             return [
-                self._organ(image, scan, one, how, prior_size_ml)
+                self._organ(image, scan, one, how, prior_size_ml, gamma, unused)
                 for image, scan, one in zip(images, scans, known, strict=True)
             ]
 
@@ -294,17 +305,21 @@ class Fseft(Model[OrganSegmentation]):
         return [scan for scan in scans if scan.size(organ)], organ
 
     def _organ(
-        self, image: media.Image, scan: Scan, known: Known, how: Adaptation, prior_size_ml: float | None
-    ) -> OrganSegmentation:
+        self, image: media.Image, scan: Scan, known: Known, how: Adaptation, prior_size_ml: float | None,
+        gamma: float | None, unused: list[str],
+    ) -> OrganSegmentation:  # fmt: skip
         found = probabilities(known.network, scan, self.config.patch, how.overlap, progress=True)
         probability = resample(found.float().numpy().T, scan.grid, scan.native)
         mask = largest_component(probability > how.threshold)
         volume = volumes_ml(mask, scan.native, {1: known.organ})[known.organ]
-        band = known.prior_ml
-        if prior_size_ml is not None:
-            gamma = how.gamma if how.gamma is not None else 0.15
-            band = (1 - gamma) * prior_size_ml, prior_size_ml, (1 + gamma) * prior_size_ml
-        notes = _notes(image, scan, mask, known)
+        band, mean = known.prior_ml, prior_size_ml or (known.prior_ml[1] if known.prior_ml else None)
+        if mean is not None and (prior_size_ml is not None or gamma is not None):
+            half = gamma if gamma is not None else how.gamma or LEAST_GAMMA
+            band = (1 - half) * mean, mean, (1 + half) * mean
+        whole = resample(mask, scan.native, scan.grid, mode="nearest")
+        notes = notes_on(image, known.organ, known.method, known.trace, mask, cut_off(torch.from_numpy(whole.T.copy())))
+        if unused and not known.trace:
+            notes = (*notes, f"nothing was trained without a support, so {listed(unused, 'and')} had no effect")
         return OrganSegmentation(
             image=image, mask=mask.astype(np.uint8), labels=("background", known.organ), probability=probability,
             organ=known.organ, volume_ml=volume, prior_ml=band, trace=known.trace, adapter=known.file, notes=notes,
@@ -324,18 +339,3 @@ def _note(trace: list[dict[str, float]], fit: Fit, step: int, noted: dict[str, f
     if step % fit.per_epoch == fit.per_epoch - 1:
         size = {} if query is None else {"size_ml": query.size(fit.network) * fit.prior.voxel_ml}
         trace.append({**noted, **size, "constrained": float(fit.constrained(step) and fit.opened)})
-
-
-def _notes(image: media.Image, scan: Scan, mask: np.ndarray, known: Known) -> tuple[str, ...]:
-    notes = []
-    if float(image.array.min()) > -200:
-        notes.append("no value is below -200, so these may be no Hounsfield units, which fseft takes")
-    if not mask.any():
-        return (*notes, f"no {known.organ} was found")
-    on_grid = resample(mask, scan.native, scan.grid, mode="nearest")
-    if cut_off(torch.from_numpy(np.ascontiguousarray(on_grid.T))):
-        more = "; the size constraint doesn't hold for it, compare with method=adapter" if known.trace else ""
-        notes.append(f"the {known.organ} reaches the end of the scan and may be cut off there{more}")
-    if known.trace and known.method == "adapter-ti" and not any(one["constrained"] for one in known.trace):
-        notes.append("the size constraint never acted: the sizes of the support itself didn't come out within gamma")
-    return tuple(notes)

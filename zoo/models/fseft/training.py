@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from zoo.data.case import Case
@@ -24,7 +23,7 @@ from zoo.models.fseft import plugin
 from zoo.models.fseft.adaptation import RELEASED, Adaptation, Fit, Method
 from zoo.models.fseft.model import Fseft, FseftConfig, Stored
 from zoo.models.fseft.network import RELEASED_CLASSES, Backbone
-from zoo.nn.losses import dice_losses
+from zoo.nn.losses import partial_dice
 from zoo.nn.schedules import cosine_schedule
 from zoo.nn.volumetric import swin_of
 from zoo.training import Run, TrainData, Training
@@ -143,14 +142,6 @@ def pretrain(model: Fseft, recipe: FseftRecipe, cases: Sequence[Case], run: Run)
         optimizer.step()
         schedule.step()
         run.log(loss=loss)
-
-
-def partial_dice(
-    logits: Float[Tensor, "n k x y z"], y: Float[Tensor, "n k x y z"], known: Float[Tensor, "n k"]
-) -> Float[Tensor, ""]:
-    """Soft Dice of the classes that are annotated (1 in ``known``), mean per volume, then over volumes (Eq. 1)."""
-    losses = dice_losses(logits, y) * known
-    return (losses.sum(1) / known.sum(1).clamp(min=1)).mean()
 
 
 # ---- adapters --------------------------------------------------------------------------------------------------------
