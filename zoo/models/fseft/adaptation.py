@@ -79,7 +79,7 @@ class Adaptation:
 
 
 # As the authors' code does it (official.md, 3 and 4).
-RELEASED = {
+RELEASED: dict[str, Any] = {
     **{"block": "resblock", "bias": None, "loss": "dice", "lr_adapter": 1e-2, "lr_probe": 1e-1, "lr_last": 1e-2},
     **{"lam": 0.1, "gamma": 0.3, "error": "larger", "gate": False, "joint": False, "pooled": True, "robust": True},
     **{"overlap": 0.25, "threshold": 0.6225},  # logits above 0.5

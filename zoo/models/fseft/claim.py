@@ -13,6 +13,7 @@ import numpy as np
 
 from zoo import media
 from zoo.claims import Claim, Comparison, spending
+from zoo.claims.types import Verdict
 from zoo.data.case import Case
 from zoo.data.scans import Scan, View, read_case
 from zoo.data.support import Annotation
@@ -132,7 +133,7 @@ def draw(rng: np.random.Generator, annotated: Sequence[str], *, target: bool) ->
     return Case(picture, "drawn", masks={organ: masks[organ] for organ in annotated})
 
 
-def _readings(yes: str, no: str, open_: str) -> dict[str, str]:
+def _readings(yes: str, no: str, open_: str) -> dict[Verdict, str]:
     return {"supported": yes, "not supported": no, "inconclusive": open_}
 
 

@@ -18,7 +18,7 @@ from zoo import config as configs
 from zoo import media
 from zoo.data.features import weights_key
 from zoo.data.scans import Scan, View, cut_off, read_case, read_scan
-from zoo.data.support import annotations, organ_of, read_support, same_name
+from zoo.data.support import organ_of, read_support, same_name, structures
 from zoo.data.volumes import largest_component, resample, volumes_ml
 from zoo.errors import OptionError
 from zoo.model import Model
@@ -291,7 +291,7 @@ class Fseft(Model[OrganSegmentation]):
     def _supports(self, given: Any, organ: str | None) -> tuple[list[Scan], str]:
         cases = read_support(given, plugin.name)
         if organ is None:
-            found = annotations(cases[0])
+            found = structures(cases[0])
             alone = next(iter(found)) if len(found) == 1 else None
             named = next((name for name in self.organs if any(same_name(name, one) for one in found)), alone)
             if named is None:

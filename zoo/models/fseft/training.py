@@ -14,7 +14,7 @@ from zoo.data.case import Case
 from zoo.data.scans import Kept, Scan, View, bytes_of, cut_off, draw_patches, labelled, read_case, shifted, turned
 from zoo.data.sets import read_mask
 from zoo.data.splits import Split
-from zoo.data.support import annotations, named, organ_of, same_name
+from zoo.data.support import named, organ_of, same_name, structures
 from zoo.data.volumes import largest_component
 from zoo.errors import DataError, OptionError
 from zoo.loading import load_into
@@ -110,7 +110,7 @@ def classes_of(cases: Sequence[Case], wanted: tuple[str, ...]) -> tuple[str, ...
     """The structures that a case of the set has a mask of, in the order in which they come up."""
     if wanted:
         return wanted
-    return tuple(dict.fromkeys(name for case in cases for name in annotations(case)))
+    return tuple(dict.fromkeys(name for case in cases for name in structures(case)))
 
 
 # ---- pretraining (Sec. 3.1) ------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def support_of(cases: Sequence[Case], organ: str, shots: int, view: View, rng: n
     cut: list[Scan] = []
     for place in rng.permutation(len(cases)):
         case = cases[int(place)]
-        if not any(same_name(organ, name) or name == "mask" for name in annotations(case)):
+        if not any(same_name(organ, name) or name == "mask" for name in structures(case)):
             continue
         scan = read_case(case, view, {organ: organ_of(case, organ)}, plugin.name)
         if scan.size(organ):
@@ -202,7 +202,7 @@ def score(model: Fseft, case: Case, options: Mapping[str, Any]) -> list[dict[str
     """
     given = {name: value for name, value in options.items() if value is not None}
     organ = given.get("organ") or (model.organs[0] if model.organs else "organ")
-    if not any(same_name(organ, name) or name == "mask" for name in annotations(case)):
+    if not any(same_name(organ, name) or name == "mask" for name in structures(case)):
         return []
     name, values = organ_of(case, organ)
     mask = read_mask(case, name)
