@@ -99,7 +99,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     cases = [case("the zoo's small SAM, 256 px", load_sam(needed_by="a benchmark"), options.repeats)]
     if not options.small:
-        cases.append(case("ViT-B, 1024 px", vit_b(), max(1, options.repeats - 2)))
+        cases.append(case("ViT-B's sizes (random weights), 1024 px", vit_b(), max(1, options.repeats - 3)))
     facts = machine.facts() | {"simd": status().simd, "repeats": options.repeats}
     page = report(facts, cases)
     print(page)

@@ -17,7 +17,7 @@ import typer
 
 from zoo import defaults, foreign, progress
 from zoo._version import __version__
-from zoo.cli import cards, doctor, hub, mcp, plugins, predict, research, serve
+from zoo.cli import cards, doctor, export, hub, mcp, plugins, predict, research, serve
 from zoo.cli.output import listen, note_warnings, ready_streams, refuse, state
 from zoo.errors import OptionError, ZooError
 from zoo.text import printable
@@ -81,7 +81,7 @@ def _stated(context: typer.Context) -> dict[str, dict[str, str]]:
     return found
 
 
-for room in (cards, predict, doctor, research, hub, plugins, mcp, serve):
+for room in (cards, predict, doctor, research, export, hub, plugins, mcp, serve):
     room.register(app)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,10 @@ from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError, ZooError
 
 if TYPE_CHECKING:
-    from zoo.prediction import Prediction
+    from zoo.cluster import Told
+    from zoo.model import Model
+
+ENGINES = ("local", "ray")
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +43,13 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     figure: Annotated[bool, typer.Option(" /--no-figure", help="Write no figure.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray for a batch on a cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="With ray: a cluster's address, or auto; else one of this machine is started.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With ray: how many; by default one for each GPU or 4 cores.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a batch that stopped: repeat only what failed or is missing.")
     ] = False,
@@ -49,7 +59,8 @@ def predict(
     plugin = entry.plugin
     assert plugin is not None
     chosen = options.parse(plugin, given or [])
-    found, missing = _expand(inputs, together=plugin.primary_input.kind == "images")
+    _check_engine(engine, address, workers)
+    found, missing = _expand(inputs, together=plugin.primary_input.kind == "images", anywhere=engine == "ray")
     if plugin.primary_input.kind == "images" and any(_is_table(one) for one in found):
         found, torn = _unfolded(found)
         missing |= torn
@@ -57,9 +68,12 @@ def predict(
     stems = _stems(names)
     _check_out(out, stems, names)
 
-    from zoo import inference, results
+    from zoo import cluster, inference, results
 
-    loaded = inference.load(model, weights=usual_weights(model, weights), device=device)
+    if engine == "ray":
+        stems = cluster.distinct_files(stems)
+    weights = usual_weights(model, weights)
+    loaded = inference.load(model, weights=weights, device="cpu" if engine == "ray" else device)
     settings = results.settings_of(loaded.provenance, options.record(options.complete(plugin, chosen)))
     sources = _distinct(f"{one[0]} and {len(one) - 1} more" if isinstance(one, list) else str(one) for one in found)
     table, done = results.begin(out, settings, [*sources, *missing], resume=resume)
@@ -74,35 +88,38 @@ def predict(
 
     rows: list[list[str]] = []
     failed = len(missing)
+    inputs_by_place = {place: found[place] for place in todo}
+    if engine == "ray":
+        job = cluster.Job(
+            model, weights, device, chosen, settings, figure, frozenset(taken), batch_size, cores=1
+        )  # fmt: skip
+        outcomes = cluster.predict_each(
+            job, inputs_by_place, dict(enumerate(sources)), dict(enumerate(stems)), out, address=address,
+            workers=workers,
+        )  # fmt: skip
+    else:
+        outcomes = _here(loaded, inputs_by_place, sources, stems, out, figure, taken, settings, batch_size, chosen)
     with _progress(len(todo), visible=len(todo) > 1 and not json) as advance:
-        outcomes = inference.predict_each(loaded, [found[place] for place in todo], batch_size=batch_size, **chosen)
-        for place, (_, outcome) in zip(todo, outcomes, strict=True):
+        for place, told in outcomes:
             source = sources[place]
-            if not isinstance(outcome, ZooError):
-                try:
-                    written = outcome.save(out, stems[place], figure=figure, taken=taken)
-                    taken.update(path.name.casefold() for path in written)
-                    record, summary = outcome.to_dict(), outcome.summary()
-                    row = results.row(outcome, input=source, files=written, settings=settings)
-                except ZooError as error:
-                    outcome = error
-                except Exception as error:  # a picture or a record that can't be made spares the others too
-                    outcome = inference.unexpected(source, error)
-            if isinstance(outcome, ZooError):
+            if isinstance(told, ZooError):
                 failed += 1
                 if len(stems) == 1 and failed == 1:
-                    raise outcome
-                table.append(results.failure(source, outcome, settings))
+                    raise told
+                table.append(results.failure(source, told, settings))
                 if json:
-                    print_json_line({"source": source, "error": str(outcome)})
-                refuse(outcome)
+                    print_json_line({"source": source, "error": str(told)})
+                refuse(told)
             else:
-                table.append(row)
+                table.append(told.row)
                 if json:
-                    print_json_line({**record, "files": [str(path) for path in written]})
-                rows.append([source, summary, " ".join(path.name for path in written)])
-                _notes(outcome)
+                    print_json_line({**told.record, "files": [str(path) for path in told.written]})
+                rows.append([source, told.summary, " ".join(path.name for path in told.written)])
+                for note in told.notes:
+                    warn(f"note: {Path(source).name}: {note}")
             advance()
+    if engine == "ray":
+        cluster.write_parquet(out, table)
     if not json and rows:
         print_table(["input", loaded.plugin.name, f"written to {out}"], rows)
         print(f"weights: {loaded.provenance.weights} ({loaded.provenance.disclaimer})")
@@ -113,7 +130,7 @@ def predict(
         raise typer.Exit(2)
 
 
-def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], dict[str, ZooError]]:
+def _expand(inputs: Sequence[str], together: bool, anywhere: bool = False) -> tuple[list[Any], dict[str, ZooError]]:
     """All inputs there are, and the arguments that named nothing with their errors; raises when none named anything.
 
     ``together``: several images are one input, see :func:`zoo.media.group`; then an argument that names nothing is an
@@ -127,7 +144,7 @@ def _expand(inputs: Sequence[str], together: bool) -> tuple[list[Any], dict[str,
     errors: dict[str, ZooError] = {}
     for argument in inputs:
         try:
-            for one in media.expand([argument]):
+            for one in _expanded(argument, anywhere):
                 found.setdefault(os.path.abspath(one) if os.path.exists(one) else one, one)
         except ZooError as error:
             errors[argument] = error
@@ -158,6 +175,16 @@ def _told(errors: dict[str, ZooError], nothing: bool) -> None:
         refuse(failure)
 
 
+def _expanded(argument: str, anywhere: bool) -> list[str]:
+    from zoo import cluster, media
+
+    if not cluster.is_url(argument):
+        return media.expand([argument])
+    if not anywhere:
+        raise OptionError(f"can't read {argument} from here; add --engine ray, or fetch it first")
+    return cluster.expand(argument)
+
+
 def _is_table(one: Any) -> bool:
     return any(str(name).lower().endswith((".csv", ".tsv")) for name in (one if isinstance(one, list) else [one]))
 
@@ -177,9 +204,35 @@ def _distinct(sources: Iterable[str]) -> list[str]:
     return found
 
 
-def _notes(prediction: Prediction) -> None:
-    for note in prediction.notes:
-        warn(f"note: {Path(prediction.source).name}: {note}")
+def _here(
+    model: Model, inputs: dict[int, Any], sources: Sequence[str], stems: Sequence[str], out: Path, figure: bool,
+    taken: set[str], settings: dict[str, Any], batch_size: int, chosen: dict[str, Any],
+) -> Iterator[tuple[int, Told | ZooError]]:  # fmt: skip
+    """What comes of each input on this machine, by its place; its files are in ``out`` by then."""
+    from zoo import inference, results
+    from zoo.cluster import Told
+
+    outcomes = inference.predict_each(model, list(inputs.values()), batch_size=batch_size, **chosen)
+    for place, (_, outcome) in zip(inputs, outcomes, strict=True):
+        if not isinstance(outcome, ZooError):
+            try:
+                written = outcome.save(out, stems[place], figure=figure, taken=taken)
+                taken.update(path.name.casefold() for path in written)
+                row = results.row(outcome, input=sources[place], files=written, settings=settings)
+                yield place, Told(row, outcome.to_dict(), outcome.summary(), outcome.notes, tuple(written))
+                continue
+            except ZooError as error:
+                outcome = error
+            except Exception as error:  # a picture or a record that can't be made spares the others too
+                outcome = inference.unexpected(sources[place], error)
+        yield place, outcome
+
+
+def _check_engine(engine: str, address: str | None, workers: int | None) -> None:
+    if engine not in ENGINES:
+        raise OptionError(f"there is no engine {engine!r}; choose local or ray")
+    if engine == "local" and (address is not None or workers is not None):
+        raise OptionError("--address and --workers are of a cluster; add --engine ray")
 
 
 def _stems(found: Sequence[str]) -> list[str]:

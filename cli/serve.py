@@ -28,12 +28,21 @@ def serve(
     max_upload: Annotated[str, typer.Option(help="Size of one request, packed and unpacked.")] = "512MB",
     seconds: Annotated[float, typer.Option(help="Of work on one request.")] = 600,
     page: Annotated[bool, typer.Option(" /--no-page", help="Serve no page, only the API.")] = True,
+    engine: Annotated[str, typer.Option(help="local, or ray to predict on a cluster.")] = "local",
+    replicas: Annotated[int, typer.Option(min=1, help="With ray: how many predict at the same time.")] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="With ray: a cluster's address, or auto; else one of this machine is started.")
+    ] = None,
 ) -> None:
     """Serve models over HTTP, with a page; the API is described at /docs."""
     from zoo import defaults, extras, registry, serve
     from zoo.cli.output import warn
     from zoo.serve import settings
 
+    if engine not in ("local", "ray"):
+        raise OptionError(f"there is no engine {engine!r}; choose local or ray")
+    if engine == "local" and (replicas != 1 or address is not None):
+        raise OptionError("--replicas and --address are of a cluster; add --engine ray")
     chosen = dict(one.partition("=")[::2] for one in weights or [])
     if missing := [name for name, spec in chosen.items() if not spec]:
         raise OptionError(f"--weights {missing[0]} names no weights; write --weights MODEL=WEIGHTS")
@@ -46,4 +55,9 @@ def serve(
     )  # fmt: skip
     if page and (lacks := extras.missing("ui")):
         warn(f"note: there is no page, which needs {lacks[0]}: pip install '{extras.DISTRIBUTION}[ui]'")
-    serve.run(told, warn)
+    if engine == "ray":
+        from zoo.serve import replicas as on_ray
+
+        on_ray.run(told, replicas, address, warn)
+    else:
+        serve.run(told, warn)

@@ -16,7 +16,7 @@ MAX_PLUGIN_LINES = 1500
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 80
 
-ROLES = ("__init__", "model", "training", "claim", "result", "baselines", "data")
+ROLES = ("__init__", "model", "training", "claim", "result", "baselines", "data", "export")
 MAX_OTHERS = 2
 """Files named after the maths, such as ``accounting.py`` or ``distance.py``."""
 

@@ -1,12 +1,13 @@
 """The hot paths: one Python function per operator, with a C++/CUDA kernel behind it where one is compiled.
 
 Every operator has a plain PyTorch reference that gives the same answer; ``ZOO_OPS=reference`` or ``ZOO_OPS=compiled``
-(read once, on import) forces one of the two. :func:`status` tells which is in use, and why.
+(read once, on import) forces one of the two, :func:`by_reference` the reference for a while, as an export to ONNX does.
+:func:`status` tells which is in use, and why.
 """
 
 from __future__ import annotations
 
-from zoo.ops._library import Status, status
+from zoo.ops._library import Status, by_reference, status
 from zoo.ops.cosine_filter import Filtered, cosine_filter
 from zoo.ops.cosine_topk import cosine_topk
 from zoo.ops.icp import Registration, icp
@@ -20,6 +21,7 @@ __all__ = [
     "PointTree",
     "Registration",
     "Status",
+    "by_reference",
     "cosine_filter",
     "cosine_topk",
     "icp",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -56,6 +59,7 @@ def _load() -> tuple[ModuleType | None, ModuleType | None, dict[str, str]]:
 
 _MODE = _mode()
 _CPU, _CUDA, _WHY_NOT = _load()
+_BY_REFERENCE = ContextVar("by_reference", default=False)
 _KERNELS: dict[str, tuple[str, ...]] = {}  # operator -> device types with a compiled kernel
 
 
@@ -80,7 +84,7 @@ def use_compiled(name: str, device: torch.device) -> bool:
 
     Raises ``RuntimeError`` when ``ZOO_OPS=compiled`` asks for a kernel that is not there.
     """
-    if _MODE == "reference":
+    if _MODE == "reference" or _BY_REFERENCE.get():
         return False
     if device.type in _KERNELS[name]:
         return True
@@ -88,6 +92,16 @@ def use_compiled(name: str, device: torch.device) -> bool:
         why = _WHY_NOT.get(device.type, "the compiled module has no kernel for it")
         raise RuntimeError(f"ZOO_OPS=compiled, but {name} is not compiled for {device.type}: {why}")
     return False
+
+
+@contextmanager
+def by_reference() -> Iterator[None]:
+    """While it lasts every operator runs by its reference: for a graph of PyTorch's own operators, as ONNX's is."""
+    token = _BY_REFERENCE.set(True)
+    try:
+        yield
+    finally:
+        _BY_REFERENCE.reset(token)
 
 
 def autocasts(device: torch.device) -> bool:

@@ -29,11 +29,14 @@ MAX_FIELDS = 1000
 MAX_TEXT = 64 << 10  # bytes of a field that is no file
 
 
-def create(settings: Settings) -> FastAPI:
-    """The application, guarded. Raises ``PluginError`` for a model that isn't there."""
+def create(settings: Settings, house: House | None = None) -> FastAPI:
+    """The application, guarded. ``house``: where the work is done, by default here.
+
+    Raises ``PluginError`` for a model that isn't there.
+    """
     for name in (*settings.models, *settings.weights):
         served(name, settings)
-    house = House(settings)
+    house = house or House(settings)
     app = FastAPIOffline(
         title="zoo", version=__version__, lifespan=house.open, redoc_url=None,
         description="Medical-imaging papers as models. Results of research software: nothing here is for clinical use.",

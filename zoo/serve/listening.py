@@ -20,7 +20,7 @@ def listen(app: FastAPI, settings: Settings, announce: Callable[[str], None]) ->
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((settings.host, settings.port))
-            _announce(settings, sock.getsockname()[1], announce)
+            announce_address(settings, sock.getsockname()[1], announce)
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=10,
                 timeout_graceful_shutdown=5, h11_max_incomplete_event_size=64 << 10, lifespan="on", ws="none",
@@ -33,7 +33,7 @@ def listen(app: FastAPI, settings: Settings, announce: Callable[[str], None]) ->
         ) from None
 
 
-def _announce(settings: Settings, port: int, announce: Callable[[str], None]) -> None:
+def announce_address(settings: Settings, port: int, announce: Callable[[str], None]) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{port}"
     announce(f"serving on {address} (documentation of the API: {address}/docs); Ctrl-C ends it")

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.base import PluginTests, Trained
+from tests.models.promptable import FrozenEncoderTests, instead
 from zoo.data.phantoms.he_tile import he_tile
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
-from zoo.errors import DataError
-from zoo.models.sam_histo_interactive.claim import draw, far_changes, run
+from zoo.errors import DataError, OptionError
+from zoo.models.sam_histo_interactive.claim import draw, far_changes
+from zoo.models.sam_histo_interactive.model import SamHistoInteractive
 from zoo.models.sam_histo_interactive.training import (
     Item,
     SamHistoRecipe,
@@ -27,7 +28,7 @@ from zoo.models.sam_histo_interactive.training import (
     train,
     truths,
 )
-from zoo.nn.promptable import Point
+from zoo.nn.promptable import DecoderConfig, Point
 from zoo.training.run import Run
 
 
@@ -44,8 +45,10 @@ def fit(recipe: SamHistoRecipe):
         return train(recipe, DATA, one)
 
 
-class TestSamHistoInteractive(PluginTests):
+class TestSamHistoInteractive(FrozenEncoderTests):
     name = "sam-histo-interactive"
+    owns = {"decoder"}
+    encoded = 8
     given = ("--with", "click=40,40,1")
     facts = {
         "IoU after 1 click, 10 other phantoms": "iou_1",
@@ -65,15 +68,18 @@ class TestSamHistoInteractive(PluginTests):
     def parts(cls) -> TrainData:
         return DATA
 
-    def test_the_decoder_moves_and_the_encoders_stay(self, tiny: SamHistoRecipe, trained: Trained) -> None:
-        before = build(tiny)
-        frozen = before.base.sam.state_dict()
-        assert all(torch.equal(tensor, frozen[name]) for name, tensor in trained.model.base.sam.state_dict().items())
-        assert {name.split(".")[0] for name, _ in trained.model.named_parameters()} == {"decoder"}
-        assert trained.model.config.target == "tumour"
+    def test_weights_for_a_sam_of_other_sizes_are_refused(self, trained) -> None:
+        config = replace(trained.model.config, decoder=DecoderConfig(64, 32, 4, 64))
+        with pytest.raises(OptionError, match="other sizes"):
+            _ = SamHistoInteractive(config).base
 
-    def test_features_are_kept_beside_the_run(self, trained: Trained) -> None:
-        assert len(list((trained.folder / "embeddings").glob("*.safetensors"))) >= 8
+    def test_cases_without_the_region_are_left_out_and_without_the_mask_refused(self, tiny, training) -> None:
+        blank = instead(DATA, masks={"tumour": np.zeros((64, 64), np.uint8)})
+        with pytest.raises(DataError, match="anything in its mask 'tumour'"), Run(device="cpu", progress=False) as one:
+            training.run(tiny, blank, one)
+        assert score(build(tiny), blank.train[0], {}) == []
+        with pytest.raises(DataError, match="no mask 'other'"):
+            load(DATA.train[0], "other")
 
     @pytest.mark.parametrize("method", ["sam-md", "wide", "sam-ie-md", "sam-whole", "zero-shot"])
     def test_every_arm_trains_what_the_paper_says(self, tiny: SamHistoRecipe, method) -> None:
@@ -129,21 +135,6 @@ def test_views_turn_image_and_region_together() -> None:
         assert np.array_equal(view.rgb[..., 0] > 0, view.mask)
 
 
-def test_cases_without_the_region_are_left_out_and_without_the_mask_refused(tiny_sam: str) -> None:
-    case = DATA.train[0]
-    with pytest.raises(DataError, match="no mask 'other'"):
-        load(case, "other")
-    blank = replace(case, masks={"tumour": np.zeros((64, 64), np.uint8)})
-    recipe = SamHistoRecipe(sam=tiny_sam, target="tumour", epochs=1)
-    empty = TrainData(Dataset("x", [Entry("a", blank)]), DATA.validation, DATA.test)
-    with pytest.raises(DataError, match="anything in its mask 'tumour'"), Run(device="cpu", progress=False) as one:
-        train(recipe, empty, one)
-    assert score(build(recipe), blank, {}) == []
-    wrong = replace(case, image=case.image[:30])
-    with pytest.raises(DataError, match="differ in size"):
-        load(wrong, "tumour")
-
-
 def test_the_claims_tumours_cover_a_fifth_to_four_fifths_and_grow_with_the_magnification() -> None:
     items = [draw(np.random.default_rng(i), zoom) for i in range(8) for zoom in (1.0, 2.0)]
     assert all(0.2 <= item.mask.mean() <= 0.8 for item in items)
@@ -152,16 +143,9 @@ def test_the_claims_tumours_cover_a_fifth_to_four_fifths_and_grow_with_the_magni
     assert np.mean([i.mask.mean() for i in items[1::2]]) > np.mean([i.mask.mean() for i in items[::2]])
 
 
-def test_a_quick_claim_goes_through_all_arms_and_is_repeatable() -> None:
-    first = run(3, quick=True)
-    assert set(first) == {"refine", "dot product", "wide"}
-    assert run(3, quick=True) == first
-
-
 @pytest.mark.wrong_types
 def test_far_changes_are_those_away_from_the_click() -> None:
     class Two:
-        masks = (np.zeros((64, 64), bool),) * 2 + (np.zeros((64, 64), bool),)
         steps = [type("Step", (), {"point": Point(5.0, 5.0)})()] * 3
 
         def mask_after(self, t: int) -> np.ndarray:

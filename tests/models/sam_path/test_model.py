@@ -127,6 +127,8 @@ def test_probabilities_sum_to_one_and_areas_to_the_image(model: SamPath, image: 
     np.testing.assert_allclose(found.probability.sum(0), 1, atol=1e-5)
     np.testing.assert_array_equal(found.mask, found.probability.argmax(0))
     assert sum(found.class_areas().values()) == pytest.approx(1)
+    shares = [f"{name} ({found.class_areas()[name]:.1%} of the image)" for name in LABELS[1:]]
+    assert [entry.name for entry in found.legend()] == shares
     assert found.quality == {}  # of several tiles there is no single expectation
     assert set(model.predict(image[:60, :50]).quality) == set(LABELS)
 
@@ -172,12 +174,6 @@ def test_vanilla_mode_unites_sams_masks_and_drops_large_ones(model: SamPath, ima
         model.predict(image, point=((1, 1),))
     with pytest.raises(OptionError, match="is not on the image"):
         model.predict(image, mode="vanilla", point=((100, 1),))
-
-
-def test_weights_for_another_sam_are_refused(model: SamPath, image: np.ndarray) -> None:
-    other = SamPath(replace(model.config, sam="demo"))
-    with pytest.raises(OptionError, match="other sizes than demo"):
-        other.predict(image)
 
 
 # ---- pathology encoders ----

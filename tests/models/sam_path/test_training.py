@@ -1,4 +1,4 @@
-"""SAM-Path's losses and data; the claim's images and arms."""
+"""SAM-Path's losses, data and measures; the claim's images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.models.base import Trained
+from tests.models.promptable import FrozenEncoderTests
 from zoo.data.case import Case
 from zoo.data.phantoms.he_tile import he_tile
+from zoo.data.sets import load_dataset
+from zoo.data.splits import TrainData
 from zoo.errors import DataError
+from zoo.metrics import dice
 from zoo.models.sam_path import claim
 from zoo.models.sam_path.model import ClassMasks
 from zoo.models.sam_path.training import (
@@ -19,13 +24,59 @@ from zoo.models.sam_path.training import (
     Item,
     SamPathRecipe,
     augmented,
+    build,
     classes_of,
+    dots,
     load,
     loss_of,
     rate,
+    score,
 )
 
 RECIPE = SamPathRecipe(labels=("unlabelled", "a", "b"), alpha=0.25, beta=0.5)
+DATA = TrainData(*(load_dataset(f"phantom:he-tile?n={n}&size=64&seed={s}") for n, s in ((3, 0), (1, 10), (1, 20))))
+
+
+class TestSamPath(FrozenEncoderTests):
+    name = "sam-path"
+    owns, aside = {"neck", "decoder"}, {"pathology"}
+    encoded, views = 3, 8
+    evaluated_on = "phantom:he-tile?n=2&seed=77000&size=128"
+    facts = {"pixel accuracy in %, 12 other phantoms, pooled": "pooled_pixel_accuracy"}
+    facts_on = ("phantom:he-tile?n=12&seed=20000", "all")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tiny(cls, tiny_sam: str) -> SamPathRecipe:
+        return SamPathRecipe(
+            labels=TISSUE, sam=tiny_sam, pathology="small", pathology_width=8, pretraining=2, tile=64, mpp=None,
+            augment="turns", lr=1e-2, batch_size=2, steps=6, warmup=2, decays=(4, 0),
+        )  # fmt: skip
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def parts(cls) -> TrainData:
+        return DATA
+
+    def test_a_case_is_measured_by_exact_names_and_counts(self, trained: Trained) -> None:
+        row = score(trained.model, DATA.test[0], {})
+        assert {"pixel_accuracy", "macro_dice", "dice_tumour", "iou_nucleus", "recall_stroma"} <= set(row)
+        assert np.sum(row["counts"]) == 64 * 64
+        assert row["labels"] == list(TISSUE)
+
+    def test_vanilla_sam_is_measured_with_a_point_in_each_object(self, trained: Trained) -> None:
+        case = DATA.test[0]
+        with pytest.raises(DataError, match="know no class"):
+            score(trained.model, case, {"mode": "vanilla"})
+        truth = np.zeros((64, 64), np.uint8)
+        truth[4:21, 8:25] = truth[40:51, 30:41] = 1
+        assert dots(Case(case.image, "x", {"mask": truth}), ("background", "gland")) == ((16, 12), (35, 45))
+        numbered = Case(case.image, "x", {"mask": truth, "instances": np.ones((64, 64), np.uint8)})
+        assert len(dots(numbered, ("background", "gland"))) == 1
+        model = build(replace(RECIPE, labels=("background", "gland"), ignored=False, sam=trained.model.config.sam))
+        found = model.predict(case.image, mode="vanilla", point=((16, 12), (35, 45)), drop_large=True).mask
+        row = score(model, Case(case.image, "x", {"mask": truth}), {"mode": "vanilla", "drop_large": True})
+        assert row["dice_gland"] == pytest.approx(100 * dice(found > 0, truth > 0))
 
 
 # ---- Eq. 3 ----
@@ -141,9 +192,3 @@ def test_the_claims_textures_differ_in_frequency_and_not_in_colour() -> None:
     low, high = (claim.texture(f, 0.0, np.random.default_rng(0)) for f in claim.FREQUENCIES)
     assert np.abs(np.diff(low, axis=1)).mean() < 0.8 * np.abs(np.diff(high, axis=1)).mean()
     assert np.abs(np.diff(low, axis=0)).mean() < np.abs(np.diff(low, axis=1)).mean()
-
-
-def test_a_quick_claim_goes_through_all_arms_and_is_repeatable() -> None:
-    first = claim.run(3, quick=True)
-    assert set(first) == set(claim.ARMS)
-    assert claim.run(3, quick=True) == first

@@ -79,23 +79,21 @@ def test_priors_are_added_unclipped_and_take_two_channels_of_grey_images() -> No
     torch.testing.assert_close(fuse(grey, priors, torch.tensor([True])), torch.cat([grey[:, :1], priors], 1))
 
 
-def test_sam_runs_once_on_an_image_and_never_again_from_the_folder(tmp_path: Path) -> None:
+def test_priors_are_kept_by_content_and_by_how_they_were_made(tiny_sam: str, tmp_path: Path) -> None:
     calls = []
-    base = Promptable(load_sam(needed_by="the tests", image_size=64))
+    base = Promptable(load_sam(tiny_sam, needed_by="the tests"))
     base.sam.vision_encoder.register_forward_hook(lambda *_: calls.append(1))
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    grid = Grid(points=3, quality=-1e9, stability=0.0)
 
-    def made(where: Path, **how: object) -> tuple[np.ndarray, int]:
+    def made(**how: object) -> tuple[np.ndarray, int]:
         base.cache.clear()
-        return PriorMaker(base, grid, "sum", "exterior", FeatureCache(where, half=True), **how)(image)
+        grid = Grid(points=3, quality=-1e9, stability=0.0)
+        return PriorMaker(base, grid, "sum", "exterior", FeatureCache(tmp_path, half=True), **how)(image)
 
-    (first, count), (again, same) = made(tmp_path), made(tmp_path)
-    assert len(calls) == 1
-    assert first.shape == (2, 40, 50)
+    (first, count), (again, same) = made(), made()
     np.testing.assert_array_equal(first, again)
-    assert count == same
-    made(tmp_path, scored=False)  # another kind of prior has another name
+    assert (len(calls), first.shape, count) == (1, (2, 40, 50), same)
+    made(scored=False)
     assert len(calls) == 2
 
 

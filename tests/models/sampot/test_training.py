@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.models.base import PluginTests, Trained
-from zoo.data.case import Case
+from tests.models.base import Trained
+from tests.models.promptable import FrozenEncoderTests, instead
 from zoo.data.features import FeatureCache
 from zoo.data.phantoms.chest import chest_xray
 from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.errors import DataError
 from zoo.metrics import dice
-from zoo.models.sampot.claim import correlation, run
+from zoo.models.sampot.claim import correlation
 from zoo.models.sampot.training import (
     SampotRecipe,
     build,
@@ -26,7 +24,6 @@ from zoo.models.sampot.training import (
     clicks_for,
     guessed,
     level_sets,
-    load,
     samples_of,
     score,
     train,
@@ -43,8 +40,11 @@ def dataset(first: int, count: int) -> Dataset:
 DATA = TrainData(dataset(0, 4), dataset(20, 2), dataset(40, 2))
 
 
-class TestSampot(PluginTests):
+class TestSampot(FrozenEncoderTests):
     name = "sampot"
+    owns = {"regressor"}
+    any_sam = True
+    encoded = 6  # of both parts
     given = ("--with", "steps=3", "--with", "point=170,110")
 
     @pytest.fixture(scope="class")
@@ -57,10 +57,11 @@ class TestSampot(PluginTests):
     def parts(cls) -> TrainData:
         return DATA
 
-    def test_only_the_score_is_trained_and_stored(self, tiny: SampotRecipe, trained: Trained) -> None:
-        assert {name.split(".")[0] for name, _ in trained.model.named_parameters()} == {"regressor"}
-        frozen = build(tiny).base.sam.state_dict()
-        assert all(torch.equal(tensor, frozen[name]) for name, tensor in trained.model.base.sam.state_dict().items())
+    def test_cases_without_the_object_are_left_out_or_refused(self, tiny: SampotRecipe) -> None:
+        blank = instead(DATA, masks={"left_lung": np.zeros((64, 64), np.uint8)})
+        with pytest.raises(DataError, match="anything in its mask 'left_lung'"), Run(device="cpu", progress=False) as r:
+            train(tiny, blank, r)
+        assert score(build(tiny), blank.train[0], {}) == []
 
     def test_the_epoch_with_the_least_error_on_validation_is_kept(self, tiny: SampotRecipe, trained: Trained) -> None:
         model = build(tiny)
@@ -127,25 +128,7 @@ def test_an_image_gives_22_samples_with_their_true_dice(tiny_sam: str) -> None:
     assert wanted[:16].max() > 0.9
 
 
-def test_cases_without_the_object_are_left_out_or_refused(tiny_sam: str) -> None:
-    recipe = SampotRecipe(sam=tiny_sam, target="mask", epochs=1)
-    blank = replace(DATA.train[0], masks={"mask": np.zeros((64, 64), np.uint8)})
-    empty = TrainData(Dataset("x", [Entry("a", blank)]), DATA.validation, DATA.test)
-    with pytest.raises(DataError, match="anything in its mask 'mask'"), Run(device="cpu", progress=False) as one:
-        train(recipe, empty, one)
-    assert score(build(recipe), blank, {}) == []
-    with pytest.raises(DataError, match="differ in size"):
-        load(Case(np.zeros((9, 9), np.uint8), "x", masks=blank.masks), "mask")
-
-
 # ---- the claim ----
-
-
-def test_a_quick_claim_goes_through_all_arms_and_is_repeatable() -> None:
-    first = run(3, quick=True)
-    assert set(first) == {"first click", "gradient", "random search", "untrained score", "SAM's estimate"}
-    assert all(0 <= scores["Dice"] <= 100 for scores in first.values())
-    assert run(3, quick=True) == first
 
 
 def test_correlation_of_what_does_not_vary_is_none() -> None:

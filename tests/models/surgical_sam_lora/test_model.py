@@ -8,17 +8,25 @@ import torch
 
 from zoo.data.phantoms.surgical_frame import surgical_frame
 from zoo.errors import OptionError
-from zoo.models.surgical_sam_lora.baselines import TernausNet
 from zoo.models.surgical_sam_lora.model import (
     Adapted,
     EncoderConfig,
     LowRank,
     SurgicalSam,
     SurgicalSamConfig,
-    pixels_of,
     prompts_of,
 )
-from zoo.nn.promptable import DecoderConfig, load_sam, new_decoder
+from zoo.nn.promptable import (
+    DecoderConfig,
+    Grid,
+    Point,
+    Prompt,
+    decode,
+    encode_prompts,
+    find_everything,
+    load_sam,
+    mask_side,
+)
 
 TINY = EncoderConfig(2, 24)
 
@@ -31,7 +39,8 @@ def case():
 @pytest.fixture
 def model(tiny_sam: str) -> SurgicalSam:
     torch.manual_seed(0)
-    return SurgicalSam(SurgicalSamConfig(sam=tiny_sam, prompted=tiny_sam, encoder=TINY)).eval()
+    grid = Grid(points=4, quality=-1e9, stability=0.0, overlap=1.0)
+    return SurgicalSam(SurgicalSamConfig(sam=tiny_sam, prompted=tiny_sam, grid=grid, encoder=TINY)).eval()
 
 
 def moved(model: SurgicalSam) -> SurgicalSam:
@@ -90,50 +99,16 @@ def test_at_the_papers_size_it_trains_what_the_paper_says() -> None:
     assert 4 * (sum(trained.values()) + whole_prompt_encoder) / 2**20 == pytest.approx(18.28, abs=0.08)
 
 
-def test_the_two_sams_are_frozen_and_no_part_of_the_weights(model: SurgicalSam) -> None:
-    before = set(model.state_dict())
-    model(torch.randn(1, 3, 64, 64)).sum().backward()
-    assert set(model.state_dict()) == before
-    assert {name.partition(".")[0] for name in before} == {"decoder", "updates", "default"}
-    frozen = [p for name, p in model.base.sam.named_parameters() if "update." not in name]
-    assert not any(p.requires_grad for p in frozen)
-    assert model.updates is not None
-    assert all(update.up_q.weight.grad is not None for update in model.updates)
-
-
-def test_there_is_a_logit_for_every_class_and_frames_do_not_mix(model: SurgicalSam) -> None:
-    x = torch.randn(3, 3, 64, 64)
+@pytest.mark.parametrize("method", ["lora", "decoder-only", "u-net", "ternausnet"])
+def test_every_method_has_a_logit_for_every_class_and_frames_do_not_mix(tiny_sam: str, method) -> None:
+    config = SurgicalSamConfig(method, tiny_sam, 64, encoder=TINY, unet_features=(4,) * 6)
+    model, x = SurgicalSam(config).eval(), torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         together, alone = model(x), model(x[1:2])
-    assert together.shape == (3, 4, 32, 32)
+    assert together.shape[:2] == (3, 4)
+    assert together.shape[2] == (64 if model.plain is not None else 32)  # SAM's are smaller
+    assert (model.updates is not None) == (method == "lora")
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
-
-
-def test_more_tokens_copy_sams_in_turn() -> None:
-    decoder = new_decoder(DecoderConfig(16, 32, 2, 16), tokens=8)
-    assert decoder.mask_tokens.weight.shape == (8, 16)
-    assert len(decoder.output_hypernetworks_mlps) == 8
-
-
-def test_a_frame_is_squashed_to_the_square() -> None:
-    from zoo import media
-
-    wide = media.read(np.full((40, 90, 3), 200, np.uint8))
-    assert pixels_of(wide, 64).shape == (1, 3, 64, 64)
-    assert pixels_of(wide, 64).std() < 1  # no black border
-
-
-def test_weights_for_another_sam_are_refused(tiny_sam: str) -> None:
-    model = SurgicalSam(SurgicalSamConfig(sam=tiny_sam))  # sizes of the zoo's small SAM
-    with pytest.raises(OptionError, match="other sizes"):
-        _ = model.base
-
-
-@pytest.mark.parametrize("size", [64, 96])
-def test_ternausnet_answers_at_the_size_of_the_frame(size: int) -> None:
-    network = TernausNet(4, width=4).eval()
-    with torch.no_grad():
-        assert network(torch.randn(1, 3, size, size)).shape == (1, 4, size, size)
 
 
 # ---- what a user asks ----
@@ -172,17 +147,23 @@ def test_where_masks_overlap_the_higher_logit_wins(model: SurgicalSam, case) -> 
     assert np.array_equal(both.mask[clear], expected[clear])
 
 
-def test_a_point_takes_the_mask_that_sam_expects_most_of(model: SurgicalSam, case) -> None:
+def test_a_point_takes_the_mask_of_three_that_sam_expects_most_of(model: SurgicalSam, case) -> None:
     found = model.predict(case.image, point=(40, 40))
-    assert found.mode == "point"
-    assert list(found.quality) == ["1: point 1"]
-    assert found.summary()
+    base, image = model.prompted, model.prompted.embed(case.image)
+    prompts = image.frame.tensors([Prompt(points=(Point(40.0, 40.0),))], mask_side(base.sam), "cpu")
+    with torch.no_grad():
+        low, quality = decode(base.sam, image.features, encode_prompts(base.sam, prompts), multimask=True)
+        best = int(quality[0].argmax())
+        expected = image.frame.logits(low[:, best : best + 1])[0, 0].sigmoid().numpy()
+    np.testing.assert_allclose(found.probability, expected, atol=1e-5)
+    assert found.quality == {"1: point 1": pytest.approx(float(quality[0, best]), abs=1e-5)}
 
 
-def test_all_that_can_be_told_apart_has_a_number_each(model: SurgicalSam, case) -> None:
+def test_all_that_can_be_told_apart_has_a_number_each_small_masks_above(model: SurgicalSam, case) -> None:
     found = model.predict(case.image, mode="amg")
-    assert len(found.labels) == 1 + len(found.quality)
-    assert found.mask.max() < len(found.labels)
+    masks = find_everything(model.prompted, case.image, model.config.grid)
+    assert len(found.labels) == 1 + len(masks) > 2
+    assert (found.mask[sorted(masks, key=lambda one: -one.area)[-1].full()] == len(masks)).all()
     assert found.legend() == []
 
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.models.base import PluginTests
+from tests.models.base import Trained
+from tests.models.promptable import PromptableTests
 from zoo.data.case import Case
 from zoo.data.phantoms.surgical_frame import surgical_frame
 from zoo.errors import DataError
-from zoo.models.surgical_sam_lora.model import SurgicalSam
 from zoo.models.surgical_sam_lora.training import (
     Item,
     SurgicalSamRecipe,
     augmented,
+    build,
     instrument_scores,
     load,
     loss_of,
@@ -29,12 +30,14 @@ from zoo.models.surgical_sam_lora.training import (
     told,
 )
 from zoo.models.surgical_sam_lora.training import training as procedure
+from zoo.training import Run
 
 CLASSES = ("a", "b", "c")
 
 
-class TestSurgicalSam(PluginTests):
+class TestSurgicalSam(PromptableTests):
     name = "surgical-sam-lora"
+    owns = {"updates", "decoder", "default"}
     data = "phantom:surgical-frame?n=10&size=64"
     facts = {"instrument IoU, 40 other phantoms": "instrument_iou", "binary IoU, 40 other phantoms": "binary_iou"}
     facts_on = ("phantom:surgical-frame?n=40&seed=20000", "all")
@@ -46,10 +49,24 @@ class TestSurgicalSam(PluginTests):
             sam=tiny_sam, prompted=tiny_sam, classes=CLASSES, image_size=None, epochs=3, batch_size=3, warmup=2
         )
 
-    def test_it_moves_updates_decoder_and_default_prompt(self, trained, tiny_sam: str) -> None:
-        model: SurgicalSam = trained.model
-        assert model.updates is not None
-        assert all(update.up_q.weight.any() and update.up_v.weight.any() for update in model.updates)
+    def test_every_update_moves(self, trained: Trained) -> None:
+        assert all(update.up_q.weight.any() and update.up_v.weight.any() for update in trained.model.updates)
+
+    @pytest.mark.parametrize("method", ["decoder-only", "u-net", "ternausnet"])
+    def test_the_networks_that_it_is_compared_with_train_too(self, tiny, training, parts, method) -> None:
+        recipe = replace(tiny, method=method, unet_features=(4,) * 6, image_size=64, epochs=1)
+        before = build(recipe).state_dict()
+        with Run(seed=0, device="cpu", progress=False) as run:
+            model = training.run(recipe, parts, run)
+        names = [name for name, _ in model.named_parameters()]
+        assert sum(not torch.equal(before[name], model.state_dict()[name]) for name in names) > 0.5 * len(names)
+        assert score(model, parts.test[0], {})["instrument_iou"] >= 0
+
+    def test_prompted_modes_are_measured_by_the_plain_sam(self, trained: Trained, parts) -> None:
+        rows = [score(trained.model, parts.test[0], {"mode": mode}) for mode in ("box", "point", "auto")]
+        assert rows[0] != rows[1] != rows[2]
+        with pytest.raises(DataError, match="no classes to measure"):
+            score(trained.model, parts.test[0], {"mode": "amg"})
 
 
 # ---- Eq. 2 ----
@@ -115,12 +132,9 @@ def test_training_sees_what_predict_sees() -> None:
     assert np.array_equal(y[0].numpy(), case.masks["mask"])
 
 
-def test_masks_of_another_size_or_with_more_classes_are_refused() -> None:
-    frame = np.zeros((20, 30, 3), np.uint8)
-    with pytest.raises(DataError, match="differ in size"):
-        load(Case(frame, "1", {"mask": np.zeros((20, 20), np.uint8)}), CLASSES, 64)
+def test_masks_with_more_classes_are_refused() -> None:
     with pytest.raises(DataError, match="the value 4, but there are 3 classes"):
-        load(Case(frame, "1", {"mask": np.full((20, 30), 4, np.uint8)}), CLASSES, 64)
+        load(Case(np.zeros((9, 9, 3), np.uint8), "1", {"mask": np.full((9, 9), 4, np.uint8)}), CLASSES, 64)
 
 
 def test_the_papers_preset_is_the_papers() -> None:
@@ -163,15 +177,3 @@ def test_prompts_are_box_and_centre_of_every_instrument() -> None:
     instances[mask == 1] = 1
     joined = told(replace(case, masks={"mask": mask, "instances": instances}), "box", CLASSES)
     assert joined["box"] == ((12, 12, 19, 15), (3, 2, 10, 17))
-
-
-def test_prompted_modes_are_measured_too(tiny_sam: str) -> None:
-    from zoo.models.surgical_sam_lora.model import EncoderConfig, SurgicalSamConfig
-
-    model = SurgicalSam(SurgicalSamConfig(sam=tiny_sam, prompted=tiny_sam, encoder=EncoderConfig(2, 24))).eval()
-    case = surgical_frame(2, size=64)
-    for mode in ("box", "point"):
-        row = score(model, case, {"mode": mode})
-        assert 0 <= row["instrument_iou"] <= 1
-    with pytest.raises(DataError, match="no classes to measure"):
-        score(model, case, {"mode": "amg"})

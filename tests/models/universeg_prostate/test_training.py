@@ -16,6 +16,7 @@ from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.errors import DataError
 from zoo.metrics import dice
+from zoo.models.universeg_prostate import claim
 from zoo.models.universeg_prostate.baselines import (
     LARGE,
     SMALL,
@@ -26,9 +27,9 @@ from zoo.models.universeg_prostate.baselines import (
     unet,
     unet_probability,
 )
-from zoo.models.universeg_prostate.claim import SIDE, SLICES, draw, support_of
 from zoo.models.universeg_prostate.data import Task, episodes, made_up, tasks_of, varied
 from zoo.models.universeg_prostate.model import UniverSegConfig, UniverSegProstate
+from zoo.models.universeg_prostate.support import labelled
 from zoo.models.universeg_prostate.training import UniverSegRecipe, loss_of, score, train
 from zoo.training import Run
 
@@ -199,16 +200,18 @@ def test_dice_is_of_the_volume_and_of_the_slices_that_show_the_region() -> None:
     assert [row["dice_2d"] for row in rows[1:]] == pytest.approx(flat)
 
 
-def test_the_claims_volumes_have_a_bladder_only_where_the_region_is_not() -> None:
-    for seed in range(5):
-        image, truth = draw(np.random.default_rng(seed))
-        assert image.shape == truth.shape == (SLICES, SIDE, SIDE)
-        present = np.flatnonzero(truth.any((1, 2)))
-        assert 3 <= present[0] <= 6
-        assert present[-1] < SLICES - 3
-        y, x = (round(c) for c in ndimage.center_of_mass(truth.any(0)))
-        bladder, beyond = image[0, y - 1 : y + 2, x - 1 : x + 2].mean(), image[-1, y - 1 : y + 2, x - 1 : x + 2].mean()
-        assert bladder > beyond + 0.1
-    support = support_of([draw(np.random.default_rng(seed)) for seed in (0, 1)])
-    assert len(support) == 2 * SLICES
-    assert support.z.tolist() == 2 * [*range(SLICES)]
+def test_the_claim_keeps_labelled_and_tested_phantoms_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    model = UniverSegProstate(UniverSegConfig(channels=(4, 6), side=32)).eval()
+    monkeypatch.setattr(claim, "prostate_mr", lambda seed: asked.append(seed) or prostate_mr(seed, size=32, slices=8))
+    monkeypatch.setattr(claim, "fixed", lambda: model)
+    found = claim.run(900, quick=True)
+    assert asked == [190_000, 190_001, 190_002]  # one and two are labelled, the third is tested
+    assert set(found) == set(claim.claim.arms)
+    pool = claim.together([labelled(prostate_mr(s, size=32, slices=8), "gland", 32, "percentiles") for s in (1, 2)])
+    assert pool.z.tolist() == [*range(8), *range(8)]
+    assert set(pool.case) == {"prostate-mr-1", "prostate-mr-2"}
+
+
+def test_the_claims_weights_are_those_that_come_with_it() -> None:
+    assert claim.fixed().config.method == "universeg"

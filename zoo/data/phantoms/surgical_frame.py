@@ -17,14 +17,16 @@ from zoo.data.phantoms.texture import Map, as_bytes, check_size, edge, grid, noi
 INSTRUMENTS = ("grasper", "scissors", "hook")
 """Values 1 to 3 of the mask. A grasper has two blunt jaws, scissors two long blades, a hook one bent wire."""
 PARTS = ("shaft", "wrist", "tip")
+RINGS = ((0.12, 0.30, 0.85), (0.95, 0.85, 0.15), (0.10, 0.65, 0.25))  # of each kind, where they are marked
 
 
-def surgical_frame(seed: int, *, size: int = 256) -> Case:
+def surgical_frame(seed: int, *, size: int = 256, rings: bool = False) -> Case:
     """Frame of a laparoscope: one to three instruments over wet tissue, with their parts.
 
     Args:
         seed: the phantom is a pure function of it and the options.
         size: width and height, px (32 to 1024).
+        rings: instruments bear coloured rings on shaft and wrist, one colour for each kind, as reusable ones do.
 
     Returns:
         A case with a uint8 [h w 3] image and uint8 [h w] masks: ``mask`` (``INSTRUMENTS``), ``parts`` (1 to 3, see
@@ -44,7 +46,7 @@ def surgical_frame(seed: int, *, size: int = 256) -> Case:
     for number in range(count):
         kind = int(rng.integers(len(INSTRUMENTS)))
         around = start + 2 * math.pi * number / count + rng.normal(0, 0.25)
-        light, here = _instrument(x, y, light, kind, around, rng)
+        light, here = _instrument(x, y, light, kind, around, rng, rings)
         kinds[here > 0], parts[here > 0], instances[here > 0] = kind + 1, here[here > 0], number + 1
     radius = np.hypot(x - rng.normal(0, 0.05), y - rng.normal(0, 0.05))
     light = light * np.clip(1.12 - 0.42 * radius**2, 0.1, None)[..., None]
@@ -82,7 +84,7 @@ def _tissue(x: Map, y: Map, rng: np.random.Generator) -> np.ndarray:
 
 
 def _instrument(
-    x: Map, y: Map, light: np.ndarray, kind: int, around: float, rng: np.random.Generator
+    x: Map, y: Map, light: np.ndarray, kind: int, around: float, rng: np.random.Generator, rings: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one; returns the picture and where its parts are (1 shaft, 2 wrist, 3 tip)."""
     tip = np.array([0.45 * math.cos(around + rng.normal(0, 0.3)), 0.45 * math.sin(around + rng.normal(0, 0.3))])
@@ -125,6 +127,9 @@ def _instrument(
     serration = 1 + 0.12 * np.sign(np.sin(2 * math.pi * s / 0.03))
     tips = steel * 0.95 * tint[..., None] * serration[..., None]
     painted = painted + np.where((ends & ~wrist & ~shaft)[..., None], tips, 0)
+    if rings:
+        ringed = (parts > 0) & (parts < 3) & ((s - reach) % 0.20 < 0.08)
+        painted = np.where(ringed[..., None], np.array(RINGS[kind]) * (0.3 + 0.7 * shading[..., None]), painted)
     soft = gaussian_filter((parts > 0).astype(float), 0.0025 * len(x))[..., None]
     shadow = gaussian_filter((parts > 0).astype(float), 0.03 * len(x))[..., None]
     light = light * (1 - 0.45 * shadow)

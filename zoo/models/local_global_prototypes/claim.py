@@ -123,6 +123,10 @@ claim = Claim(
     run="zoo.models.local_global_prototypes.claim:run",
     seeds=(101, 102, 103, 104, 105, 106, 107, 108),
     tuned_on=(0,),
+    tuning=(
+        "All arms of both readings have one rate for the backbone, which starts from random weights here, and all "
+        "other values of their reading. No arm had a search of its own."
+    ),
     primary=Comparison(
         "joint",
         "black box",

@@ -153,6 +153,10 @@ class LocalGlobalPrototypes(Model[LookAlikes]):
         names = [name for name in self.config.branches if (choice or self.config.branch) in ("joint", name)]
         return torch.stack([self.stage1_logits(evidence[name]).softmax(1) for name in names]).mean(0)
 
+    def answer(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """The probabilities from the images alone: what ``zoo export`` writes."""
+        return self.probabilities(self(x))
+
     def stage1_logits(self, evidence: Evidence, tau: float | None = None) -> Float[Tensor, "b c"]:
         """Exponent of Eq. 4 with w_ck = 1 / K: mean similarity by class, in [-1, 1] at temperature 1."""
         return evidence.similarity.mean(-1) / (tau or self.config.tau)

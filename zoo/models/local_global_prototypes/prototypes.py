@@ -48,7 +48,7 @@ class PrototypeBranch(nn.Module):
         cells = features.flatten(2).transpose(1, 2)
         cells = self.embed(cells.mean(1, keepdim=True) if self.pooled else cells)
         similarity, winner = prototype_similarity(cells, self.prototypes.flatten(0, 1))
-        shape = (len(cells), *self.prototypes.shape[:2])
+        shape = (cells.shape[0], *self.prototypes.shape[:2])  # len() would fix it in an exported graph
         return Evidence(similarity.view(shape), cells, winner.view(shape))
 
     def cluster_loss(self) -> Float[Tensor, ""]:

@@ -228,7 +228,5 @@ claim = Claim(
         "V4": {"BACC": 0.7793, "sensitivity": 0.8761, "specificity": 0.6825, "AUC": 0.8504},
         "UDTR-Adapted": {"BACC": 0.7094, "sensitivity": 0.7922, "specificity": 0.6266, "AUC": 0.7634},
     },
-    falsified_if={
-        "V1 is not above V0 in balanced accuracy where melanomas are ugly ducklings": ("V1 vs. V0, BACC",),
-    },
+    falsified_if={"V1 is not above V0 in balanced accuracy where melanomas are ugly ducklings": ("V1 vs. V0, BACC",)},
 )

@@ -23,10 +23,12 @@ from zoo.model import Model
 from zoo.models.meldd import plugin
 from zoo.models.meldd.data import Evidence, as_sets, centre_of, told, view_of
 from zoo.models.meldd.network import (
+    UNKNOWN_SITE,
     VARIANTS,
     WITH_PERSON,
     WITH_SITE,
     ContextConfig,
+    Layout,
     Sets,
     Variant,
     VariantName,
@@ -91,6 +93,15 @@ class MelDD(Model[PatientLesions]):
         """Logits of all lesions of a batch of patients, by one variant."""
         return self.variant(name)(sets)[0]
 
+    def patient(self, images: Float[Tensor, "n 3 s s"]) -> Float[Tensor, " n"]:
+        """Logits of one patient's images by V1, which asks for nothing beside them: what ``zoo export`` writes."""
+        each, one = torch.arange(images.shape[0]), torch.ones(1, dtype=torch.long)
+        sets = Sets(self.backbone(images), each * 0 + UNKNOWN_SITE, one * images.shape[0], one / 0, -one)
+        layout = Layout(sets.lengths)  # of a single set it's known without a look at the data
+        vars(layout).update(longest=images.shape[0], owner=each * 0, place=each)
+        vars(sets)["layout"] = layout
+        return self(sets, "V1")
+
     @torch.no_grad()
     def logits(self, sets: Sets, name: str) -> Float[Tensor, " t"]:
         """As ``forward``; a model of a fixed count scores every lesion once, in pieces of that many."""
@@ -109,13 +120,7 @@ class MelDD(Model[PatientLesions]):
         return case_of(given, "lesion")
 
     def _predict(
-        self,
-        patients: Sequence[Case],
-        *,
-        site: Sequence[str] | None,
-        age: float | None,
-        sex: str | None,
-        variant: str,
+        self, patients: Sequence[Case], *, site: Sequence[str] | None, age: float | None, sex: str | None, variant: str
     ) -> list[PatientLesions]:
         """Judge all lesions of each patient; images that can't be read are left out, with a note.
 

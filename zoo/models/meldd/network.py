@@ -187,7 +187,7 @@ class Variant(nn.Module):
         if self.site is not None:
             lesions = lesions + self.site(sets.site)
         if self.sex is None or self.kind is None:
-            return lesions, sets.layout, torch.arange(len(lesions), device=lesions.device)
+            return lesions, sets.layout, torch.arange(lesions.shape[0], device=lesions.device)
         old, sexed = ~sets.age.isnan(), sets.sex >= 0
         extra = old.long() + sexed.long()
         layout = Layout(sets.lengths + extra)

@@ -20,14 +20,7 @@ from zoo.model import Model
 from zoo.models.pointcloud_recon3d import plugin
 from zoo.models.pointcloud_recon3d.data import Layer, cloud_of, grid_of, planes_between
 from zoo.models.pointcloud_recon3d.network import SegmenterConfig, segmenter
-from zoo.models.pointcloud_recon3d.registration import (
-    BandMode,
-    LayerReport,
-    Rule,
-    register_stack,
-    select,
-    selection,
-)
+from zoo.models.pointcloud_recon3d.registration import BandMode, LayerReport, Rule, register_stack, select, selection
 from zoo.models.pointcloud_recon3d.result import Neighbours, PointCloud
 from zoo.nn.windows import by_patches
 from zoo.progress import Bar, track

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as colour
 
@@ -26,7 +27,7 @@ from zoo.metrics.pixels import counts, pixel_measures
 from zoo.models.sam_path.encoders import SMALL, SmallEncoder
 from zoo.models.sam_path.model import BCSS, ClassMasks, Encoders, Prompts, SamPath, SamPathConfig
 from zoo.nn.losses import contrastive_loss
-from zoo.nn.promptable import DecoderConfig, Promptable, load_sam
+from zoo.nn.promptable import DecoderConfig, Promptable, load_sam, next_click
 from zoo.training import Run, TrainData, Training
 
 TISSUE = ("unlabelled", "stroma", "tumour", "nucleus")  # of the phantom he-tile
@@ -297,12 +298,29 @@ def recoloured(rgb: UInt8[np.ndarray, "t t 3"], rng: np.random.Generator) -> UIn
 
 
 def score(model: SamPath, case: Case, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of the image, in percent; ``counts`` lets the evaluation pool pixels over all images, as the authors' does."""
-    c = model.config
-    found = model.predict(case.image, **options)
-    table = counts(found.mask, classes_of(case, c.labels), len(c.labels), 0 if c.ignored else None)
+    """Of the image, in percent; ``counts`` lets the evaluation pool pixels over all images, as the authors' does.
+
+    With ``mode=vanilla`` of SAM's own masks, from a point in each object.
+    """
+    c, given = model.config, dict(options)
+    truth = classes_of(case, c.labels)
+    if given.get("mode") == "vanilla":
+        given["point"] = dots(case, c.labels[c.ignored :])
+    empty = given.get("point") == ()  # nothing to ask for
+    found = np.zeros_like(truth) if empty else model.predict(case.image, **given).mask
+    table = counts(found, truth, len(c.labels), 0 if c.ignored else None)
     values = {name: 100 * value for name, value in pixel_measures(table, c.labels).items()}
     return {**values, "counts": table.tolist(), "labels": list(c.labels)}
+
+
+def dots(case: Case, classes: Sequence[str]) -> tuple[tuple[float, float], ...]:
+    """A point in the middle of each object, as vanilla SAM is given (Sec. 3.2); objects are the mask's ``instances``,
+    or its connected parts. Raises ``DataError`` where there are several kinds of them."""
+    if len(classes) != 2:
+        raise DataError("SAM's own masks know no class: measure mode=vanilla with weights for background and one class")
+    objects = read_mask(case, "instances") if "instances" in case.masks else ndimage.label(read_mask(case) > 0)[0]
+    points = [next_click(objects == number) for number in np.unique(objects[objects > 0])]
+    return tuple((point.x, point.y) for point in points if point is not None)
 
 
 CRAG = {

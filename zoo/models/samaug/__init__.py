@@ -26,6 +26,7 @@ plugin = Plugin(
             choices=("aug", "mean", "entropy"),
         ),
         Input("priors", "file", "NAME_priors.safetensors of an earlier prediction on this image, in place of SAM"),
+        Input("sam_masks", "file", "JSON of the masks that Segment Anything found in this image, in place of SAM"),
         Input("threshold", "number", "probability from which a pixel counts", default=0.5, minimum=0.0, maximum=1.0),
     ),
     outputs=(

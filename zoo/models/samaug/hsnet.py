@@ -15,17 +15,18 @@ from zoo.nn.backbones import timm_network
 class HSNet(nn.Module):
     """PVTv2 encoder, three hybrid semantic steps, and one map of logits from each of four scales.
 
-    ``forward`` gives the four maps at the size of the input, whose sides are multiples of 32.
+    ``forward`` gives the four maps at the size of the input, whose sides are multiples of 32. ``corners``: maps are
+    enlarged from corner to corner, as in HSNet's code; in SAMAug's copy of it they aren't.
     """
 
-    def __init__(self, backbone: str = "pvt_v2_b2", *, pretrained: bool = False) -> None:
+    def __init__(self, backbone: str = "pvt_v2_b2", *, pretrained: bool = False, corners: bool = True) -> None:
         super().__init__()
         self.backbone = timm_network(
             backbone, needed_by="samaug", pretrained=pretrained, features_only=True, drop_path_rate=0.1
         )
         widths: list[int] = self.backbone.feature_info.channels()  # type: ignore[union-attr,operator]
         self.transfer = ConvNorm(widths[3], widths[3], 1)
-        self.steps = nn.ModuleList(HybridStep(widths[i + 1], widths[i]) for i in (2, 1, 0))
+        self.steps = nn.ModuleList(HybridStep(widths[i + 1], widths[i], corners) for i in (2, 1, 0))
         self.gates = nn.ModuleList(CrossGate(widths[i]) for i in (2, 1, 0))
         self.outs = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths)
         self.seen = nn.ModuleList(ConvNorm(width, 64, 1, bias=True) for width in widths)
@@ -79,8 +80,9 @@ class CrossGate(nn.Module):
 class HybridStep(nn.Module):
     """Tokens, gated by channel and place, times convolutions; doubled in size."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, corners: bool) -> None:
         super().__init__()
+        self.corners = corners
         self.embed = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embed_norm = nn.LayerNorm(outputs)
         self.block = TokenBlock(outputs)
@@ -99,7 +101,7 @@ class HybridStep(nn.Module):
         other = query.view(b, h, w, c).permute(0, 3, 1, 2)
         attention = query * other
         gated = tokens * self.channels(attention) * self.place(attention).sigmoid()
-        return F.interpolate(gated * self.convolutions(x), scale_factor=2, mode="bilinear", align_corners=True)
+        return F.interpolate(gated * self.convolutions(x), scale_factor=2, mode="bilinear", align_corners=self.corners)
 
 
 class TokenBlock(nn.Module):

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from zoo import media
 from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise, rgb_bytes, to_tensor
+from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.samaug import plugin
 from zoo.models.samaug.hsnet import HSNet
-from zoo.models.samaug.priors import Boundary, Compose, PriorMaker, fuse, read_priors
+from zoo.models.samaug.priors import Boundary, Compose, PriorMaker, fuse, rasterise, read_priors
 from zoo.models.samaug.result import AugmentedSegmentation
-from zoo.nn.promptable import Grid, Promptable, load_sam
+from zoo.nn.promptable import Grid, Promptable, load_sam, read_masks
 from zoo.nn.windows import sliding_window
 
 Task = Literal["nuclei", "glands", "polyp"]
@@ -38,6 +39,7 @@ class SamaugConfig:
     # of U-Net's five levels and its end; of P-Net the first
     features: tuple[int, ...] = field(default=(64, 128, 256, 512, 1024, 64), metadata={"min": 1, "max": 4096})
     backbone: str = "pvt_v2_b2"  # of HSNet: timm's name
+    corners: bool = True  # HSNet's maps are enlarged from corner to corner; False: as in the authors' copy of it
     inputs: Inputs = "aug"
     """What M was trained on: the augmented image (Eq. 1), both (Eq. 2), or, as the baseline, the raw image."""
     sam: str = "demo"  # a Hub id, a folder, or the SAM that comes with the zoo
@@ -101,7 +103,7 @@ class PNet(nn.Module):
 def build(config: SamaugConfig, *, pretrained: bool = False) -> nn.Module:
     """M: 3 channels to ``config.classes`` maps, HSNet to four of one. ``pretrained``: HSNet's encoder, on ImageNet."""
     if config.network == "hsnet":
-        return HSNet(config.backbone, pretrained=pretrained)
+        return HSNet(config.backbone, pretrained=pretrained, corners=config.corners)
     if config.network == "p-net":
         return PNet(config.classes, config.features[0])
     if config.network == "u-net":
@@ -166,31 +168,36 @@ class Samaug(Model[AugmentedSegmentation]):
         return Views(raw, fuse(raw, priors.clamp(0, 1), grey))
 
     def _predict(
-        self, images: Sequence[media.Image], *, strategy: str | None, priors: str | None, threshold: float
+        self,
+        images: Sequence[media.Image],
+        *,
+        strategy: str | None,
+        priors: str | None,
+        sam_masks: str | None,
+        threshold: float,
     ) -> list[AugmentedSegmentation]:
         """Segment from the augmented image, from both (Eq. 4), or from the one M is surer of (Eq. 6).
 
-        Raises ``OptionError`` for priors of another size than the image.
+        Raises ``OptionError`` for priors or masks of another size than the image, and for both of them.
         """
-        return [self._segmented(image, strategy, priors, threshold) for image in images]
+        if priors and sam_masks:
+            raise OptionError("give priors or sam_masks, not both; priors are drawn from masks")
+        return [self._segmented(image, strategy, priors, sam_masks, threshold) for image in images]
 
     def _segmented(
-        self, picture: media.Image, strategy: str | None, given: str | None, threshold: float
+        self, picture: media.Image, strategy: str | None, priors: str | None, masks: str | None, threshold: float
     ) -> AugmentedSegmentation:
         c = self.config
         rgb = rgb_bytes(picture)
-        count: int | None = None
-        if c.inputs == "raw":
-            made, used = np.zeros((2, *picture.size), np.float32), "raw"
-        else:
-            made, count = (read_priors(given, picture.size), None) if given else self.priors(rgb)
-            used = strategy or _DEFAULT[c.inputs]
+        made, count = self._drawn(rgb, priors, masks)
+        used = "raw" if c.inputs == "raw" else strategy or _DEFAULT[c.inputs]
         x, grey = to_tensor([rgb], self.device), is_grey(rgb)
         views = self.views(x, torch.from_numpy(made)[None].to(self.device), torch.tensor([grey], device=self.device))
         raw, aug = (self._whole(view) for view in views)
         chosen = self._chosen(raw, aug) if used == "entropy" else used
         p = tau({"raw": raw, "aug": aug, "mean": raw + aug}[chosen])
         mask, objects = self.objects(p, threshold)
+        each = {"raw": raw} if c.inputs == "raw" else {"raw": raw, "aug": aug}
         return AugmentedSegmentation(
             options={"strategy": used},
             notes=self._notes(strategy, made),
@@ -201,11 +208,25 @@ class Samaug(Model[AugmentedSegmentation]):
             priors=made,
             sam_masks=count,
             augmented=shown(rgb, made, grey),
-            raw_mask=self.objects(tau(raw), threshold)[0].astype(np.uint8),
+            masks={name: self.objects(tau(one), threshold)[0].astype(np.uint8) for name, one in each.items()},
             instances=objects,
             chosen=chosen,
-            entropy={"raw": entropy(tau(raw))} | ({} if c.inputs == "raw" else {"aug": entropy(tau(aug))}),
+            entropy={name: entropy(tau(one)) for name, one in each.items()},
         )
+
+    def _drawn(
+        self, rgb: UInt8[np.ndarray, "h w 3"], priors: str | None, masks: str | None
+    ) -> tuple[Float[np.ndarray, "2 h w"], int | None]:
+        """Both priors, given or made, and of how many masks; None where that isn't known."""
+        c, size = self.config, rgb.shape[:2]
+        if c.inputs == "raw":
+            return np.zeros((2, *size), np.float32), None
+        if priors:
+            return read_priors(priors, size), None
+        if masks:
+            given = read_masks(masks, size)
+            return rasterise(given, size, c.compose, c.boundary, scored=c.scored), len(given)
+        return self.priors(rgb)
 
     def _notes(self, strategy: str | None, priors: Float[np.ndarray, "2 h w"]) -> tuple[str, ...]:
         if self.config.inputs == "raw":

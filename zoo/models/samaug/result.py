@@ -27,7 +27,7 @@ class AugmentedSegmentation(Segmentation):
     priors: Float[np.ndarray, "2 h w"]  # segmentation, boundary
     sam_masks: int | None  # how many masks the priors are made of; None: they were given
     augmented: UInt8[np.ndarray, "h w 3"]
-    raw_mask: UInt8[np.ndarray, "h w"]  # what the same network makes of the image alone
+    masks: Mapping[str, UInt8[np.ndarray, "h w"]]  # what the same network makes of each input, by its name
     instances: Int32[np.ndarray, "h w"] | None  # a number for each object; None where objects aren't told apart
     chosen: str  # raw, aug or mean: what the mask was made from
     entropy: Mapping[str, float]  # nats, by input
@@ -43,14 +43,14 @@ class AugmentedSegmentation(Segmentation):
             "chosen_input": self.chosen,
             "entropy": {name: round(value, 6) for name, value in self.entropy.items()},
             "sam_masks": self.sam_masks,
-            "dice_with_raw": round(dice(self.mask > 0, self.raw_mask > 0), 4),
+            "dice_with_raw": round(dice(self.mask > 0, self.masks["raw"] > 0), 4),
         }
 
     def panels(self) -> list[fig.Panel]:
         return [panel for _, row in self._rows() for panel in row]
 
     def figure(self) -> PILImage.Image:
-        """The paper's strip above; the mask beside what the same network makes of the raw image below."""
+        """The paper's strip above; the mask beside what the same network makes of the other input below."""
         return fig.rows(self._rows(), legend=self.legend(), title=self.title, footer=self.footer, side=SIDE)
 
     def _rows(self) -> list[tuple[str, list[fig.Panel]]]:
@@ -65,10 +65,10 @@ class AugmentedSegmentation(Segmentation):
             fig.Panel("boundary prior", fig.heatmap(boundary)),
             fig.Panel("augmented image", self.augmented),
         ]
-        title = f"prediction, from the {_NAMES[self.chosen]}"
-        found = [fig.Panel(title, self._painted(self.mask))]
-        if self.chosen != "raw":
-            found.append(fig.Panel("the same network on the raw image", self._painted(self.raw_mask)))
+        found = [fig.Panel(f"prediction, from the {_NAMES[self.chosen]}", self._painted(self.mask))]
+        other = "aug" if self.chosen == "raw" else "raw"
+        if other in self.masks:
+            found.append(fig.Panel(f"the same network on the {_NAMES[other]}", self._painted(self.masks[other])))
         if self.instances is not None:
             numbered = np.where(self.instances > 0, 1 + (self.instances - 1) % 7, 0)
             count = int(self.instances.max(initial=0))

@@ -39,6 +39,7 @@ class SamaugRecipe:
     network: Network = "u-net"
     features: tuple[int, ...] = field(default=(64, 128, 256, 512, 1024, 64), metadata={"min": 1, "max": 4096})
     backbone: str = "pvt_v2_b2"
+    corners: bool = True
     pretrained: bool = False  # HSNet's encoder starts from ImageNet
     inputs: Inputs = "aug"  # Eq. 1; both: Eq. 2 with beta = lambda = 1; raw: the baseline
     two_steps: bool = False  # of both inputs: an update on each, as in the authors' code, not one on the sum
@@ -127,8 +128,8 @@ def fit(recipe: SamaugRecipe, items: list[Item], run: Run) -> Samaug:
 
 def build(recipe: SamaugRecipe, items: Sequence[Item]) -> Samaug:
     """M with random weights; nuclei and glands are normalised by the statistics of the inputs M is trained on."""
-    same = ("task", "network", "features", "backbone", "inputs", "sam", "image_size", "grid", "compose", "boundary",
-            "scored", "fuse_first", "choice", "size", "border", "least")  # fmt: skip
+    same = ("task", "network", "features", "backbone", "corners", "inputs", "sam", "image_size", "grid", "compose",
+            "boundary", "scored", "fuse_first", "choice", "size", "border", "least")  # fmt: skip
     config = SamaugConfig(**{name: getattr(recipe, name) for name in same})
     if recipe.task != "polyp":
         mean, std = statistics(items, recipe.inputs)
@@ -295,6 +296,7 @@ POLYP = {
 RELEASED_POLYP = {
     **POLYP, "loss": "plain", "optimiser": "adam", "lr": 5e-5, "weight_decay": 0.0, "clip": 0.0, "decay_at": 20,
     "epochs": 39, "two_steps": True, "fuse_first": False, "boundary": "thick", "choice": "margin",
+    "corners": False,
 }  # fmt: skip
 """As the authors' own script has it."""
 

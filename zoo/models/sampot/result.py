@@ -139,13 +139,16 @@ class EvolvedSegmentation(Segmentation):
         lines = [figure.Curve("score", self.scores.tolist(), figure.colour(5))]
         if self.dices is not None:
             lines.append(figure.Curve("Dice", self.dices.tolist(), figure.colour(3)))
+        lowest = min(float(min(line.values)) for line in lines)
         worth = figure.heat_over(picture, self.map)
         return [
             figure.Panel("the click's way", self._way(marked), spacing=spacing, pixels=self.mask.shape[1]),
             figure.Panel(
                 f"mask at step {0 if self.kept_first else self.step}", figure.overlay(picture, self.mask, 0.4)
             ),
-            figure.Panel("step by step", figure.curves({"": lines}, low=0.0, x="steps")),
+            figure.Panel(
+                "step by step", figure.curves({"": lines}, low=max(0.0, np.floor(10 * lowest - 1) / 10), x="steps")
+            ),
             figure.Panel(
                 f"expected Dice by click: {self.map.min():.2f} to {self.map.max():.2f}", self._dot(worth, self._ends())
             ),

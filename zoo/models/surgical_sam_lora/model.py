@@ -29,6 +29,7 @@ from zoo.nn.promptable import (
     Box,
     DecoderConfig,
     Frame,
+    Grid,
     OnSam,
     Point,
     Prompt,
@@ -70,6 +71,7 @@ class SurgicalSamConfig:
     # side of its input, px; None for its own
     image_size: int | None = field(default=None, metadata={"min": 16, "max": 4096})
     prompted: str = "demo"  # that answers boxes, points and the grid
+    grid: Grid = field(default_factory=Grid)  # of mode=amg
     classes: tuple[str, ...] = PHANTOM  # values 1, 2, ... of a mask; 0 is background
     rank: int = field(default=4, metadata={"min": 1, "max": 1024})  # r, Sec. 6
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(6, 96))
@@ -264,7 +266,9 @@ class SurgicalSam(OnSam, Model[Instruments]):
 
     def _everything(self, picture: media.Image) -> Instruments:
         """All that the plain SAM tells apart, large masks below small ones (Sec. 5); colours mean nothing."""
-        found = sorted(find_everything(self.prompted, rgb_bytes(picture))[:254], key=lambda one: -one.area)
+        found = sorted(
+            find_everything(self.prompted, rgb_bytes(picture), self.config.grid)[:254], key=lambda one: -one.area
+        )
         mask = np.zeros(picture.size, np.uint8)
         for i, one in enumerate(found, start=1):
             mask[one.full()] = i

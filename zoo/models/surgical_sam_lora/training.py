@@ -29,7 +29,7 @@ from zoo.models.surgical_sam_lora.model import (
     SurgicalSam,
     SurgicalSamConfig,
 )
-from zoo.nn.promptable import DecoderConfig, add_mask_tokens, box_around, load_sam
+from zoo.nn.promptable import DecoderConfig, Grid, add_mask_tokens, box_around, load_sam
 from zoo.nn.promptable.frame import MEAN, STD
 from zoo.training import Run, TrainData, Training
 from zoo.training.stopping import EarlyStopping
@@ -42,6 +42,7 @@ class SurgicalSamRecipe:
     method: Method = "lora"
     sam: str = "facebook/sam-vit-base"  # Sec. 6
     prompted: str = "facebook/sam-vit-huge"  # Sec. 2: for boxes, points and the grid; nothing of it is trained
+    grid: Grid = field(default_factory=Grid)  # Sec. 5: SAM's own
     classes: tuple[str, ...] = ENDOVIS18
     image_size: int | None = field(default=512, metadata={"min": 32, "max": 4096})  # px, Sec. 6
     rank: int = field(default=4, metadata={"min": 1, "max": 1024})  # r, Sec. 6
@@ -90,6 +91,7 @@ def build(recipe: SurgicalSamRecipe) -> SurgicalSam:
         sam=recipe.sam,
         image_size=recipe.image_size,
         prompted=recipe.prompted,
+        grid=recipe.grid,
         classes=recipe.classes,
         rank=recipe.rank,
         unet_features=recipe.unet_features,
@@ -269,16 +271,10 @@ def score(model: SurgicalSam, case: Case, options: Mapping[str, Any]) -> Mapping
 
 
 DEMO = {
-    "sam": "demo",
-    "prompted": "demo",
-    "image_size": None,
-    "classes": PHANTOM,
-    "epochs": 10,
-    "batch_size": 4,
-    "lr": 2e-3,
-    "warmup": 50,
-    "dtype": "float16",
-}
+    "sam": "demo", "prompted": "demo", "image_size": 192, "classes": PHANTOM, "epochs": 11, "batch_size": 4, "lr": 2e-3,
+    "warmup": 50, "dtype": "float16",
+    "grid": Grid(points=16, quality=0.4, stability=0.6, overlap=0.6),  # the small SAM expects little of its masks
+}  # fmt: skip
 
 training = Training(
     recipe=SurgicalSamRecipe,

@@ -145,12 +145,12 @@ def _picture(
     for _ in range(40):
         if len(found) == wanted:
             break
-        radius, kind, grey = rng.uniform(0.08, 0.2) * side, int(rng.integers(3)), rng.uniform(0.05, 0.95)
+        radius, kind, grey = rng.uniform(0.1, 0.24) * side, int(rng.integers(3)), rng.uniform(0.05, 0.95)
         cy, cx = rng.uniform(radius, side - radius, 2)
         inside = _shape(kind, (y - cy) / radius, (x - cx) / radius, rng)
         if inside.sum() < 6 or not free[inside].all():
             continue
-        free &= ~((np.hypot(y - cy, x - cx) < 1.5 * radius) | inside)
+        free &= ~((np.hypot(y - cy, x - cx) < 1.3 * radius) | inside)
         image[inside] = grey + 0.04 * noise[inside] + rng.normal(0, 0.03, int(inside.sum()))
         found.append(inside)
         rows.append((grey, inside.sum(), cy, cx, kind))

@@ -155,22 +155,22 @@ def score(model: UniverSegProstate, case: Case, options: Mapping[str, Any]) -> l
 
 
 DEMO = {
-    "channels": (16, 24, 32),
-    "side": 64,
-    "made_up": 600,
-    "supports": 8,
-    "steps": 900,
+    "channels": (12, 16, 24),
+    "side": 48,
+    "made_up": 300,
+    "supports": 4,
+    "steps": 400,
     "batch_size": 4,
-    "lr": 1e-3,
+    "lr": 2e-3,
     "loss": "dice_bce",
-    "validate_every": 150,
+    "validate_every": 50,
     "dtype": "float16",
     "nnunet": {"folds": 2, "steps": 100, "batch_size": 8},
 }
 
 training = Training(
     recipe=UniverSegRecipe,
-    presets={"paper": {}, "demo": DEMO, "check": {**DEMO, "steps": 40, "made_up": 60, "validate_every": 20}},
+    presets={"paper": {}, "demo": DEMO, "check": {**DEMO, "steps": 40, "made_up": 40, "validate_every": 20}},
     run=train,
     split=Split((0.7, 0.1, 0.2)),
     score=score,

@@ -32,6 +32,7 @@ from zoo.nn.promptable.prompts import Box, Mask, Point, Prompt, box_around, fitt
 from zoo.nn.promptable.sam import add_lora, freeze, load_sam, resize_input, small_config
 from zoo.nn.promptable.session import Session, inside_of, sam_answer
 from zoo.nn.promptable.standing import OnSam
+from zoo.nn.promptable.stored import read_masks
 
 __all__ = [
     "MOST",
@@ -70,6 +71,7 @@ __all__ = [
     "new_decoder",
     "next_click",
     "prompts_from",
+    "read_masks",
     "resize_input",
     "sam_answer",
     "small_config",
