@@ -300,9 +300,9 @@ class Fseft(Model[OrganSegmentation]):
                 )
             organ = "organ" if named == "mask" else named
         scans = [read_case(case, self.config.view, {organ: organ_of(case, organ)}, plugin.name) for case in cases]
-        if not any(scan.size(organ) for scan in scans):
-            raise OptionError(f"no mask of the support has any {organ} in it")
-        return [scan for scan in scans if scan.size(organ)], organ
+        if empty := [case.id for case, scan in zip(cases, scans, strict=True) if not scan.size(organ)]:
+            raise OptionError(f"the mask of {empty[0]} in the support has no {organ} in it; leave the case out")
+        return scans, organ
 
     def _organ(
         self, image: media.Image, scan: Scan, known: Known, how: Adaptation, prior_size_ml: float | None,
