@@ -221,8 +221,9 @@ claim = Claim(
         "adapter": {"Dice": 74.8},
         "adapter + TI": {"Dice": 75.9},
     },
-    seeds=(60, 61, 62, 63, 64, 65, 66, 67),  # named before any of them was run
-    tuned_on=(900,),
+    seeds=(70, 71, 72, 73, 74, 75, 76, 77),  # named before any of them was run
+    tuned_on=(900, 60),
+    changes="Seed 60 showed that FT could not leave the bias of -4; it now starts as torch does, and the seeds are new.",
     unequal={
         "no adaptation": "the foundation as it is",
         "adapter, threshold by size": "the adapter's own training, and no more",

@@ -177,9 +177,10 @@ class Fseft(Model[OrganSegmentation]):
     def new(self, method: Method, how: Adaptation, seed: int) -> Adapted:
         """A network to train by a method; the head is drawn by ``seed``, and only FT has a backbone of its own."""
         blocks: dict[str, Block] = {"linear-probe": "none", "ft": "none", "ft-last": "last"}
+        bias = None if method in ("ft", "ft-last") else how.bias  # at their rates a head would never leave it
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            head = self._head(blocks.get(method, how.block), how.bias)
+            head = self._head(blocks.get(method, how.block), bias)
         backbone = self.backbone
         if method == "ft-last":
             assert head.block is not None
