@@ -223,7 +223,7 @@ claim = Claim(
     },
     seeds=(70, 71, 72, 73, 74, 75, 76, 77),  # named before any of them was run
     tuned_on=(900, 60),
-    changes="Seed 60 showed that FT could not leave the bias of -4; it now starts as torch does, and the seeds are new.",
+    changes="Seed 60 showed that FT never left the bias of -4; it starts as torch does now, and the seeds are new.",
     unequal={
         "no adaptation": "the foundation as it is",
         "adapter, threshold by size": "the adapter's own training, and no more",
