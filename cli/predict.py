@@ -14,6 +14,7 @@ from zoo import options, registry
 from zoo.cli.output import print_json_line, print_table, refuse, warn
 from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError, ZooError
+from zoo.plugin import Form
 
 if TYPE_CHECKING:
     from zoo.cluster import Told
@@ -42,6 +43,12 @@ def predict(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     figure: Annotated[bool, typer.Option(" /--no-figure", help="Write no figure.")] = True,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format", help="Of mask or report; auto: the input's own, for DICOM an object that refers to it."
+        ),
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 1,
     engine: Annotated[str, typer.Option(help="local, or ray for a batch on a cluster.")] = "local",
     address: Annotated[
@@ -91,14 +98,16 @@ def predict(
     inputs_by_place = {place: found[place] for place in todo}
     if engine == "ray":
         job = cluster.Job(
-            model, weights, device, chosen, settings, figure, frozenset(taken), batch_size, cores=1
+            model, weights, device, chosen, settings, figure, form, frozenset(taken), batch_size, cores=1
         )  # fmt: skip
         outcomes = cluster.predict_each(
             job, inputs_by_place, dict(enumerate(sources)), dict(enumerate(stems)), out, address=address,
             workers=workers,
         )  # fmt: skip
     else:
-        outcomes = _here(loaded, inputs_by_place, sources, stems, out, figure, taken, settings, batch_size, chosen)
+        outcomes = _here(
+            loaded, inputs_by_place, sources, stems, out, figure, form, taken, settings, batch_size, chosen
+        )
     with _progress(len(todo), visible=len(todo) > 1 and not json) as advance:
         for place, told in outcomes:
             source = sources[place]
@@ -206,7 +215,7 @@ def _distinct(sources: Iterable[str]) -> list[str]:
 
 def _here(
     model: Model, inputs: dict[int, Any], sources: Sequence[str], stems: Sequence[str], out: Path, figure: bool,
-    taken: set[str], settings: dict[str, Any], batch_size: int, chosen: dict[str, Any],
+    form: Form, taken: set[str], settings: dict[str, Any], batch_size: int, chosen: dict[str, Any],
 ) -> Iterator[tuple[int, Told | ZooError]]:  # fmt: skip
     """What comes of each input on this machine, by its place; its files are in ``out`` by then."""
     from zoo import inference, results
@@ -216,7 +225,7 @@ def _here(
     for place, (_, outcome) in zip(inputs, outcomes, strict=True):
         if not isinstance(outcome, ZooError):
             try:
-                written = outcome.save(out, stems[place], figure=figure, taken=taken)
+                written = outcome.save(out, stems[place], figure=figure, taken=taken, format=form)
                 taken.update(path.name.casefold() for path in written)
                 row = results.row(outcome, input=sources[place], files=written, settings=settings)
                 yield place, Told(row, outcome.to_dict(), outcome.summary(), outcome.notes, tuple(written))

@@ -115,7 +115,7 @@ def test_a_worker_answers_for_each_input_and_fetches_what_lies_elsewhere(tmp_pat
     batch = pyarrow.Table.from_pylist(
         [{"place": i, "input": cloudpickle.dumps(one), "stem": f"s{i}"} for i, one in enumerate(given)]
     )
-    job = cluster.Job("map-vessel", None, "cpu", {}, {"model": "map-vessel"}, False, frozenset(), 2, 1)
+    job = cluster.Job("map-vessel", None, "cpu", {}, {"model": "map-vessel"}, False, "auto", frozenset(), 2, 1)
     found = {row["place"]: row for row in cluster.Worker(job)(batch).to_pylist()}
     assert set(found) == {0, 1, 2, 3}
     assert found[0]["names"] == ["s0_mask.png", "s0.json"]

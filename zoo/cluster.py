@@ -25,6 +25,7 @@ from typing import Any
 from zoo import extras
 from zoo.errors import MediaError, MissingExtraError, OptionError, ZooError
 from zoo.media.files import silent_stderr
+from zoo.plugin import Form
 from zoo.results import Row, Table
 from zoo.storage import write_file
 from zoo.text import printable, strict_json
@@ -60,6 +61,7 @@ class Job:
     options: Mapping[str, Any]
     settings: Row
     figure: bool
+    form: Form
     taken: frozenset[str]
     batch_size: int
     cores: int
@@ -150,6 +152,8 @@ def predict_each(
     for every ``CORES`` cores. Raises ``OptionError`` for a cluster that can't be reached, ``MissingExtraError``.
     """
     extras.require(("cluster",), "--engine ray")
+    if not inputs:
+        return
     with connected(address) as resources:
         left = dict(inputs)
         for item in _stream(job, inputs, stems, resources, workers):
@@ -182,7 +186,7 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would tell of its inner life on stderr
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without a GPU sees those there are
         try:
-            more = {} if address else {"include_dashboard": False}
+            more: dict[str, Any] = {} if address else {"include_dashboard": False}
             with silent_stderr():
                 ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **more)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -206,7 +210,7 @@ def _stream(
     count = workers or gpus or max(1, cpus // CORES)
     count = min(count, len(inputs), gpus or cpus)
     cores = max(1, min(CORES, cpus // count))
-    need = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_gpus": 0, "num_cpus": min(cores, cpus)}
+    need: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_gpus": 0, "num_cpus": min(cores, cpus)}
     _log.info("%d workers, each with %s", count, "a GPU" if gpus else f"{cores} cores")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -291,7 +295,7 @@ class Worker:
                 raise outcome
             if isinstance(given, str) and given != read:  # it was fetched
                 outcome.source = given
-            written = outcome.save(folder, stem, figure=self.job.figure, taken=self.job.taken)
+            written = outcome.save(folder, stem, figure=self.job.figure, taken=self.job.taken, format=self.job.form)
             row = results.row(outcome, input="", files=written, settings=self.job.settings)
             told = {"row": row, "record": finite(outcome.to_dict()), "summary": outcome.summary(),
                     "notes": list(outcome.notes)}  # fmt: skip

@@ -21,13 +21,14 @@ from zoo import domain, loading, media, options, weights
 from zoo.data import patients
 from zoo.data.seen import Seen
 from zoo.errors import PluginError
-from zoo.media.appearance import statistics, textures
+from zoo.media.appearance import colours, statistics, textures
 from zoo.media.doubts import require_content
 from zoo.media.reading import listening
 from zoo.plugin import Plugin
 from zoo.prediction import Prediction, Provenance
 
 P = TypeVar("P", bound=Prediction, default=Prediction)
+_PROMPTS = ("box", "point", "click")
 MEASURED = 16  # images whose features are made at a time
 
 
@@ -104,6 +105,8 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
                 prediction.temper(self.temperature)
             self.verdict = prediction.domain = verdict
             prediction.label_names = prediction.label_names or self.plugin.label_names
+            prediction.label_codes = prediction.label_codes or self.plugin.label_codes
+            prediction.prompted = any(chosen.get(item.name) for item in self.plugin.options if item.kind in _PROMPTS)
             prediction.source = prediction.source or str(getattr(case, "source", getattr(case, "id", "input")))
             prediction.provenance = self.provenance
             # what reading had to assume, what the plugin says, and what makes it doubtful
@@ -155,14 +158,15 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
 
     @torch.inference_mode()
     def measured(self, pictures: Iterable[media.Image]) -> domain.Measured:
-        """What tells the kind of 2-D images: a row of statistics, of textures and, where the plugin gives them, of
-        features for each."""
-        rows: dict[str, list[np.ndarray]] = {"statistics": [], "textures": []}
+        """What tells the kind of 2-D images: a row of statistics, of textures, of colours and, where the plugin gives
+        them, of features for each."""
+        rows: dict[str, list[np.ndarray]] = {"statistics": [], "textures": [], "colours": []}
         stream = iter(pictures)
         with _evaluating(self):
             while batch := list(islice(stream, MEASURED)):
                 rows["statistics"] += [statistics(one) for one in batch]
                 rows["textures"] += [textures(one) for one in batch]
+                rows["colours"] += [colours(one) for one in batch]
                 found = self._network_features(batch)
                 if found is not None:
                     rows.setdefault("features", []).extend(found.double().cpu().numpy())

@@ -10,6 +10,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from zoo.diagnoses import Code
+
 CONTRACT_VERSION = 2
 """Version of this contract. A plugin states the one it was written for in ``Plugin.contract``."""
 
@@ -23,6 +25,9 @@ InputKind = Literal[
     "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "click", "file",
     "folder",
 ]  # fmt: skip
+Form = Literal["auto", "dicom", "dicom-seg", "dicom-sr", "nifti", "png", "nrrd", "metaimage"]
+"""How a mask or a report is written. ``auto``: as its input is, for DICOM files as an object that refers to them."""
+
 Operator = Literal[
     "cosine_filter", "cosine_topk", "icp", "masked_attention", "nearest_neighbors", "prototype_similarity"
 ]
@@ -123,6 +128,7 @@ class Plugin:
     model: str  # "package.module:ModelClass"
     labels: tuple[str, ...] = ()
     label_names: dict[str, str] = field(default_factory=dict)  # what short labels stand for, such as MEL: melanoma
+    label_codes: dict[str, Code] = field(default_factory=dict)  # where zoo.diagnoses has none for the label or its name
     training: str | None = None  # "package.module:recipe"
     claim: str | None = None  # "package.module:claim"
     converter: str | None = None  # "package.module:function", from the tensors that the authors released to a Model

@@ -23,8 +23,10 @@ from PIL import Image as PILImage
 
 from zoo import figure as fig
 from zoo import media
+from zoo.diagnoses import Code, code_of
 from zoo.domain import SHARE, Verdict
 from zoo.errors import OptionError
+from zoo.plugin import Form
 from zoo.spec import is_kind
 from zoo.storage import filling
 
@@ -93,7 +95,11 @@ class Prediction:
     notes: tuple[str, ...] = ()  # what a person should know, such as "modality guessed: fundus"
     measurements: dict[str, float] = field(default_factory=dict)
     label_names: Mapping[str, str] = field(default_factory=dict)  # of the card; filled in too
+    label_codes: Mapping[str, Code] = field(default_factory=dict)  # likewise
     domain: Verdict | None = None  # whether the input is of the training's kind; filled in too, None: not known
+    prompted: bool = False  # whether a person showed where to look; filled in too
+    form: Form = "auto"  # how it is written; ``save`` sets it
+    _refused: ClassVar[str] = ""  # why no DICOM object could be made, once that was tried
 
     @property
     def unlike(self) -> bool:
@@ -136,6 +142,63 @@ class Prediction:
     def legend(self) -> list[fig.LegendEntry]:
         """Names and colours of what the panels show."""
         return []
+
+    @property
+    def written_as(self) -> Form:
+        """The form that :attr:`form` comes to: ``auto`` where the input's own is no DICOM object."""
+        image = getattr(self, "image", None)
+        if self.form not in ("auto", "dicom"):
+            return self.form
+        of_dicom = isinstance(image, media.Image) and image.format == "dicom"
+        return self.object_form if self.form == "dicom" or (of_dicom and not self._unreferable()) else "auto"
+
+    def _unreferable(self) -> str:
+        """Why a result on DICOM files is written as if they were pictures."""
+        image = getattr(self, "image", None)
+        if self.form != "auto" or not isinstance(image, media.Image) or image.format != "dicom":
+            return ""
+        return self._refused or media.unreferable(image, self.object_form)
+
+    @property
+    def object_form(self) -> Form:
+        """The DICOM object that holds this kind of prediction."""
+        return "dicom-sr"
+
+    def findings(self) -> list[media.Finding]:
+        """What a structured report says of it; by default its numbers. Nothing of an input that is unlike."""
+        numbers = {name: value for name, value in self.quantities().items() if isinstance(value, (int, float))}
+        return [] if self.unlike else [media.Finding(self.kind, None, _measured(numbers))]
+
+    def _object_files(self) -> dict[str, Callable[[Path], Path]]:
+        """The files of :meth:`files`, with what ``written_as`` puts in their place."""
+        files, form = dict(self.files()), self.written_as
+        if form == "auto":
+            return files
+        if form == "dicom-sr":
+            image = self._referable(form)
+            files.pop("mask", None)
+            found = self.findings() or [media.Finding("no result is stated", None)]
+            said = [*self.notes, *([] if self.findings() else ["no result is stated"])]
+            files["report"] = lambda path: media.write_report(path, image, found, said, self._algorithm())
+            return files
+        raise OptionError(f"a {self.kind} has no mask to write as {form}; choose --format auto or dicom-sr")
+
+    def _referable(self, form: Form) -> media.Image:
+        image = getattr(self, "image", None)
+        if not isinstance(image, media.Image):
+            raise OptionError(f"a {self.kind} is of several images, which {form} can't hold; choose --format auto")
+        if why := media.unreferable(image, form):
+            raise OptionError(f"{self.source} can't be referred to as {form}: {why}; choose --format auto")
+        return image
+
+    def _algorithm(self) -> media.Algorithm:
+        made = self.provenance
+        version = f"{made.distribution} {made.version}".strip()
+        revision, trained = made.revision, made.trained_on
+        return media.Algorithm(made.model, version, made.weights, revision, trained, made.disclaimer, self.prompted)
+
+    def _code(self, label: str) -> Code:
+        return code_of(label, self.label_names.get(label), self.label_codes)
 
     def files(self) -> dict[str, Callable[[Path], Path]]:
         """Further files of :meth:`save`: key in the JSON, and a writer that takes a path without suffix."""
@@ -215,14 +278,26 @@ class Prediction:
         )
 
     def save(
-        self, folder: str | os.PathLike[str], stem: str | None = None, figure: bool = True, taken: Container[str] = ()
+        self,
+        folder: str | os.PathLike[str],
+        stem: str | None = None,
+        figure: bool = True,
+        taken: Container[str] = (),
+        format: Form | None = None,
     ) -> list[Path]:
         """Write ``<stem>.json``, ``<stem>.png`` (the figure) and the files of this kind of prediction.
 
         All files are written to a temporary folder first and then renamed, so that none is ever half-written. Where
-        one of them would have a name that is ``taken`` (in small letters), all get another stem.
-        Raises ``OptionError`` when the folder can't be written to.
+        one of them would have a name that is ``taken`` (in small letters), all get another stem. ``format``: of mask
+        or report, one of ``zoo.plugin.Form``: ``auto`` is the input's own, ``dicom`` the object of this kind
+        (``dicom-seg`` for masks, else ``dicom-sr``).
+
+        Raises ``OptionError`` when the folder can't be written to, or for a format that can't hold this result;
+        ``MissingExtraError`` without the library that writes it.
         """
+        self.form = format or self.form
+        if (why := self._unreferable()) and (note := f"not written as a DICOM object: {why}") not in self.notes:
+            self.notes = (*self.notes, note)
         out, stem = Path(folder), stem or media.stem_of(self.source)
         try:
             with filling(out) as draft:
@@ -232,7 +307,7 @@ class Prediction:
                     self.figure().save(path)
                     written.append(path)
                     record["figure"] = path.name
-                for key, write in self.files().items():
+                for key, write in self._object_files().items():
                     path = write(draft / f"{stem}_{key}")
                     written.append(path)
                     record[key] = path.name
@@ -241,8 +316,13 @@ class Prediction:
                     raise _TakenError
                 path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
                 written.append(path)
+        except media.UnreferableError as error:
+            if self.form != "auto":
+                raise
+            vars(self)["_refused"] = str(error)
+            return self.save(folder, stem, figure, taken, format)
         except _TakenError:
-            return self.save(folder, f"{stem}_result", figure, taken)
+            return self.save(folder, f"{stem}_result", figure, taken, format)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise OptionError(f"can't write to {out}: {reason}; choose another folder with --out") from error
@@ -250,6 +330,10 @@ class Prediction:
 
 
 Prediction.figure = _guarded("figure", Prediction.figure)  # type: ignore[method-assign]
+
+
+def _measured(numbers: Mapping[str, Any]) -> tuple[media.Measured, ...]:
+    return tuple(media.Measured(media.own(name), float(value)) for name, value in numbers.items())
 
 
 def tempered(probabilities: Mapping[str, float], temperature: float) -> dict[str, float]:
@@ -298,6 +382,15 @@ class Classification(Prediction):
         found = self.to_dict()
         probabilities = {f"probability_{name}": p for name, p in found["probabilities"].items()}
         return {"label": found["label"], "label_name": found["label_name"], **probabilities, **super().quantities()}
+
+    def findings(self) -> list[media.Finding]:
+        label = self.label
+        if label is None:
+            return []
+        names = {one: self.label_names.get(one, one) for one in self.probabilities}
+        coded = {one: media.own(f"P {one}", f"Probability of {name}") for one, name in names.items()}
+        numbers = tuple(media.Measured(coded[one], p) for one, p in self.probabilities.items())
+        return [media.Finding(names[label], self._code(label), numbers)]
 
     def known_panels(self) -> list[fig.Panel]:
         return [fig.Panel("input", self.image.thumbnail(fig.PANEL_SIDE))]
@@ -370,7 +463,8 @@ class Segmentation(Prediction):
 
     def to_dict(self) -> dict[str, Any]:
         # what stands for each label in the file of the mask; see zoo.media.write_mask
-        value = 255 if media.is_picture(self.image) and self.mask.max(initial=0) <= 1 else 1
+        picture = media.is_picture(self.image, None if self.written_as == "auto" else self.written_as)
+        value = 255 if picture and self.mask.max(initial=0) <= 1 else 1
         sizes = self.sizes()
         return {
             **super().to_dict(),
@@ -412,5 +506,34 @@ class Segmentation(Prediction):
             *self.extra_panels,
         ]
 
+    @property
+    def object_form(self) -> Form:
+        return "dicom-seg"
+
+    def findings(self) -> list[media.Finding]:
+        if self.unlike:
+            return []
+        sizes, unit = self.sizes(), ("mm2" if self.mask.ndim == 2 else "ml")
+        name = Code("42798000", "Area") if self.mask.ndim == 2 else Code("118565006", "Volume")
+        found = []
+        for label, share in self.areas().items():
+            numbers = [media.Measured(media.own("share", f"Share of {self.whole}"), share)]
+            numbers += [media.Measured(name, sizes[label], unit)] if sizes else []
+            found.append(media.Finding(self.label_names.get(label, label), self._code(label), tuple(numbers)))
+        return found
+
     def files(self) -> dict[str, Callable[[Path], Path]]:
         return {"mask": lambda path: media.write_mask(path, self.mask, like=self.image)}
+
+    def _object_files(self) -> dict[str, Callable[[Path], Path]]:
+        form = self.written_as
+        if form in ("auto", "dicom-sr"):
+            return super()._object_files()
+        files = dict(self.files())
+        if form == "dicom-seg":
+            image = self._referable(form)
+            named = [(self.label_names.get(label, label), self._code(label)) for label in self.labels[1:]]
+            files["mask"] = lambda path: media.write_segmentation(path, self.mask, image, named, self._algorithm())
+        else:
+            files["mask"] = lambda path: media.write_mask(path, self.mask, self.image, form)
+        return files

@@ -323,3 +323,30 @@ def test_a_folder_is_one_stack_for_a_model_of_several_images(zoo_cli, tmp_path) 
     lacking = zoo_cli(*common, tmp_path / "left" / "s0.png", tmp_path / "absent.png", "--out", tmp_path / "c")
     assert "absent.png" in lacking.refused
     assert nothing_left(tmp_path / "c")
+
+
+def test_dicom_gives_dicom_and_any_other_form_that_is_asked_for(zoo_cli, tmp_path) -> None:
+    import pydicom
+    from pydicom.data import get_testdata_file
+
+    path = str(get_testdata_file("CT_small.dcm", download=False))
+    common = (path, "--no-figure", "--with", "modality=fundus")
+    assert predict(zoo_cli, *common, out=tmp_path / "auto").code == 0
+    names = {one.name for one in (tmp_path / "auto").iterdir()}
+    assert names == {"CT_small.json", "CT_small_mask.dcm", "predictions.csv"}
+    made, source = pydicom.dcmread(tmp_path / "auto" / "CT_small_mask.dcm"), pydicom.dcmread(path)
+    assert (made.Modality, made.PatientID, made.FrameOfReferenceUID) == (
+        "SEG",
+        source.PatientID,
+        source.FrameOfReferenceUID,
+    )
+    assert made.SegmentSequence[0].SegmentLabel == "vessel"
+    for form, name in (
+        ("dicom-sr", "CT_small_report.dcm"),
+        ("png", "CT_small_mask.png"),
+        ("nifti", "CT_small_mask.nii.gz"),
+    ):
+        assert predict(zoo_cli, *common, "--format", form, out=tmp_path / form).code == 0
+        assert (tmp_path / form / f"CT_small_{name}").exists()
+    assert "format" in predict(zoo_cli, *common, "--format", "jpg", out=tmp_path / "no").refused
+    assert nothing_left(tmp_path / "no")

@@ -255,7 +255,7 @@ def test_a_prediction_is_cancelled(visitor: Visitor, page: str) -> None:
     visitor.canvas()
     visitor.click(next(one for one in visitor.all("button") if one.text.strip().startswith("Options")))
     layers = visitor.field("layers")
-    visitor.wait(layers.is_displayed)
+    visitor.wait(lambda: visitor.click(layers) is None)  # once the options are unfolded
     layers.send_keys(Keys.CONTROL, "a")
     layers.send_keys("100000", Keys.TAB)
     visitor.click(visitor.one("#predict"))

@@ -11,18 +11,36 @@ from zoo.media.files import replacing
 from zoo.media.image import Image, stem_of
 from zoo.media.inputs import expand, group, members
 from zoo.media.masks import is_picture, read_labels, write_mask
+from zoo.media.objects import (
+    Algorithm,
+    Finding,
+    Measured,
+    UnreferableError,
+    own,
+    unreferable,
+    write_report,
+    write_segmentation,
+)
 from zoo.media.reading import read
 
 __all__ = [
+    "Algorithm",
+    "Finding",
     "Image",
+    "Measured",
     "MediaError",
+    "UnreferableError",
     "expand",
     "group",
     "is_picture",
     "members",
+    "own",
     "read",
     "read_labels",
     "replacing",
     "stem_of",
+    "unreferable",
     "write_mask",
+    "write_report",
+    "write_segmentation",
 ]

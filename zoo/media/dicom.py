@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ from zoo.media.header import functional, note, notes, number, numbers, rescale
 from zoo.media.image import WINDOW_FUNCTIONS, Image
 
 _DAMAGED = "copy or export it again"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The headers that an image came from, without pixels, for objects that refer to it (``zoo.media.objects``).
+
+    ``headers``: of each plane of the array, or the one of a file; ``frames``: which frame of it each plane is, from 0.
+    """
+
+    headers: tuple[Any, ...]
+    frames: tuple[int, ...] | None = None
 
 
 def read_dicom(path: Path) -> Image:
@@ -44,10 +56,11 @@ def read_dicom(path: Path) -> Image:
         affine, spacing, order = stack_geometry(str(path), planes, thickness(dataset), strict=False)
     if frames == 1:
         plane_spacing = None if spacing is None else spacing[1:]
-        return finish(array, str(path), dataset, meta, plane_spacing, affine, ndim_spatial=2)
+        return finish(array, str(path), dataset, meta, plane_spacing, affine, 2, Source((dataset,)))
     meta["frames"] = frames
     array = array if order is None else array[order]
-    return finish(array, str(path), dataset, meta, spacing, affine, ndim_spatial=3)
+    source = Source((dataset,), tuple(range(frames)) if order is None else tuple(map(int, order)))
+    return finish(array, str(path), dataset, meta, spacing, affine, 3, source)
 
 
 def load(path: Path, header_only: bool = False) -> Any:
@@ -149,6 +162,7 @@ def finish(
     spacing: tuple[float, ...] | None,
     affine: np.ndarray | None,
     ndim_spatial: int,
+    origin: Source,
 ) -> Image:
     """Inverts MONOCHROME1 (values and window alike) and puts the image together."""
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
@@ -163,7 +177,11 @@ def finish(
         if not is_map(affine):
             raise refusal(source, "its patient position, orientation or pixel spacing is invalid", _DAMAGED)
         meta["orientation"] = orientation_code(affine)
-    return Image(array, source, "dicom", spacing, affine, meta, ndim_spatial=ndim_spatial)
+    for header in origin.headers:
+        for name in _PIXEL_ELEMENTS:
+            if name in header:
+                del header[name]
+    return Image(array, source, "dicom", spacing, affine, meta, ndim_spatial, origin)
 
 
 def facts(dataset: Any) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from zoo.media.raster import palette_indices
 from zoo.media.reading import read
 
 
-def write_mask(path_without_suffix: str | os.PathLike[str], mask: np.ndarray, like: Image) -> Path:
+def write_mask(
+    path_without_suffix: str | os.PathLike[str], mask: np.ndarray, like: Image, form: str | None = None
+) -> Path:
     """Writes integer labels on the grid of ``like`` and returns the path, whole or not at all.
 
     NRRD (``.nrrd``) and MetaImage (``.mha``) for volumes of these formats, else NIfTI (``.nii.gz``) for every volume,
@@ -33,34 +35,38 @@ def write_mask(path_without_suffix: str | os.PathLike[str], mask: np.ndarray, li
         path_without_suffix: the suffix is appended; dots in the name stay.
         mask: ``[h w]`` or ``[z h w]``, integer or bool, 0 to 65,535.
         like: the image as :func:`zoo.media.read` gave it.
+        form: ``png``, ``nifti``, ``nrrd`` or ``metaimage`` instead of the image's own.
 
     Raises:
         ValueError: the mask has another shape than the image, or values that are no labels.
-        MediaError: the folder can't be written to.
+        MediaError: a volume can't be PNG; the folder can't be written to.
     """
     mask = _labels(mask)
     if mask.shape != like.size:
         raise ValueError(f"a mask of shape {mask.shape} does not fit an image of size {like.size}")
     base = Path(path_without_suffix)
-    if is_picture(like):
+    if form == "png" and like.ndim_spatial == 3:
+        raise MediaError(f"{like.source} is a volume, which PNG doesn't hold; choose --format nifti")
+    if is_picture(like, form):
         path = base.with_name(base.name + ".png")
         with replacing(path) as temporary:
             _picture(mask).save(temporary)
         return path
-    if like.format in itk.FORMATS:
-        path = base.with_name(base.name + itk.FORMATS[like.format][1])
+    kind = form or like.format
+    if kind in itk.FORMATS:
+        path = base.with_name(base.name + itk.FORMATS[kind][1])
         deep = mask if mask.ndim == 3 else np.expand_dims(mask, like.meta.get("slice_axis", 0))
         with replacing(path) as temporary:
-            itk.write_itk(temporary, deep, _stored_affine(like), like.format)
+            itk.write_itk(temporary, deep, _stored_affine(like) if like.affine is not None else _affine(like), kind)
         return path
     path = base.with_name(base.name + ".nii.gz")
     _write_nifti(path, mask, like)
     return path
 
 
-def is_picture(like: Image) -> bool:
+def is_picture(like: Image, form: str | None = None) -> bool:
     """Whether masks of an image are written as PNG."""
-    return like.ndim_spatial == 2 and like.affine is None
+    return form == "png" if form else like.ndim_spatial == 2 and like.affine is None
 
 
 def read_labels(x: Any) -> Image:
@@ -132,16 +138,17 @@ def _write_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
     turn, affine = like.meta.get("turned"), like.affine
     if turn is not None:
         mask = turned_back(mask, turn)
-    if like.header is not None:
-        affine = like.header.get_best_affine()
+    header = like.header if like.format == "nifti" else None
+    if header is not None:
+        affine = header.get_best_affine()
         if "slice_axis" in like.meta:  # the file's slice lies across another axis than its last
             mask = np.expand_dims(mask, like.meta["slice_axis"])
     data = mask.transpose()
-    if data.ndim == 2 and (like.header is None or like.header["dim"][0] > 2):
+    if data.ndim == 2 and (header is None or header["dim"][0] > 2):
         data = data[..., None]  # one slice of a file of three axes, or a lone DICOM slice
     with quiet(), replacing(path) as temporary:
-        if like.format == "nifti" and like.header is not None:
-            header = like.header.copy()
+        if header is not None:
+            header = header.copy()
             kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
             header.set_data_dtype(mask.dtype)
             header.set_slope_inter(1, 0)
@@ -169,5 +176,5 @@ def _stored_affine(like: Image) -> np.ndarray | None:
 def _affine(like: Image) -> np.ndarray:
     if like.affine is not None:
         return like.affine
-    spacing = like.spacing or (1.0,) * 3
-    return np.diag([*spacing[::-1], 1.0])
+    spacing = (like.spacing or (1.0,) * like.ndim_spatial)[::-1]
+    return np.diag([*spacing, *[1.0] * (4 - len(spacing))])

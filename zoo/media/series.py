@@ -11,7 +11,18 @@ import numpy as np
 
 from zoo.errors import MediaError
 from zoo.media import limits
-from zoo.media.dicom import check_pixels, decode, facts, finish, load, parsing, plane_of, stack_geometry, thickness
+from zoo.media.dicom import (
+    Source,
+    check_pixels,
+    decode,
+    facts,
+    finish,
+    load,
+    parsing,
+    plane_of,
+    stack_geometry,
+    thickness,
+)
 from zoo.media.files import printable, refusal
 from zoo.media.header import note, notes
 from zoo.media.image import Image
@@ -44,7 +55,8 @@ def read_series(folder: Path) -> Image:
             note(first, text)
     if len({(a.shape, a.dtype) for a in slices}) > 1:
         raise refusal(folder, "its slices mix grey and colour or several pixel types", "keep one kind of slice only")
-    return finish(np.stack(slices), str(folder), first, meta, spacing, affine, ndim_spatial=3)
+    origin = Source(tuple(headers[i] for i in (range(len(files)) if order is None else order)))
+    return finish(np.stack(slices), str(folder), first, meta, spacing, affine, 3, origin)
 
 
 def find_series(folder: Path) -> list[Path]:

@@ -127,7 +127,7 @@ class Desk:
 
     def __init__(self, places: int, seconds: float) -> None:
         self.places, self.seconds = places, seconds
-        self._taken = 0
+        self.taken = 0  # places
         self._usual = 1.0  # seconds that a task takes, lately
         self._waiting: deque[Ticket[Any]] = deque()
         self._current: Ticket[Any] | None = None
@@ -140,14 +140,14 @@ class Desk:
     def place(self) -> Place:
         """Raises ``BusyError`` when there is none left."""
         with self._changed:
-            if self._taken >= self.places:
-                raise BusyError(self._taken, max(1, min(600, round(self._usual * self._taken / 2))))
-            self._taken += 1
+            if self.taken >= self.places:
+                raise BusyError(self.taken, max(1, min(600, round(self._usual * self.taken / 2))))
+            self.taken += 1
         return Place(self)
 
     def leave(self) -> None:
         with self._changed:
-            self._taken -= 1
+            self.taken -= 1
 
     def submit(self, work: Callable[[Ticket[T]], T], *, seconds: float | None = None) -> Ticket[T]:
         """Have ``work`` done; it is told of its ticket, and may tell it of progress."""

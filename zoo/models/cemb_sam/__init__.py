@@ -54,9 +54,9 @@ plugin = Plugin(
         seconds=180,
         metrics={
             # zoo evaluate cemb-sam --data "phantom:ultrasound?n=45&seed=20000&style=both" --split all
-            "Dice in %, 30 other phantoms with a lesion": 84.7,
-            "Dice in %, benign": 81.7,
-            "Dice in %, malignant": 87.8,
+            "Dice in %, 30 other phantoms with a lesion": 84.5,
+            "Dice in %, benign": 81.1,
+            "Dice in %, malignant": 87.9,
             "pixel accuracy in %, 45 other phantoms": 99.2,
         },
     ),
@@ -97,6 +97,11 @@ plugin = Plugin(
             "A sub-group that isn't told is inferred by a small head on frozen features, which may say 'not known'.",
             "The paper always knows it; on BUSI it is the diagnosis. Sub-groups without objects are never inferred.",
             "see the notes on which sub-group",
+        ),
+        Departure(
+            "In the demo a quarter of the logits is the frozen SAM's own; how much is chosen on the validation cases.",
+            "Where the decoder learnt little, SAM's own mask is the better one. Not part of the paper's preset.",
+            "see the notes on the small SAM",
         ),
         Departure(
             "A mask is cut off a tenth of the box's sides beyond its box.",

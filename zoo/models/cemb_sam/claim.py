@@ -17,13 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.ndimage import gaussian_filter
 
 from zoo.claims import Claim, Comparison, spending
+from zoo.claims.types import Verdict
 from zoo.config import changed
 from zoo.data.case import Case
 from zoo.data.features import FeatureCache
@@ -154,6 +155,12 @@ def _ellipse(
     return (along / a) ** 2 + (across / b) ** 2 <= 1
 
 
+def _compare(method: str, baseline: str, metric: str, *, yes: str, no: str, open: str, **more: Any) -> Comparison:
+    """With what each verdict means."""
+    readings: dict[Verdict, str] = {"supported": yes, "not supported": no, "inconclusive": open}
+    return Comparison(method, baseline, metric, readings=readings, **more)
+
+
 claim = Claim(
     statement=(
         "Joint training on sub-groups that differ in appearance gains from telling the network the sub-group (CEmb), "
@@ -172,79 +179,42 @@ claim = Claim(
         "released m1": "the same with one condition for all",
     },
     run="zoo.models.cemb_sam.claim:run",
-    primary=Comparison(
-        "cemb",
-        "m1",
-        "appearance",
-        margin=1.0,
-        equivalence=1.0,
-        recipe="paper",
-        readings={
-            "supported": "Where sub-groups differ in appearance, knowing them helps.",
-            "not supported": "Where sub-groups differ in appearance alone, knowing them gains less than a point.",
-            "inconclusive": "Whether knowing sub-groups of other appearance helps stays open.",
-        },
+    primary=_compare(
+        "cemb", "m1", "appearance", margin=1.0, equivalence=1.0, recipe="paper",
+        yes="Where sub-groups differ in appearance, knowing them helps.",
+        no="Where sub-groups differ in appearance alone, knowing them gains less than a point.",
+        open="Whether knowing sub-groups of other appearance helps stays open.",
     ),
     secondary=(
-        Comparison(
-            "released",
-            "released m1",
-            "appearance",
-            margin=1.0,
-            equivalence=1.0,
-            recipe="released",
-            headline=True,
-            readings={
-                "supported": "As released, knowing sub-groups of other appearance helps.",
-                "not supported": "As released, knowing sub-groups of other appearance gains less than a point, too.",
-                "inconclusive": "As released, whether it helps stays open.",
-            },
+        _compare(
+            "released", "released m1", "appearance", margin=1.0, equivalence=1.0, recipe="released", headline=True,
+            yes="As released, knowing sub-groups of other appearance helps.",
+            no="As released, knowing sub-groups of other appearance gains less than a point, too.",
+            open="As released, whether it helps stays open.",
         ),
-        Comparison(
-            "cemb",
-            "m1",
-            "rules",
-            margin=3.0,
-            recipe="paper",
-            headline=True,
-            readings={
-                "supported": "Where sub-groups want different things marked, knowing them helps.",
-                "not supported": "Not even where sub-groups want different things marked does knowing them help.",
-                "inconclusive": "Whether knowing them helps where they want different things stays open.",
-            },
+        _compare(
+            "cemb", "m1", "rules", margin=3.0, recipe="paper", headline=True,
+            yes="Where sub-groups want different things marked, knowing them helps.",
+            no="Not even where sub-groups want different things marked does knowing them help.",
+            open="Whether knowing them helps where they want different things stays open.",
         ),
-        Comparison(
-            "released",
-            "released m1",
-            "rules",
-            margin=3.0,
-            recipe="released",
-            readings={
-                "supported": "As released, knowing sub-groups that want different things helps.",
-                "not supported": "As released, knowing sub-groups that want different things gains less than 3 points.",
-                "inconclusive": "As released, whether knowing sub-groups that want different things helps stays open.",
-            },
+        _compare(
+            "released", "released m1", "rules", margin=3.0, recipe="released",
+            yes="As released, knowing sub-groups that want different things helps.",
+            no="As released, knowing sub-groups that want different things gains less than 3 points.",
+            open="As released, whether knowing sub-groups that want different things helps stays open.",
         ),
-        Comparison(
-            "cemb",
-            "dec",
-            "appearance",
-            margin=1.0,
-            readings={
-                "supported": "The conditioned block beats fine-tuning the decoder alone.",
-                "not supported": "Fine-tuning the decoder alone does as well.",
-                "inconclusive": "The conditioned block and fine-tuning the decoder are not told apart.",
-            },
+        _compare(
+            "cemb", "dec", "appearance", margin=1.0,
+            yes="The conditioned block beats fine-tuning the decoder alone.",
+            no="Fine-tuning the decoder alone does as well.",
+            open="The conditioned block and fine-tuning the decoder are not told apart.",
         ),
-        Comparison(
-            "cemb",
-            "shuffled",
-            "rules",
-            readings={
-                "supported": "Where rules differ it has to be the right sub-group.",
-                "not supported": "Any sub-group would do.",
-                "inconclusive": "Whether it has to be the right sub-group stays open.",
-            },
+        _compare(
+            "cemb", "shuffled", "rules",
+            yes="Where rules differ it has to be the right sub-group.",
+            no="Any sub-group would do.",
+            open="Whether it has to be the right sub-group stays open.",
         ),
     ),
     # Table 1, Dice on BUSI's three sub-groups: CEmb-SAM, and the decoder fine-tuned on the same images
@@ -268,4 +238,4 @@ claim = Claim(
             "cemb vs. m1, appearance",
         )
     },
-)
+)  # fmt: skip

@@ -52,7 +52,8 @@ plugin = Plugin(
     readings={
         "paper": "Rescue factors as printed, so clients of more classes weigh more; one head; the last round.",
         "released": "Rescue factors of normalised distances, so clients of fewer classes weigh more; a second head on "
-        "the projection, optimizer state kept by each client, gradients clipped at 5, best validation round.",
+        "the projection, optimizer state kept by each client, gradients clipped at 5, best validation round; squeezed "
+        "and blurred views, which the prior sees in every step.",
     },
     phantom="phantom:skin-lesion",
     licence_notes=(

@@ -58,7 +58,8 @@ plugin = Plugin(
     readings={
         "paper": "as printed: prototypes follow running centroids, class-weighted cross-entropy; the default",
         "released": "as the authors' code: temperature 0.07 in training, sigmoid features, prototypes projected "
-        "onto training images every ten epochs, no weights in stage 1, AdamW; no cluster loss, which has no gradient",
+        "onto training images every ten epochs, no weights in stage 1, AdamW; no cluster loss, which has no gradient; "
+        "feature maps before VGG16's last pooling and DenseNet's last ReLU; each head's best epoch",
     },
     phantom="phantom:skin-lesion",
     licence_notes=(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 
 from zoo.claims import Claim, Comparison, spending
+from zoo.claims.types import Verdict
 from zoo.config import changed
 from zoo.data.images import ImageSet, over_images
 from zoo.data.textures import SIZE, TEXTURES, draw_set
@@ -100,6 +101,12 @@ def _probabilities(model: LocalGlobalPrototypes, images: ImageSet, pruned: bool 
     return over_images(model, lambda x: model.probabilities(model(x), pruned=pruned), images, model.device)
 
 
+def _compare(method: str, baseline: str, metric: str, *, yes: str, no: str, open: str, **more: Any) -> Comparison:
+    """With what each verdict means."""
+    readings: dict[Verdict, str] = {"supported": yes, "not supported": no, "inconclusive": open}
+    return Comparison(method, baseline, metric, readings=readings, **more)
+
+
 claim = Claim(
     statement=(
         "Under class imbalance, global and local prototypes with a clustering loss and a tuned head (Joint) reach the "
@@ -127,72 +134,42 @@ claim = Claim(
         "All arms of both readings have one rate for the backbone, which starts from random weights here, and all "
         "other values of their reading. No arm had a search of its own."
     ),
-    primary=Comparison(
-        "joint",
-        "black box",
-        "BAcc",
-        tolerance=0.01,
-        recipe="paper",
-        readings={
-            "supported": "Explaining by prototypes costs no accuracy here.",
-            "not supported": "Explaining by prototypes costs accuracy here.",
-            "inconclusive": "Whether explaining by prototypes costs accuracy stays open.",
-        },
+    primary=_compare(
+        "joint", "black box", "BAcc", tolerance=0.01, recipe="paper",
+        yes="Explaining by prototypes costs no accuracy here.",
+        no="Explaining by prototypes costs accuracy here.",
+        open="Whether explaining by prototypes costs accuracy stays open.",
     ),
     secondary=(
-        Comparison(
-            "joint, released",
-            "black box, released",
-            "BAcc",
-            tolerance=0.01,
-            recipe="released",
-            readings={
-                "supported": "As the authors' code trains them, prototypes cost no accuracy here.",
-                "not supported": "As the authors' code trains them, prototypes cost accuracy here.",
-                "inconclusive": "Whether prototypes as the authors' code trains them cost accuracy stays open.",
-            },
+        _compare(
+            "joint, released", "black box, released", "BAcc", tolerance=0.01, recipe="released",
+            yes="As the authors' code trains them, prototypes cost no accuracy here.",
+            no="As the authors' code trains them, prototypes cost accuracy here.",
+            open="Whether prototypes as the authors' code trains them cost accuracy stays open.",
         ),
-        Comparison(
-            "joint, released",
-            "joint",
-            "distinct regions",
-            readings={
-                "supported": "Projection keeps a class's local prototypes apart.",
-                "not supported": "Projection does not keep a class's local prototypes apart.",
-                "inconclusive": "Whether projection keeps a class's local prototypes apart stays open.",
-            },
+        _compare(
+            "joint, released", "joint", "distinct regions",
+            yes="Projection keeps a class's local prototypes apart.",
+            no="Projection does not keep a class's local prototypes apart.",
+            open="Whether projection keeps a class's local prototypes apart stays open.",
         ),
-        Comparison(
-            "joint",
-            "protopnet",
-            "BAcc",
-            margin=0.03,
-            readings={
-                "supported": "The running centroids serve rare classes better than cluster and separation costs.",
-                "not supported": "ProtoPNet does as well here.",
-                "inconclusive": "Joint prototypes and ProtoPNet are not told apart.",
-            },
+        _compare(
+            "joint", "protopnet", "BAcc", margin=0.03,
+            yes="The running centroids serve rare classes better than cluster and separation costs.",
+            no="ProtoPNet does as well here.",
+            open="Joint prototypes and ProtoPNet are not told apart.",
         ),
-        Comparison(
-            "local",
-            "protopnet",
-            "BAcc",
-            readings={
-                "supported": "Regions alone beat ProtoPNet.",
-                "not supported": "Regions alone do not beat ProtoPNet.",
-                "inconclusive": "Regions alone and ProtoPNet are not told apart.",
-            },
+        _compare(
+            "local", "protopnet", "BAcc",
+            yes="Regions alone beat ProtoPNet.",
+            no="Regions alone do not beat ProtoPNet.",
+            open="Regions alone and ProtoPNet are not told apart.",
         ),
-        Comparison(
-            "joint, pruned",
-            "joint",
-            "BAcc",
-            tolerance=0.01,
-            readings={
-                "supported": "The pruned prototypes were redundant.",
-                "not supported": "Pruning costs more than a point.",
-                "inconclusive": "Whether pruning costs more than a point stays open.",
-            },
+        _compare(
+            "joint, pruned", "joint", "BAcc", tolerance=0.01,
+            yes="The pruned prototypes were redundant.",
+            no="Pruning costs more than a point.",
+            open="Whether pruning costs more than a point stays open.",
         ),
     ),
     # DenseNet169 on ISIC 2019: Table 1, pruned Table 2; pruning takes 35 % of the prototypes on average (Sec. 4)
@@ -214,4 +191,4 @@ claim = Claim(
         "The black box had no stage 2; now every arm has the same stages, and the authors' code is a second reading. "
         "ProtoTree and whole images alone are no arms any more, to pay for eight seeds."
     ),
-)
+)  # fmt: skip

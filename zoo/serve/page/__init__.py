@@ -19,7 +19,7 @@ footer { display: none !important; }
 def mount(app: FastAPI, house: Any) -> None:
     """Put the page on an application."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
-    os.environ["GRADIO_TEMP_DIR"] = str(house.temporary.folder / "page")
+    os.environ["GRADIO_TEMP_DIR"] = str(house.temporary.folder / "page")  # read at every upload
     import gradio as gr
 
     from zoo.serve.page.blocks import Page

@@ -29,11 +29,12 @@ _HIDDEN: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": Non
 
 
 class Page:
-    """The page of a server; ``house``: what it shares with the API."""
+    """The page of a server; ``house``: what it shares with the API. Uploads lie in ``uploads`` and nowhere else."""
 
     def __init__(self, house: Any) -> None:
         self.house = house
         self.pictures: OrderedDict[str, bytes] = OrderedDict()
+        self.uploads = house.temporary.folder / "page"
         self.tickets: dict[str, Ticket[Any]] = {}
         self._sessions: Any = None
         self.cards = {entry.name: entry.plugin for entry in house.entries() if entry.plugin is not None}
@@ -102,9 +103,9 @@ class Page:
         several = card.primary_input.kind in ("images", "volume")
         file = gr.File(
             label=f"Your {card.primary_input.name}: {card.primary_input.help}", height=180, elem_id="input",
-            file_count="multiple" if several else "single",
+            file_count="multiple" if several else "single", interactive=True,
         )  # fmt: skip
-        sample = gr.Dropdown(_samples(card), value="", label="or take a sample", elem_id="sample")
+        sample = gr.Dropdown(_samples(card), value="", label="or take a sample", elem_id="sample", interactive=True)
         picture = canvas(tools_of(card), elem_id="canvas")
         note = gr.HTML(elem_id="input-note")
         drawn = [item for item in card.options if item.kind in DRAWN]
@@ -155,13 +156,12 @@ class Page:
         intake = Intake(card, folder, Budget(settings.upload, settings.files))
         if sample:
             intake.text(card.primary_input.name, sample)
-        for one in [] if sample or not path else path if isinstance(path, list) else [path]:
-            with open(one, "rb") as file:
-                intake.file(card.primary_input.name, Path(one).name, file)
+        if path and not sample:
+            put(intake, card.primary_input, path, self.uploads)
         if card.primary_input.kind == "volume" and len(intake.inputs) > 1:  # the files of a series
             intake.inputs = [str(together(folder / "series", intake.inputs))]
         for item, value in values:
-            put(intake, item, value)
+            put(intake, item, value, self.uploads)
         return intake.asked(self.house.entry(card.name).name)
 
     def _preview(self, card: Plugin, path: Any, sample: str) -> tuple[Any, str]:

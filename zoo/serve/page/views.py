@@ -14,7 +14,6 @@ from PIL import Image as PILImage
 
 from zoo import figure as fig
 from zoo import media
-from zoo.errors import OptionError
 from zoo.media.doubts import require_content
 from zoo.serve.answers import expanded
 from zoo.serve.pool import Pool
@@ -44,11 +43,10 @@ def preview(pool: Pool, asked: Asked) -> View:
     case: Any = model._read(found[0])
     note = f"the first of {len(found)} inputs" if len(found) > 1 else ""
     if not isinstance(case, media.Image):
-        images = list(getattr(case, "images", ()))
-        if not images:
-            raise OptionError("this model's input has no picture")
-        note = f"the first of {len(images)} images"
-        case = media.read(images[0].image)
+        given = found[0] if isinstance(found[0], list) else [found[0]]
+        images = [one.image for one in getattr(case, "images", ())] or given
+        note = f"the first of {len(images)} images" if len(images) > 1 else ""
+        case = media.read(images[0])
     require_content(case)
     height, width = case.axial(case.array).shape[1:3] if case.ndim_spatial == 3 else case.size
     note = note or ("the middle slice" if case.ndim_spatial == 3 else "")
