@@ -26,7 +26,7 @@ plugin = Plugin(
             "organ",
             "text",
             "what to segment; by default the first organ of the weights, or that of the support",
-            choices=("liver", "gallbladder", "spleen", "kidney", "stomach", "aorta", "pancreas"),
+            choices=("liver", "spleen", "kidney", "stomach", "aorta", "pancreas"),
         ),
         Input(
             "support",
@@ -60,7 +60,11 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on="phantom:abdominal-ct?n=40&size=48&slices=32 (34 procedural volumes)",
         command="zoo train fseft --data 'phantom:abdominal-ct?n=40&size=48&slices=32' --preset demo --out DIR",
-        metrics={"Dice": 0.0},
+        metrics={
+            # zoo evaluate fseft --data "phantom:abdominal-ct?n=6&size=48&slices=32&seed=20000" --split all
+            "Dice of the liver by its adapter, 6 other phantoms": 0.918,
+            "Dice of the spleen by the foundation's own head (organ=spleen)": 0.953,
+        },
     ),
     readings={
         "paper": "an adapter of three convolutions, Dice and cross-entropy, and a size constraint of weight 1",
