@@ -240,7 +240,7 @@ class Fseft(Model[OrganSegmentation]):
 
     def _predict(
         self, images: Sequence[media.Image], *, organ: str | None, support: Any, method: Method | None,
-        adapter: str | None, recipe: str | None, gamma: float | None, lam: float | None, epochs: int | None, seed: int,
+        adapter: str | Path | None, recipe: str | None, gamma: float | None, lam: float | None, epochs: int | None, seed: int,
         prior_size_ml: float | None,
     ) -> list[OrganSegmentation]:  # fmt: skip
         """One organ in each volume; a support set is adapted to first."""
@@ -270,7 +270,7 @@ class Fseft(Model[OrganSegmentation]):
         given = {"gamma": gamma, "lam": lam, "epochs": epochs}
         return replace(how, **{name: value for name, value in given.items() if value is not None})
 
-    def _known(self, organ: str | None, method: Method | None, adapter: str | None) -> Known:
+    def _known(self, organ: str | None, method: Method | None, adapter: str | Path | None) -> Known:
         if adapter is not None:
             known = self.read_adapter(adapter)
             if organ is not None and not same_name(organ, known.organ):
