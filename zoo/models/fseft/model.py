@@ -240,8 +240,8 @@ class Fseft(Model[OrganSegmentation]):
 
     def _predict(
         self, images: Sequence[media.Image], *, organ: str | None, support: Any, method: Method | None,
-        adapter: str | Path | None, recipe: str | None, gamma: float | None, lam: float | None, epochs: int | None, seed: int,
-        prior_size_ml: float | None,
+        adapter: str | Path | None, recipe: str | None, gamma: float | None, lam: float | None, epochs: int | None,
+        seed: int, prior_size_ml: float | None,
     ) -> list[OrganSegmentation]:  # fmt: skip
         """One organ in each volume; a support set is adapted to first."""
         how = self._how(recipe, gamma, lam, epochs)
