@@ -59,15 +59,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class FseftConfig:
-    """The backbone, what its own head knows, and which adapters come with it."""
+    """The backbone, what its own head knows, and which adapters come with it; by default a small U-Net for the liver."""
 
-    backbone: Backbone = "swinunetr"
+    backbone: Backbone = "unet"
     features: int = field(default=48, metadata={"min": 12, "max": 192})  # of SwinUNETR
-    channels: tuple[int, ...] = field(default=(12, 24, 48), metadata={"min": 1, "max": 512})  # of the U-Net
+    channels: tuple[int, ...] = field(default=(8, 16, 32), metadata={"min": 1, "max": 512})  # of the U-Net
     flat: bool = False  # every plane by itself
-    patch: tuple[int, int, int] = field(default=(96, 96, 96), metadata={"min": 1, "max": 512})  # Sec. 4
-    view: View = field(default_factory=View)
-    classes: tuple[str, ...] = ()
+    patch: tuple[int, int, int] = field(default=(32, 32, 32), metadata={"min": 1, "max": 512})
+    view: View = field(default_factory=lambda: View((6.0, 6.0, 6.0)))
+    classes: tuple[str, ...] = ("liver",)
     adapters: tuple[Stored, ...] = ()
     adaptation: Adaptation = field(default_factory=Adaptation)
 

@@ -99,7 +99,7 @@ def convert(released: Mapping[str, Tensor]) -> Fseft:
     """The authors' foundation, or another SwinUNETR, of which only the backbone is taken. Raises ``WeightsError``."""
     backbone, weight, bias = swin_of(released)
     known = RELEASED_CLASSES if weight is not None and len(weight) == len(RELEASED_CLASSES) else ()
-    model = Fseft(FseftConfig(features=backbone.width, classes=known))
+    model = Fseft(FseftConfig("swinunetr", backbone.width, patch=(96, 96, 96), view=View(), classes=known))
     model.backbone = backbone
     if model.classifier is not None:
         model.classifier.load_state_dict({"weight": weight, "bias": bias})
