@@ -59,7 +59,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class FseftConfig:
-    """The backbone, what its own head knows, and which adapters come with it; by default a small U-Net for the liver."""
+    """The backbone, what its own head knows, and which adapters come with it; a small U-Net by default."""
 
     backbone: Backbone = "unet"
     features: int = field(default=48, metadata={"min": 12, "max": 192})  # of SwinUNETR
