@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     loads = [os.getloadavg()[0]]
-    result: dict[str, Any] = measure(16 if quick else 240, 1 if quick else 3)
+    result: dict[str, Any] = measure(16 if quick else 120, 1 if quick else 3)
     loads.append(os.getloadavg()[0])
     lines = [f"{name}: {value:.4g}" for name, value in result.items()]
     print("\n".join(lines))

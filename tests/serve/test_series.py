@@ -31,6 +31,9 @@ def series(folder: Path, count: int, uid: str) -> None:
         ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
         ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
         ds.SeriesInstanceUID, ds.Modality, ds.SeriesDescription = uid, "CT", f"series {uid}"
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID, ds.StudyID, ds.AccessionNumber = "1.2.5", "1.2.6", "S", "A"
+        ds.StudyDate, ds.StudyTime, ds.PatientName, ds.PatientBirthDate = "20200101", "101010", "A^B", "19700101"
+        ds.PatientSex, ds.ReferringPhysicianName, ds.SeriesNumber, ds.InstanceNumber = "O", "", 1, number + 1
         ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
         ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 20, 16, 16, 15
         ds.PixelRepresentation, ds.RescaleSlope, ds.RescaleIntercept = 0, 1, -1000
@@ -67,7 +70,7 @@ def test_a_zip_of_a_series_is_one_volume(serving: Any, tmp_path: Path) -> None:
         assert record["source"] == "scan/patient/study"
         assert record["shape"] == [5, 16, 20]
         assert record["spacing_mm"] == [2.0, 1.5, 1.5]
-        mask = client.post(**ask, params={"format": "mask"})
+        mask = client.post(**ask, params={"format": "nifti"})
         assert 'filename="study_mask.nii.gz"' in mask.headers["content-disposition"]
         (tmp_path / "mask.nii.gz").write_bytes(mask.content)
         found = media.read(str(tmp_path / "mask.nii.gz"))
@@ -84,3 +87,24 @@ def test_two_series_in_a_zip_are_refused(serving: Any, tmp_path: Path) -> None:
         with pytest.raises(media.MediaError) as refused:
             media.expand([str(tmp_path / "ct")])
         assert answer.json()["detail"] == str(refused.value).replace(f"{tmp_path}/", "")
+
+
+def test_results_come_back_as_dicom(serving: Any, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    series(tmp_path / "ct", 5, "1.2.3")
+    with serving() as client:
+        ask = {"url": "/models/toy-model/predict", "files": {"image": ("scan.zip", packed(tmp_path / "ct"))}}
+        for params in ({"format": "dicom-seg"}, {"format": "mask"}):  # asked for, and as the input's own form
+            answer = client.post(**ask, params=params)
+            assert answer.headers["content-type"] == "application/dicom", answer.text
+            found = pydicom.dcmread(io.BytesIO(answer.content))
+            assert found.Modality == "SEG"
+            assert found.PatientID == "P1"
+        report = client.post(**ask, params={"format": "dicom-sr"})
+        assert pydicom.dcmread(io.BytesIO(report.content)).Modality == "SR"
+        packed_all = client.post(**ask, params={"format": "zip", "form": "nifti"})
+        with zipfile.ZipFile(io.BytesIO(packed_all.content)) as archive:
+            assert any(name.endswith("_mask.nii.gz") for name in archive.namelist())
+        refused = client.post(**ask, params={"format": "zip", "form": "hologram"})
+        assert refused.status_code == 422
+        assert "form must be one of auto," in refused.json()["detail"]

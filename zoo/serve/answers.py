@@ -7,11 +7,12 @@ import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from zoo import inference, media
 from zoo.errors import MediaError, OptionError, ZooError
 from zoo.model import Model
+from zoo.plugin import Form
 from zoo.prediction import Prediction
 from zoo.serve.desk import CancelledError, Ticket
 from zoo.serve.desk import TimeoutError as TimedOutError
@@ -98,7 +99,8 @@ def files_of(prediction: Prediction, folder: Path, stem: str, asked: Asked) -> d
     prediction.options = scrubbed(prediction.options, asked.folder)
     prediction.notes = tuple(scrubbed(prediction.notes, asked.folder))
     try:
-        written = prediction.save(folder, stem, figure=asked.figure, taken={name.casefold() for name in before})
+        taken = {name.casefold() for name in before}
+        written = prediction.save(folder, stem, figure=asked.figure, taken=taken, format=asked.form)
     finally:
         prediction.source = kept
     named: dict[str, str] = {}
@@ -136,7 +138,9 @@ def packed(answer: Answer) -> Path:
 
 
 def file_of(answer: Answer, kind: str) -> Path:
-    """The one file of a kind. Raises ``OptionError`` when there is none or there are several."""
+    """The one file of a kind, or of a form of masks and reports. Raises ``OptionError`` when there isn't one."""
+    if kind in get_args(Form):
+        kind = "report" if any("report" in one for one in answer.files) else "mask"
     names = [one[kind] for one in answer.files if kind in one]
     if len(names) == 1 and len(answer.files) == 1:
         return answer.folder / names[0]

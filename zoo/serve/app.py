@@ -7,7 +7,7 @@ import json
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi_offline import FastAPIOffline
@@ -18,12 +18,15 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from zoo import cards, extras, registry
 from zoo._version import __version__
+from zoo.errors import OptionError
+from zoo.plugin import Form
 from zoo.serve import describe, doors
 from zoo.serve.desk import Ticket
 from zoo.serve.guard import Guard
 from zoo.serve.house import House
 from zoo.serve.settings import Settings, served
 from zoo.serve.uploads import Asked, Budget, Intake
+from zoo.text import printable
 
 MAX_FIELDS = 1000
 MAX_TEXT = 64 << 10  # bytes of a field that is no file
@@ -85,7 +88,7 @@ def _about(app: FastAPI, house: House) -> None:
 
 
 def _predictions(app: FastAPI, house: House) -> None:
-    async def predict(request: Request, name: str, format: str) -> Response:
+    async def predict(request: Request, name: str, format: str, form: str) -> Response:
         entry = house.entry(name)
         with house.desk.place():
             folder = await run_in_threadpool(house.temporary.new)
@@ -93,18 +96,19 @@ def _predictions(app: FastAPI, house: House) -> None:
                 asked = await _asked(request, entry, folder, house.settings)
                 if format != "json":
                     asked.formats, asked.figure = (format,), format in ("figure", "zip")
+                asked.form = _form(format if format in get_args(Form) else form)
                 ticket = house.predict(asked)
                 return await _answered(await _finished(ticket, request), format)
             finally:
                 await run_in_threadpool(shutil.rmtree, folder, ignore_errors=True)
 
-    async def start(request: Request, name: str) -> Response:
+    async def start(request: Request, name: str, form: str) -> Response:
         entry = house.entry(name)
         with house.desk.place() as place:
             folder = await run_in_threadpool(house.temporary.new)
             try:
                 asked = await _asked(request, entry, folder, house.settings)
-                asked.formats, asked.figure = ("zip",), True
+                asked.formats, asked.figure, asked.form = ("zip",), True, _form(form)
                 ticket = house.predict(asked)
             except BaseException:
                 await run_in_threadpool(shutil.rmtree, folder, ignore_errors=True)
@@ -116,11 +120,11 @@ def _predictions(app: FastAPI, house: House) -> None:
         return JSONResponse(_status(key, ticket, asked), 202, {"location": f"/jobs/{key}"})
 
     def for_one(name: str) -> tuple[Any, Any]:
-        async def predict_one(request: Request, format: str = "json") -> Response:
-            return await predict(request, name, format)
+        async def predict_one(request: Request, format: str = "json", form: str = "auto") -> Response:
+            return await predict(request, name, format, form)
 
-        async def start_one(request: Request) -> Response:
-            return await start(request, name)
+        async def start_one(request: Request, form: str = "auto") -> Response:
+            return await start(request, name, form)
 
         return predict_one, start_one
 
@@ -139,12 +143,19 @@ def _predictions(app: FastAPI, house: House) -> None:
 
     # names as people write them, and the sentence for those that aren't there
     @app.post("/models/{name}/predict", include_in_schema=False)
-    async def predict_any(request: Request, name: str, format: str = "json") -> Response:
-        return await predict(request, name, format)
+    async def predict_any(request: Request, name: str, format: str = "json", form: str = "auto") -> Response:
+        return await predict(request, name, format, form)
 
     @app.post("/models/{name}/jobs", include_in_schema=False)
-    async def start_any(request: Request, name: str) -> Response:
-        return await start(request, name)
+    async def start_any(request: Request, name: str, form: str = "auto") -> Response:
+        return await start(request, name, form)
+
+
+def _form(stated: str) -> Form:
+    """How masks and reports are written. Raises ``OptionError``."""
+    if stated not in get_args(Form):
+        raise OptionError(f"form must be one of {', '.join(get_args(Form))}, not {printable(stated, 40)!r}")
+    return cast(Form, stated)
 
 
 async def _asked(request: Request, entry: registry.Entry, folder: Path, settings: Settings) -> Asked:

@@ -13,7 +13,8 @@ from zoo.serve.uploads import PATHS
 PREDICT = (
     "Send the input as a file, or as the text `sample:NAME` or `phantom:NAME?seed=N`; a zip stands for the folder in "
     "it, such as a DICOM series. `format`: `json` for records, `figure`, `mask` or another file of the model, or "
-    "`zip` for all files."
+    "`zip` for all files; `nifti`, `png`, `dicom-seg` or `dicom-sr` for mask or report in that form. `form`: that of "
+    "those within a zip; by default the input's own, for DICOM an object that refers to it."
 )
 START = "Answers at once with the job's address: its state is there, and afterwards what came of it."
 

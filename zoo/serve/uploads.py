@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from zoo import options
 from zoo.errors import MediaError, OptionError
 from zoo.media.sniff import is_litter
-from zoo.plugin import Input, Plugin
+from zoo.plugin import Form, Input, Plugin
 from zoo.spec import Spec, is_kind
 from zoo.text import printable
 
@@ -49,6 +49,7 @@ class Asked:
     folder: Path
     formats: tuple[str, ...] = ()  # of the files to write; none: records alone
     figure: bool = False
+    form: Form = "auto"  # of mask or report
 
 
 @dataclass
