@@ -101,6 +101,7 @@ def masks_case(title: str, sam: SamModel, image: np.ndarray, grid: Grid, repeats
 
     peers = {name: partial(theirs, name, at_once) for name, at_once in THEIRS.items()}
     times = contest.race({OURS: ours} | peers, repeats)
+    print(title, times, flush=True)
     found, expected = results[OURS], results[next(iter(THEIRS))]
     note = f"{len(found)} masks here, {len(expected)} there"
     if len(found) == len(expected) > 0:
@@ -124,6 +125,7 @@ def priors_case(masks: list[AutoMask], size: tuple[int, int], repeats: int) -> d
         results["NumPy"] = np.stack([segmentation, boundary])
 
     times = contest.race({OURS: ours, "NumPy": numpy_way}, repeats)
+    print(times, flush=True)
     difference = float(np.abs(results[OURS] - results["NumPy"]).max())
     title = f"priors of {len(masks)} masks at {size[0]} x {size[1]} px (thick boundaries)"
     return {"title": title, "times": times, "note": f"largest difference {difference:.1e}"}

@@ -212,6 +212,39 @@ def test_a_domain_that_is_no_domain_is_refused(tmp_path: Path, change: dict[str,
         read(path)
 
 
+def pale(seed: int) -> np.ndarray:
+    """``ground`` in a little colour."""
+    rng, grey = np.random.default_rng([4, seed]), ground(seed).astype(float)
+    tint = np.kron(rng.normal(0, 2, (8, 8)), np.ones((6, 6))) + rng.uniform(4, 9)
+    return np.clip(np.stack([grey + tint, grey, grey - tint], -1), 0, 255).astype(np.uint8)
+
+
+def test_no_colour_at_all_is_told_from_little_colour() -> None:
+    """A grey picture is a stranger among pale ones in colour, however pale they are."""
+    model = Toy()
+    model.domain = Domain.of(model.measured(media.read(pale(seed)) for seed in range(60)))
+    assert not any(model.predict(pale(1000 + seed)).unlike for seed in range(10))
+    found = model.predict(ground(1000))
+    assert found.unlike
+    assert found.domain.reason == "colour"
+
+
+def test_a_slight_tint_makes_a_grey_image_no_stranger() -> None:
+    model = known(Toy())
+    assert "colours" not in model.domain.clouds
+    assert not any(model.predict(ground(1000 + k)[..., None] + np.array([2, 0, 0], np.uint8)).unlike for k in range(10))
+
+
+def test_a_domain_that_was_made_before_colours_were_measured_still_serves(tmp_path: Path) -> None:
+    model, path = Toy(), tmp_path / DOMAIN
+    record = json.loads(Domain.of(model.measured(media.read(pale(seed)) for seed in range(60))).to_json())
+    del record["colours"]
+    path.write_text(json.dumps(record))
+    model.domain = read(path)
+    assert not model.predict(pale(1000)).unlike
+    assert model.predict(ground(5, 0.15)).unlike
+
+
 def test_too_few_images_say_nothing() -> None:
     assert known(Toy(), 19).domain is None
 

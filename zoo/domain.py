@@ -1,8 +1,8 @@
 """What the training images of weights were like, and whether an image is one of their kind.
 
 A network answers whatever it is shown. So weights carry a ``domain.json``: mean and shrunk covariance of cheap
-statistics and textures of the training images (:mod:`zoo.media.appearance`) and, where the model gives them, of the
-network's features. How far new images of the same kind lie from these is measured on images that the mean and
+statistics, textures and colours of the training images (:mod:`zoo.media.appearance`) and, where the model gives them,
+of the network's features. How far new images of the same kind lie from these is measured on images that the mean and
 covariance were not made of.
 """
 
@@ -31,7 +31,8 @@ AXES = 32  # of features, at most; what lies beside them counts by its length
 FOLDS = 10
 MINIMUM = 20  # images: from fewer nothing is said
 MAX_BYTES = 16 << 20
-KINDS = ("statistics", "textures", "features")
+KINDS = ("statistics", "textures", "colours", "features")  # all but the first two where they are stated
+IN_UNITS = ("statistics", "colours")  # of what one would see
 FORMAT = 1  # another one wherever MEASURES change
 
 FLOOR = (
@@ -125,7 +126,8 @@ class Cloud:
         return np.where(away <= self.farthest, np.maximum(share, SHARE), share)
 
 
-Measured = Mapping[str, Float[np.ndarray, "n p"]]  # a row for each image: statistics, textures and perhaps features
+# A row for each image: statistics, textures, colours and perhaps features.
+Measured = Mapping[str, Float[np.ndarray, "n p"]]
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,10 @@ class Domain:
         """From what was measured on each image; ``None`` for fewer than ``MINIMUM``."""
         if len(measured["statistics"]) < MINIMUM:
             return None
-        clouds = {name: Cloud.calibrated(x, FLOOR if name == "statistics" else 0.0) for name, x in measured.items()}
+        kinds = dict(measured)
+        if "colours" in kinds and kinds["colours"].std(0).max() < FLOOR:  # grey images; a slight tint is no other kind
+            del kinds["colours"]
+        clouds = {name: Cloud.calibrated(x, FLOOR if name in IN_UNITS else 0.0) for name, x in kinds.items()}
         return cls(clouds, len(measured["statistics"]))
 
     def judge(self, measured: Measured) -> Verdict:
@@ -156,7 +161,7 @@ class Domain:
         # statistics have names, so they tell where they can
         named = shares["statistics"][worst] * len(shares) < SHARE
         told_by = "statistics" if named else min(shares, key=lambda name: shares[name][worst])
-        reason = {"textures": "texture", "features": "what the network makes of it"}.get(told_by)
+        reason = {"textures": "texture", "colours": "colour", "features": "what the network makes of it"}.get(told_by)
         if reason is None:
             cloud = self.clouds[told_by]
             away = np.abs(measured[told_by][worst] - cloud.mean) / np.sqrt(np.maximum(cloud.variances(), FLOOR**2))

@@ -70,6 +70,26 @@ def statistics(image: Image) -> Float[np.ndarray, " p"]:
     return np.array(values, np.float64) / np.array([unit for _, _, unit in MEASURES])
 
 
+def colours(image: Image) -> Float[np.ndarray, " c"]:
+    """Orders of magnitude and shares of colour on a 2-D image, each in units of a difference that one would see.
+
+    ``statistics`` has amounts, in which no colour at all is like little colour.
+    """
+    rgb = _small(image, SIDE)
+    red, blue = rgb[..., 0] - rgb[..., 1], rgb[..., 2] - rgb[..., :2].mean(-1)
+    saturation, grey = rgb.max(-1) - rgb.min(-1), rgb.mean(-1)
+    amounts = (red.std(), blue.std(), saturation.mean(), saturation.std(), saturation.max())
+    orders = [math.log(float(amount) + 0.02) for amount in amounts]
+    others = [(red > 0.01).mean(), (blue < -0.01).mean(), _slope(red, grey), _slope(blue, grey)]
+    return np.array([*orders, *(5 * other for other in others)], np.float64)
+
+
+def _slope(of: np.ndarray, on: np.ndarray) -> float:
+    """By how much one rises where the other does, within -1 and 1."""
+    rise = ((of - of.mean()) * (on - on.mean())).mean() / (on.var() + 1e-3)
+    return float(np.clip(rise, -1, 1))
+
+
 _ENDS = (slice(None, SIDE // 8), slice(-SIDE // 8, None))
 _HANN = np.hanning(SIDE + 2)[1:-1]
 _WINDOW = np.outer(_HANN, _HANN)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_dilation
 
 from zoo.data.phantoms import make
 from zoo.data.phantoms.surgical_frame import INSTRUMENTS, surgical_frame
@@ -45,6 +46,20 @@ def test_every_kind_and_every_part_occurs() -> None:
     found = [surgical_frame(seed, size=128) for seed in range(12)]
     assert {int(v) for case in found for v in np.unique(case.masks["mask"])} == {0, 1, 2, 3}
     assert all(set(np.unique(case.masks["parts"])) >= {0, 3} for case in found)
+
+
+def test_rings_have_the_colour_of_the_kind_and_change_nothing_else() -> None:
+    for seed in range(6):
+        plain, ringed = surgical_frame(seed, size=128), surgical_frame(seed, size=128, rings=True)
+        assert all(np.array_equal(plain.masks[name], ringed.masks[name]) for name in plain.masks)
+        changed = np.abs(plain.image.astype(int) - ringed.image).max(-1) > 24
+        assert changed.any()
+        near = binary_dilation(np.isin(plain.masks["parts"], (1, 2)), iterations=2)  # shaft and wrist, blurred
+        assert not (changed & ~near).any()
+        for kind, channel in ((1, 2), (3, 1)):  # blue, green
+            where = changed & (plain.masks["mask"] == kind)
+            if where.sum() > 20:
+                assert ringed.image[where].mean(0).argmax() == channel
 
 
 def test_options_come_through_the_specification_and_wrong_ones_are_refused() -> None:

@@ -228,6 +228,19 @@ def test_a_mask_stays_near_its_box_and_what_was_cut_off_is_said(model: CEmbSam, 
     assert near_box(np.ones((96, 96)), Prompt(Box(20, 30, 60, 70), (Point(80, 50),)))[50, 80]
 
 
+def test_sams_own_mask_counts_by_its_share(model: CEmbSam, case, box) -> None:
+    sam = CEmbSam(replace(model.config, method="zero-shot")).eval()
+    sam.decoder.load_state_dict(model.base.sam.mask_decoder.state_dict())
+    masks = []
+    for share in (0.0, 0.5, 1.0):
+        model.config = replace(model.config, sam_share=share)
+        masks.append(model.predict(case.image, box=(box,), condition="benign").probability)
+    np.testing.assert_allclose(masks[2], sam.predict(case.image, box=(box,)).probability, atol=1e-5)
+    assert np.abs(masks[0] - masks[2]).max() > 0.01
+    assert (masks[1] > np.minimum(masks[0], masks[2]) - 1e-5).all()
+    assert (masks[1] < np.maximum(masks[0], masks[2]) + 1e-5).all()
+
+
 def test_an_empty_mask_is_said(model: CEmbSam, case) -> None:
     result = model.predict(case.image, box=((20, 30, 60, 70), (5, 5, 20, 20)), condition="benign", threshold=1.0)
     assert not result.mask.any()
@@ -354,6 +367,23 @@ def test_the_demo_does_not_fall_below_the_small_sam_on_a_real_image(demo) -> Non
             for each in (model, sam)
         )
         assert np.mean(own) > np.mean(other), (own, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["breast", "any"])
+def test_the_demo_does_not_fall_below_the_small_sam_on_phantoms(demo, style: str) -> None:
+    model = demo("cemb-sam")
+    sam = CEmbSam(replace(model.config, method="zero-shot", infers=False)).eval()
+    sam.decoder.load_state_dict(sam.base.sam.mask_decoder.state_dict())
+    scores = []
+    for seed in range(81_000, 81_024):
+        case = ultrasound(seed, style=style, group=("benign", "malignant")[seed % 2])
+        mask = case.masks["mask"] > 0
+        for by in (0, 4):
+            box = (around(mask, by),)
+            scores.append([dice(each.predict(case.image, box=box).mask > 0, mask) for each in (model, sam)])
+    own, other = np.mean(scores, axis=0)
+    assert own > other
 
 
 def test_the_demo_never_calls_a_boxed_lesion_normal(demo) -> None:

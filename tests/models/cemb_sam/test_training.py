@@ -23,10 +23,13 @@ from zoo.models.cemb_sam.data import box_of, conditions_of, load, loosened
 from zoo.models.cemb_sam.model import CEmbSamConfig
 from zoo.models.cemb_sam.training import (
     RELEASED_THRESHOLD,
+    SHARES,
     CEmbSamRecipe,
     Plateau,
+    best_share,
     build,
     dice_of,
+    full_logits,
     score,
     told,
     train,
@@ -110,6 +113,22 @@ class TestCEmbSam(PluginTests):
         assert 0 < len(lesions) < len(items)
         assert validation_dice(trained.model, items) == pytest.approx(np.mean(lesions))
         trained.model.eval()
+
+
+def test_sams_own_mask_counts_where_the_decoder_learnt_nothing(tiny_sam: str) -> None:
+    recipe = CEmbSamRecipe(sam=tiny_sam, working_size=64)
+    model = build(recipe, ("benign", "malignant", "normal")).eval()
+    items = [load(case, model.config) for case in DATA.train]
+    sam = build(replace(recipe, method="decoder-only"), model.config.conditions).eval()
+    lesions = [item for item in items if item.mask.any()]
+    truth = [replace(item, mask=one > 0) for item, one in zip(lesions, full_logits(sam, lesions), strict=True)]
+    with torch.no_grad():  # says "nothing" everywhere
+        for mlp in model.decoder.output_hypernetworks_mlps:
+            mlp.proj_out.weight.zero_()
+            mlp.proj_out.bias.fill_(-1.0)
+    assert best_share(model, [item for item in truth if item.mask.any()]) == SHARES[-1]
+    assert best_share(sam, truth) == SHARES[-1]  # of equals as much as can be
+    assert best_share(model, [replace(items[0], mask=np.zeros((64, 64), bool))]) == 0
 
 
 @given(seed=st.integers(0, 1000), jitter=st.integers(0, 20))

@@ -16,7 +16,7 @@ from zoo.data.phantoms.chest import chest_xray
 from zoo.errors import MediaError
 from zoo.media import read
 from zoo.models.grad_align.model import GradAlign, GradAlignConfig, ResNet9, prepare
-from zoo.models.grad_align.result import Privacy
+from zoo.models.grad_align.result import Privacy, badge
 
 SMALL = GradAlignConfig(channels=(4, 8, 8), groups=4, side=32)
 STRICT = Privacy("strict", 7.9, 1e-5, "cov", 1.2, 2.0, 0.05, 0.0, 0.1, 200, 150, secret=True)
@@ -94,6 +94,13 @@ def test_a_guarantee_is_stated_with_its_mechanisms(image: np.ndarray):
     assert len(record["mechanisms"]) == 2
     assert "at most 150" in record["mechanisms"][1]
     assert "(7.90, 1e-05)-differentially private" in result.summary()
+
+
+def test_a_privacy_statement_approves_of_no_diagnosis():
+    """Beside a wrong class a green epsilon reads as "right"."""
+    for privacy in (STRICT, replace(STRICT, accounting="paper"), Privacy()):
+        pixels = np.asarray(badge(privacy)).astype(int).reshape(-1, 3)
+        assert not ((pixels[:, 1] > pixels[:, 0] + 20) & (pixels[:, 1] > pixels[:, 2] + 20)).any()
 
 
 def test_the_papers_accounting_is_called_unproven(image: np.ndarray):

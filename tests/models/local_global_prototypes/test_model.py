@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from zoo.models.local_global_prototypes.model import (
     build_backbone,
 )
 from zoo.models.local_global_prototypes.prototypes import PrototypeBranch
+from zoo.models.local_global_prototypes.result import Seen, look_alikes
 
 
 def views(model: LocalGlobalPrototypes, n: int = 3) -> torch.Tensor:
@@ -159,6 +161,35 @@ def test_look_alikes_belong_to_the_closest_prototype_of_the_predicted_class(trai
         assert int(cosine_similarity(embedding[None], prototypes).argmax()) == int(k)
     similarities = [case.similarity for case in prediction.look_alikes]
     assert similarities == sorted(similarities, reverse=True)
+
+
+@pytest.mark.wrong_types
+def test_where_no_other_image_is_of_the_cluster_the_nearest_of_all_stand_with_their_class(trained, lesion, monkeypatch):
+    headings: list[str] = []
+    found = trained.predict(lesion.image, top_k=3)
+    found.look_alikes = tuple(replace(case, attached=False) for case in found.look_alikes)
+
+    def rows(parts, **options):
+        headings.extend(heading for heading, panels in parts if panels)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("zoo.figure.rows", rows)
+    found.figure()
+    assert "so these are the nearest of all" in headings[0]
+    seen = Seen(
+        cells=torch.ones(1, 2),
+        similarity=torch.tensor([[0.5], [0.9]]),
+        winner=torch.zeros(2, 1, dtype=torch.long),
+        prototypes=torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]),
+        alive=torch.ones(2, 1, dtype=torch.bool),
+        contribution=torch.ones(2, 1),
+    )
+    gallery = SimpleNamespace(
+        ids=("a", "b"), embeddings=torch.tensor([[0.0, 1.0], [0.1, 1.0]]), labels=torch.tensor([1, 1]),
+        digests=torch.tensor([5, 6]), thumbnail=lambda i: None,
+    )  # fmt: skip
+    _, cases, _ = look_alikes(seen, 0, 0, gallery, ("NV", "MEL"), 5)  # of NV's prototype there is no image
+    assert [(case.id, case.label, case.attached) for case in cases] == [("b", "MEL", False), ("a", "MEL", False)]
 
 
 def test_the_image_itself_is_never_among_its_look_alikes(trained):

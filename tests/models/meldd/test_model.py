@@ -56,6 +56,24 @@ def test_every_lesion_gets_a_score_against_the_others(trained: MelDD, stack: np.
     assert alone.attention.shape == (0, 4, 4, 4)
 
 
+def test_the_pictures_of_an_unlike_patient_bear_the_names_of_their_files(
+    trained: MelDD, files: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    written: list[str] = []
+
+    def tiles(some, **options):
+        written.extend(text for tile in some for text in tile.lines)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("zoo.figure.tiles", tiles)
+    found = trained.predict(files)
+    found.known_panels()
+    assert written == [f"{i + 1}: lesion{i}.png" for i in range(len(files))]
+    written.clear()
+    found.panels()
+    assert all(any(f"lesion{i}" in text for text in written) for i in range(len(files)))
+
+
 def test_a_temperature_changes_no_call(trained: MelDD, stack: np.ndarray, monkeypatch: pytest.MonkeyPatch):
     plain = trained.predict(list(stack))
     monkeypatch.setattr(trained, "temperature", 3.0)

@@ -100,6 +100,13 @@ def test_a_volume_keeps_its_place_and_spacing(model, tmp_path):
     assert (result.label == 1).sum() == 20 * 14 * 4
 
 
+def test_the_legend_names_no_tumour_where_there_is_none(model, case):
+    masks = case.masks["mask"]
+    found, none = (model.predict(case.image, masks=list(one)) for one in (masks, np.zeros_like(masks)))
+    assert any("tumour" in entry.name for entry in found.legend())
+    assert not any("tumour" in entry.name for entry in none.legend())
+
+
 @pytest.mark.parametrize("band", ["auto", "all", "random", "20,60,20,60"])
 def test_every_band(model, case, band):
     result = model.predict(case.image, masks=list(case.masks["mask"]), band=band, band_mode="or")

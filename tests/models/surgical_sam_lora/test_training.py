@@ -40,7 +40,7 @@ class TestSurgicalSam(PromptableTests):
     owns = {"updates", "decoder", "default"}
     data = "phantom:surgical-frame?n=10&size=64"
     facts = {"instrument IoU, 40 other phantoms": "instrument_iou", "binary IoU, 40 other phantoms": "binary_iou"}
-    facts_on = ("phantom:surgical-frame?n=40&seed=20000", "all")
+    facts_on = ("phantom:surgical-frame?n=40&seed=20000&rings=true", "all")
 
     @pytest.fixture(scope="class")
     @classmethod

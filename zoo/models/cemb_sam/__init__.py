@@ -54,9 +54,9 @@ plugin = Plugin(
         seconds=180,
         metrics={
             # zoo evaluate cemb-sam --data "phantom:ultrasound?n=45&seed=20000&style=both" --split all
-            "Dice in %, 30 other phantoms with a lesion": 84.7,
-            "Dice in %, benign": 81.7,
-            "Dice in %, malignant": 87.8,
+            "Dice in %, 30 other phantoms with a lesion": 84.5,
+            "Dice in %, benign": 81.1,
+            "Dice in %, malignant": 87.9,
             "pixel accuracy in %, 45 other phantoms": 99.2,
         },
     ),
@@ -89,14 +89,16 @@ plugin = Plugin(
             "Images without a lesion train with the whole image as box and an empty mask.",
             "The paper counts BUSI's normal images and says nothing of their box.",
         ),
-        Departure(
-            "Epochs (100), batch (16) and early stopping are our choice.",
-            "Not stated.",
-        ),
+        Departure("Epochs (100), batch (16) and early stopping are our choice.", "Not stated."),
         Departure(
             "A sub-group that isn't told is inferred by a small head on frozen features, which may say 'not known'.",
             "The paper always knows it; on BUSI it is the diagnosis. Sub-groups without objects are never inferred.",
             "see the notes on which sub-group",
+        ),
+        Departure(
+            "In the demo a quarter of the logits is the frozen SAM's own; how much is chosen on the validation cases.",
+            "Where the decoder learnt little, SAM's own mask is the better one. Not part of the paper's preset.",
+            "see the notes on the small SAM",
         ),
         Departure(
             "A mask is cut off a tenth of the box's sides beyond its box.",

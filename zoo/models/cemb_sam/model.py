@@ -66,6 +66,8 @@ class CEmbSamConfig:
     gamma_offset: float = field(default=1.0, metadata={"min": -100.0, "max": 100.0})
     """Added to gamma, so that the block starts as instance normalisation; 0 is the formula as printed. Not released."""
     residual: bool = False  # add the block's input to its output; not in the paper
+    sam_share: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    """How much the frozen SAM's own logits count beside the trained decoder's in an answer; not in the paper."""
     # of monai's BasicUNet
     unet_features: tuple[int, ...] = field(default=(32, 32, 64, 128, 256, 32), metadata={"min": 1, "max": 4096})
 
@@ -217,6 +219,8 @@ class CEmbSam(OnSam, Model[PromptedSegmentation]):
             tensors = prompt_tensors(prompts, size, embedded.frame, mask_side(self.base.sam), self.device)
             encoded = encode_prompts(self.base.sam, tensors)
             logits, quality = self(embedded.features, encoded, torch.tensor([condition], device=self.device))
+            if self.config.sam_share:
+                logits = logits.lerp(decode(self.base.sam, embedded.features, encoded)[0], self.config.sam_share)
         # the working square is stretched: back to the image's own proportions
         probability = F.interpolate(logits.float().sigmoid(), size, mode="bilinear", align_corners=False)
         return Answer(probability[:, 0].cpu().numpy(), quality[:, 0].float().cpu().numpy())
