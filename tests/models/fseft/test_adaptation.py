@@ -243,6 +243,7 @@ def foundation() -> Fseft:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_a_constraint_that_begins_too_early_shrinks_correct_masks_and_the_gate_keeps_it_back(foundation: Fseft) -> None:
     """The card's negative trial: at its start faint probabilities add up to far more than the organ."""
     rng = np.random.default_rng(5)

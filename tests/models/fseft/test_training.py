@@ -322,6 +322,7 @@ def test_the_score_is_the_dice_of_one_organ_and_nothing_where_nobody_looked(mode
 # ---- the claim ----
 
 
+@pytest.mark.slow
 def test_a_quick_claim_goes_through_all_arms_and_is_repeatable() -> None:
     first = run(3, quick=True)
     assert set(first) == set(claim.arms)
