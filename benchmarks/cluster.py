@@ -28,7 +28,7 @@ def batch(paths: list[str], workers: int) -> tuple[float, float]:
     """Seconds of a whole batch, and images per second once every worker has its model."""
     model = zoo.load(MODEL, device="cpu")
     settings = results.settings_of(model.provenance, options.record(options.complete(model.plugin, {})))
-    job = cluster.Job(MODEL, None, "cpu", {}, settings, False, frozenset(), 1, 1)
+    job = cluster.Job(MODEL, None, "cpu", {}, settings, False, "auto", frozenset(), 1, 1)
     places = dict(enumerate(paths))
     stems = {place: f"eye{place}" for place in places}
     with tempfile.TemporaryDirectory() as out:
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     loads = [os.getloadavg()[0]]
-    result: dict[str, Any] = measure(16 if quick else 240, 1 if quick else 3)
+    result: dict[str, Any] = measure(16 if quick else 120, 1 if quick else 3)
     loads.append(os.getloadavg()[0])
     lines = [f"{name}: {value:.4g}" for name, value in result.items()]
     print("\n".join(lines))

@@ -30,7 +30,7 @@ import torch
 
 SHAPE = (160, 256, 256)
 WINDOW = (96, 96, 96)
-SUPPORT = "phantom:prostate-mr?n=2&seed=9000"
+SUPPORT = "phantom:prostate-mr?n=2&seed=9000&slices=12"
 
 
 def volume(path: Path, shape: tuple[int, int, int], kind: str) -> Path:
@@ -104,7 +104,7 @@ def slices(file: Path, ours: bool) -> tuple[Callable[[], Any], str]:
             logits = inferer(x, lambda query: plain(model.net, query, images, labels))
         return (scan.back(logits[0, 0].sigmoid().numpy()) > 0.5).astype(np.uint8)
 
-    return run, "160 slices, 48 supports each"
+    return run, "160 slices, 24 supports each"
 
 
 def supports(_: Path, ours: bool) -> tuple[Callable[[], Any], str]:

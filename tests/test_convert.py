@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from tests.models.universeg_prostate.test_model import SUPPORT, released
+from tests.models.universeg_prostate.test_model import SUPPORT, announced, released
 from zoo.convert import convert, unpickle
 from zoo.errors import OptionError, WeightsError
 
 
+@announced
 def test_made_up_weights_of_the_released_layout_become_a_model_that_predicts(zoo_cli: Any, tmp_path: Path) -> None:
     save_file(released((8, 8, 8)), tmp_path / "universeg.safetensors")
     asked = ("convert", "universeg-prostate", tmp_path / "universeg.safetensors", "--out", tmp_path / "weights")
@@ -40,6 +41,7 @@ def test_made_up_weights_of_the_released_layout_become_a_model_that_predicts(zoo
     assert result.mask.shape == (8, 32, 32)
 
 
+@announced
 def test_a_pickle_is_refused_with_the_command_that_makes_safetensors_of_it(tmp_path: Path) -> None:
     path = tmp_path / "universeg.pt"
     torch.save(released((4, 4)), path)
@@ -53,6 +55,7 @@ def test_a_pickle_is_refused_with_the_command_that_makes_safetensors_of_it(tmp_p
     assert {file.name for file in folder.iterdir()} >= {"config.json", "model.safetensors"}
 
 
+@announced
 def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors at all, but text")

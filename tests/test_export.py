@@ -23,8 +23,10 @@ if missing("export"):
 import onnx
 import onnxruntime
 
+pytestmark = pytest.mark.wrong_types  # symbols stand in for sizes while a network is traced
+
 OURS = [entry.name for entry in registry.entries() if entry.distribution == DISTRIBUTION and entry.plugin]
-NOT = {"sampot": "climbing a score along gradients", "fseft": "", "universeg-prostate": ""}
+NOT = {"sampot": "climbing a score along gradients"}
 QUICK = ("disbelieve", "fed-mas", "local-global-prototypes", "meldd")
 
 
@@ -105,7 +107,7 @@ def test_who_follows_the_metadata_gets_the_prediction(tmp_path: Path) -> None:
     x = np.asarray(pixels.resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
     mean, std = facts["facts"]["mean"] or [0.5] * 3, facts["facts"]["std"] or [0.25] * 3
     x = ((x - np.array(mean, np.float32)) / np.array(std, np.float32)).transpose(2, 0, 1)[None]
-    logits = run(out, image=x.astype(np.float32))[0][0]
+    logits = run(out, image=x.astype(np.float32))[0][0] / (facts["temperature"] or 1)
     p = np.exp(logits - logits.max())
     predicted = zoo.predict("disbelieve", "phantom:skin-lesion?seed=5", device="cpu")[0]
     found = dict(zip(facts["labels"], p / p.sum(), strict=True))

@@ -186,7 +186,7 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would tell of its inner life on stderr
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without a GPU sees those there are
         try:
-            more = {} if address else {"include_dashboard": False}
+            more: dict[str, Any] = {} if address else {"include_dashboard": False}
             with silent_stderr():
                 ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **more)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -210,7 +210,7 @@ def _stream(
     count = workers or gpus or max(1, cpus // CORES)
     count = min(count, len(inputs), gpus or cpus)
     cores = max(1, min(CORES, cpus // count))
-    need = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_gpus": 0, "num_cpus": min(cores, cpus)}
+    need: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_gpus": 0, "num_cpus": min(cores, cpus)}
     _log.info("%d workers, each with %s", count, "a GPU" if gpus else f"{cores} cores")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

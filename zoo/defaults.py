@@ -60,7 +60,7 @@ def _read(path: Path) -> Defaults:
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
+        import tomli as tomllib  # type: ignore[no-redef]
     try:
         with path.open("rb") as file:
             text = file.read(LARGEST).decode()

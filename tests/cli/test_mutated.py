@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -80,7 +81,10 @@ def examined(tmp_path: Path, count: int, seed: int) -> dict[str, int]:
         mask = next(path for path in record["files"] if "_mask." in path)
         assert media.read_labels(mask).require_2d().size == image.size
     written = {path.name for path in out.iterdir()}
-    assert written == {Path(path).name for record in results for path in record["files"]}  # and nothing half-written
+    named = {Path(path).name for record in results for path in record["files"]}
+    assert written == named | {"predictions.csv"}  # and nothing half-written
+    with (out / "predictions.csv").open(newline="", encoding="utf-8-sig") as table:
+        assert len(list(csv.reader(table))) == count + 1
     return {"files": count, "results": len(results), "refused": count - len(results), "seconds": round(seconds)}
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo import registry
 from zoo.data.layouts.ham10000 import FAVOURITES
 from zoo.data.layouts.hyperkvasir import HYPERKVASIR_CLASSES
 from zoo.data.phantoms.fundus import fundus
 from zoo.data.phantoms.ultrasound import ultrasound
-
-pytestmark = pytest.mark.slow
 
 
 def in_classes(root: Path, labels: tuple[str, ...], each: int, size: int) -> str:
@@ -79,6 +78,25 @@ def lesions(root: Path) -> tuple[str, list[str]]:
     return in_classes(root / "skin", labels, 5, 240), few
 
 
+TWO = [entry for entry in registry.entries() if entry.plugin and entry.plugin.readings]
+
+
+@pytest.mark.parametrize("entry", TWO, ids=lambda entry: entry.name)
+def test_a_preset_leaves_a_readings_values_alone_unless_it_names_them(entry: Any) -> None:
+    """One that gave a whole network would take back what the reading sets in it, and nobody would see."""
+    training = registry.resolve(entry, "training")
+    for reading, values in training.readings.items():
+        for name, preset in training.presets.items():
+            recipe = training.configure(name, {"recipe": reading})
+            for field, value in values.items():
+                for inner, own in value.items() if isinstance(value, dict) else ():
+                    named = isinstance(preset.get(field), dict) and inner in preset[field]
+                    assert named or getattr(getattr(recipe, field), inner) == own, (name, field, inner)
+                if not isinstance(value, dict) and field not in preset:
+                    assert getattr(recipe, field) == value, (name, field)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "make", "said"),
     [

@@ -388,7 +388,7 @@ def _first_sequence(case: Case) -> Case:
     """The case with the first of the volumes that its file holds, such as T2 of T2 and ADC."""
     from zoo.media.nifti import read_nifti
 
-    return replace(case, image=read_nifti(Path(case.image), 0))
+    return replace(case, image=read_nifti(Path(str(case.image)), 0))
 
 
 def _msd_labels(labels: Mapping[str, Any]) -> tuple[str, ...]:

@@ -102,9 +102,18 @@ def describe(model: Model, made: Exportable) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": dict(made.outputs),
         "preprocessing": list(made.preprocessing),
-        "postprocessing": list(made.postprocessing),
+        "temperature": model.temperature,
+        "postprocessing": [*_tempered(model.temperature), *made.postprocessing],
         "facts": dict(made.facts),
     }
+
+
+def _tempered(temperature: float | None) -> list[str]:
+    if temperature is None:
+        return []
+    return [
+        f"logits, or the logarithms of probabilities, are divided by {temperature:g} before they become probabilities"
+    ]
 
 
 def _length(dim: Any, size: int) -> int | str:

@@ -38,7 +38,13 @@ def write_onnx(
 
     try:
         with quiet():
-            plain = program.run_decompositions({torch.ops.aten.adaptive_max_pool2d.default: _adaptive_max_pool2d})
+            plain = program.run_decompositions(
+                {
+                    torch.ops.aten.adaptive_max_pool2d.default: _adaptive_max_pool2d,
+                    torch.ops.aten.sort.stable: _stable_sort,
+                    torch.ops.aten.where.self: _where,
+                }
+            )
             written = torch.onnx.export(
                 plain, input_names=list(made.inputs), output_names=list(made.outputs), dynamo=True, verbose=False
             )
@@ -71,6 +77,21 @@ def _adaptive_max_pool2d(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor
         bounds = [(i * n // count, -(-(i + 1) * n // count)) for i in range(count)]
         x = torch.stack([x.narrow(axis, first, last - first).amax(axis) for first, last in bounds], axis)
     return x, torch.zeros_like(x, dtype=torch.long)
+
+
+def _stable_sort(
+    x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Tensor, Tensor]:
+    """By the largest or smallest of all: ONNX says that of equals its TopK has the first one first."""
+    found = torch.topk(x, x.shape[dim], dim, largest=descending, sorted=True)
+    return found.values, found.indices
+
+
+def _where(condition: Tensor, one: Tensor, other: Tensor) -> Any:
+    """Of small kinds by way of a larger one, for runtimes choose among floats and long integers alone."""
+    if one.dtype == other.dtype and one.dtype in (torch.bool, torch.int8, torch.int16):
+        return torch.where(condition, one.int(), other.int()).to(one.dtype)
+    return NotImplemented
 
 
 def write_program(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -57,7 +57,7 @@ def exportable(model: Model) -> Exportable:
     wanted = {item.name for item in fields(Exportable)}
     if wrong := [key for key in form if key not in wanted]:
         raise PluginError(f"{path} says {wrong[0]!r}, which is none of {listed(sorted(wanted))}")
-    shapes = {one: [_axis(length) for length in shape] for one, shape in form["inputs"].items()}
+    shapes = {one: [_axis(length) for length in _flat(shape)] for one, shape in form["inputs"].items()}
     generator = torch.Generator().manual_seed(0)
     sizes = {one: [BATCH if isinstance(size, str) else size for size, _ in shape] for one, shape in shapes.items()}
     return Exportable(
@@ -96,6 +96,12 @@ def _filled(value: Any, model: Model) -> Any:
     if whole := re.fullmatch(r"\{([\w.]+)\}", value):
         return found(whole[1])
     return re.sub(r"\{([\w.]+)\}", lambda match: str(found(match[1])), value)
+
+
+def _flat(shape: Iterable[Any]) -> Iterator[int | str]:
+    """A shape in which a field of the configuration may stand for several axes."""
+    for length in shape:
+        yield from _flat(length) if isinstance(length, list | tuple) else [length]
 
 
 def _axis(length: int | str) -> tuple[int | str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from zoo import ops
-from zoo.errors import OptionError
+from zoo.errors import OptionError, ZooError
 from zoo.export.form import Exportable
 from zoo.text import printable
 
@@ -31,8 +31,14 @@ def traced(made: Exportable, name: str) -> torch.export.ExportedProgram:
 
     shapes = tuple({axis: dim(d) for axis, d in made.varying.get(one, {}).items()} for one in made.inputs)
     network = Positional(made.network.eval())
-    with torch.no_grad():
-        network(*made.inputs.values())  # what is loaded on first use is there
+    try:
+        with torch.no_grad():
+            network(*made.inputs.values())  # what is loaded on first use is there
+    except ZooError:
+        raise
+    except Exception as error:
+        reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__, 200)
+        raise OptionError(f"{name} can't be exported: these weights have no such network ({reason})") from error
     try:
         with torch.no_grad(), ops.by_reference(), quiet(), _flags(network):
             paths = [path for path, _ in (*network.named_parameters(), *network.named_buffers())]
@@ -64,8 +70,8 @@ class _Flat(nn.Module):
         self.paths: dict[str, str] = {}
         for path, tensor in network.named_parameters():
             self.register_parameter(self._name(path), cast(nn.Parameter, tensor))
-        for path, tensor in network.named_buffers():
-            self.register_buffer(self._name(path), tensor)
+        for path, buffer in network.named_buffers():
+            self.register_buffer(self._name(path), buffer)
 
     def _name(self, path: str) -> str:
         name = f"tensor_{path.replace('.', '_')}"

@@ -66,7 +66,7 @@ def deployed(settings: Settings, replicas: int, resources: dict[str, float]) -> 
     cores = max(1, min(CORES, int(resources.get("CPU", 1)) // replicas))
     need = {"num_gpus": 1} if gpus else {"num_cpus": min(cores, 1)}
     quiet = {"log_level": "ERROR", "enable_access_log": False}
-    worker = serve.deployment(
+    worker: Any = serve.deployment(
         Replica, name=REPLICA, num_replicas=replicas, max_ongoing_requests=1, ray_actor_options=need,
         logging_config=quiet,
     )  # fmt: skip
@@ -77,7 +77,7 @@ def deployed(settings: Settings, replicas: int, resources: dict[str, float]) -> 
         handle = serve.get_deployment_handle(REPLICA, app_name=NAME)
         return create(settings, RayHouse(settings, handle, replicas))
 
-    front = serve.deployment(
+    front: Any = serve.deployment(
         serve.ingress(build)(), name=FRONT, num_replicas=1, max_ongoing_requests=10_000,
         ray_actor_options={"num_cpus": 0}, logging_config=quiet,
     )  # fmt: skip

@@ -6,6 +6,8 @@ import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry, Layout, read_mask
 from zoo.errors import DataError
@@ -56,10 +58,10 @@ def _case(image: str, patient: str, paths: dict[str, str]) -> Case:
     zones = {kind: read_mask(Case(image, patient, masks={kind: paths[kind]}), kind) > 0 for kind in ZONES}
     if zones["tz"].shape != zones["pz"].shape:
         raise DataError(f"the zones of {patient} differ in size; download them again")
-    mask = zones["pz"].astype("uint8") * 2
+    mask = zones["pz"].astype(np.uint8) * 2
     mask[zones["tz"]] = 1
-    masks = {"mask": mask, "tz": paths["tz"], "pz": paths["pz"]}
-    masks["gland"] = paths.get("prostate") or (mask > 0).astype("uint8")
+    gland = paths.get("prostate") or (mask > 0).astype(np.uint8)
+    masks: dict[str, np.ndarray | str] = {"mask": mask, "gland": gland, "tz": paths["tz"], "pz": paths["pz"]}
     return Case(image, patient, masks=masks, attributes={"patient": patient})
 
 

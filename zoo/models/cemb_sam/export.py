@@ -30,6 +30,7 @@ def exportable(model: CEmbSam) -> Exportable:
     ]
     if c.method == "u-net":
         side = c.working_size
+        assert model.unet is not None
         return Exportable(
             network=model.unet, inputs={"image": torch.rand(1, 1, side, side)}, outputs={"logits": "of the object"},
             preprocessing=["grey, its darkest pixel 0 and its brightest 1", *wide], postprocessing=["sigmoid"],

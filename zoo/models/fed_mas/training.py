@@ -182,17 +182,17 @@ training = Training(
     federation=build,
     readings={"released": RELEASED},
     presets={
-        "paper": {"network": FedMASConfig(HYPERKVASIR_CLASSES)},
-        "hyperkvasir": {"network": FedMASConfig(HYPERKVASIR_CLASSES)},
+        "paper": {"network": {"labels": HYPERKVASIR_CLASSES}},
+        "hyperkvasir": {"network": {"labels": HYPERKVASIR_CLASSES}},
         "isic": {**ISIC, "clients": 4},
         "flamby": FLAMBY,
         "flamby-released": {**FLAMBY, "recipe": "released", "rounds": 100, "local_epochs": 1},
         # A small network from scratch with a small prior trained without labels: under a minute on one CPU core.
         "demo": {
-            "network": FedMASConfig(
-                encoder="small", small_channels=(16, 24, 32), prior=PriorConfig("small", channels=(16, 24, 32)),
-                projector_width=128, image_size=40, head_above=60, tail_below=20,
-            ),
+            "network": {
+                "encoder": "small", "small_channels": (16, 24, 32), "projector_width": 128, "image_size": 40,
+                "prior": PriorConfig("small", channels=(16, 24, 32)), "head_above": 60, "tail_below": 20,
+            },
             "pretrained": False, "clients": 4, "rounds": 40, "local_epochs": 2, "optimizer": "adam", "lr": 4e-3,
             "prior_data": "phantom:skin-lesion?n=240&seed=500000&size=64", "prior_steps": 120,
             "report_distances": True, "dtype": "float16",

@@ -35,7 +35,7 @@ SAME_SIZE, LARGER = (7, 15, 31), (15, 30, 62)  # widths; the small UniverSeg has
 UNET = NnUNetRecipe(folds=1, steps=160, batch_size=4, lr=0.05, momentum=0.9, augment=False)
 # Sizes were chosen on seed 900 by time: about half a minute a seed.
 SIZE = 16  # supports
-TESTS = 4
+TESTS = 3
 VOLUMES = (1, 2)  # N
 FIRST = 100_000  # phantoms from here on are nobody's
 
@@ -113,10 +113,24 @@ def measured(predicted: Sequence[Float32[np.ndarray, "z s s"]], tested: Sequence
     return {f"3-D Dice, N={n}": 100 * float(np.mean(solid)), f"2-D Dice, N={n}": 100 * float(np.mean(flat))}
 
 
-def _against(arm: str, n: int, yes: str, no: str, stays_open: str, headline: bool = False) -> Comparison:
-    readings = {"supported": yes, "not supported": no, "inconclusive": stays_open}
+def _against(arm: str, n: int, yes: str, no: str, headline: bool = False) -> Comparison:
+    readings = {"supported": yes, "not supported": no, "inconclusive": f"It stays open: {yes[0].lower()}{yes[1:]}"}
     return Comparison("agnostic", arm, f"3-D Dice, N={n}", readings=readings, headline=headline)
 
+
+HEADLINE = _against(
+    "inclusive", 1, "With one labelled volume, slices without the region make whole volumes better.",
+    "With one labelled volume, slices without the region don't make whole volumes better.",
+)  # fmt: skip
+OTHERS = (
+    _against("inclusive", 2, "With two, too, such slices help.", "With two such slices don't help."),
+    _against("repeated", 2, "It is what they show, not their number.", "As many that all show the region do as well."),
+    _against("uniform", 2, "Choosing supports by height helps.", "Choosing supports by height doesn't help."),
+    _against("U-Net", 1, "With one labelled volume it beats a U-Net of its size that is trained on it.",
+             "A U-Net of its size that is trained on the one labelled volume does as well.", headline=True),
+    _against("nnU-Net", 1, "It beats a larger U-Net with augmentation, too.",
+             "A larger U-Net with augmentation does as well.", headline=True),
+)  # fmt: skip
 
 claim = Claim(
     statement=(
@@ -136,51 +150,8 @@ claim = Claim(
         "nnU-Net": "a larger U-Net, trained on it with nnU-Net's augmentation, mirrored when it predicts",
     },
     run="zoo.models.universeg_prostate.claim:run",
-    primary=_against(
-        "inclusive",
-        1,
-        "With one labelled volume, slices without the region make whole volumes better.",
-        "With one labelled volume, slices without the region don't make whole volumes better.",
-        "Whether slices without the region help with one labelled volume stays open.",
-    ),
-    secondary=(
-        _against(
-            "inclusive",
-            2,
-            "So they do with two.",
-            "With two they don't.",
-            "With two it stays open.",
-        ),
-        _against(
-            "repeated",
-            2,
-            "It is what they show, not how many supports there are.",
-            "As many supports that all show the region do as well.",
-            "Whether it is what they show or their number stays open.",
-        ),
-        _against(
-            "uniform",
-            2,
-            "Choosing supports by their height helps.",
-            "Choosing supports by their height doesn't help.",
-            "Whether choosing supports by their height helps stays open.",
-        ),
-        _against(
-            "U-Net",
-            1,
-            "With one labelled volume it beats a U-Net of its size that is trained on it.",
-            "A U-Net of its size that is trained on the one labelled volume does as well.",
-            "It and a U-Net of its size that is trained on the one volume are not told apart.",
-            headline=True,
-        ),
-        _against(
-            "nnU-Net",
-            1,
-            "It beats a larger U-Net with augmentation, too.",
-            "A larger U-Net with augmentation does as well.",
-            "It and a larger U-Net with augmentation are not told apart.",
-        ),
-    ),
+    primary=HEADLINE,
+    secondary=OTHERS,
     # Table 3, prostate gland; Table 2 has U-Nets in 2-D alone
     paper={
         "agnostic": {"3-D Dice, N=1": 59.6, "3-D Dice, N=2": 69.0},

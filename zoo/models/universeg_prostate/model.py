@@ -48,9 +48,10 @@ class UniverSegProstate(Model[InContextSegmentation]):
                 f"side={side} px can't be halved {len(channels) - 1} times, as {len(channels)} levels (2 to 8) do; "
                 f"choose a multiple of {2 ** (min(len(channels), 9) - 1)}"
             )
-        if self.config.method != "universeg" and side < 2 ** len(channels):
+        if self.config.method != "universeg" and (len(channels) < 3 or side < 2 ** len(channels)):
             raise OptionError(
-                f"a U-Net of {len(channels)} levels needs side={2 ** len(channels)} px or more, not {side}"
+                f"a U-Net has 3 levels or more, and of {len(channels)} levels it needs side={2 ** len(channels)} px or "
+                f"more, not {side}"
             )
         if self.config.method == "universeg":
             self.net: nn.Module = UniverSeg(channels)

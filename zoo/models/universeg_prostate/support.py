@@ -28,7 +28,7 @@ Scaling = Literal["percentiles", "min-max"]
 CLIPPED = (0.5, 99.5)  # percentiles of the volume; the paper says only that intensities are normalised to [0, 1]
 HOW = (
     "give support=FOLDER with images/ and masks/, a table, a list of (image, mask) pairs, or "
-    "support='phantom:prostate-mr?n=2&seed=9000' to try it"
+    "support='phantom:prostate-mr?n=2&seed=9000&slices=12' to try it"
 )
 NAMES = {  # of regions in the tables of public sets
     "tz": ("tz", "transition zone", "transitional zone", "central gland"),
@@ -224,7 +224,7 @@ def _pair(one: Any, place: int) -> Case:
 
 def _mode(part: Any) -> Literal["auto", "volume"]:
     """An array of three axes is a volume here, unless its last is one of colours."""
-    shape = getattr(part, "shape", ())
+    shape: tuple[int, ...] = tuple(getattr(part, "shape", ()))
     return "volume" if len(shape) == 3 and shape[-1] not in (3, 4) else "auto"
 
 
