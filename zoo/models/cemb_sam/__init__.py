@@ -89,10 +89,7 @@ plugin = Plugin(
             "Images without a lesion train with the whole image as box and an empty mask.",
             "The paper counts BUSI's normal images and says nothing of their box.",
         ),
-        Departure(
-            "Epochs (100), batch (16) and early stopping are our choice.",
-            "Not stated.",
-        ),
+        Departure("Epochs (100), batch (16) and early stopping are our choice.", "Not stated."),
         Departure(
             "A sub-group that isn't told is inferred by a small head on frozen features, which may say 'not known'.",
             "The paper always knows it; on BUSI it is the diagnosis. Sub-groups without objects are never inferred.",
