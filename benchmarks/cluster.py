@@ -28,7 +28,7 @@ def batch(paths: list[str], workers: int) -> tuple[float, float]:
     """Seconds of a whole batch, and images per second once every worker has its model."""
     model = zoo.load(MODEL, device="cpu")
     settings = results.settings_of(model.provenance, options.record(options.complete(model.plugin, {})))
-    job = cluster.Job(MODEL, None, "cpu", {}, settings, False, frozenset(), 1, 1)
+    job = cluster.Job(MODEL, None, "cpu", {}, settings, False, "auto", frozenset(), 1, 1)
     places = dict(enumerate(paths))
     stems = {place: f"eye{place}" for place in places}
     with tempfile.TemporaryDirectory() as out:

@@ -1,7 +1,8 @@
 """The server against calling the model in a loop: requests per second, p95, start to first answer, memory.
 
 ``python benchmarks/serve.py`` measures everything in one run and writes ``benchmarks/results/``. Server, clients and
-loop are processes of their own; loop and server take turns. ``--quick`` takes few requests and writes nothing.
+loop are processes of their own; loop and server take turns. ``--quick`` takes few requests and writes nothing. Then
+comes ``batch.py``, unless ``--server`` says that the server is all.
 """
 
 from __future__ import annotations
@@ -156,6 +157,7 @@ def server(quick: bool) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--server", action="store_true")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
@@ -178,6 +180,8 @@ def main() -> None:
         )
         page = "\n".join(["# serve", "", about, "", note, "", *(f"- {line}" for line in lines), ""])
         contest.save("serve", page, facts, [result])
+        if not arguments.server:
+            subprocess.run([sys.executable, Path(__file__).with_name("batch.py")], check=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from zoo import media
 from zoo.data.case import Case
-from zoo.data.support import annotations, organ_of, read_support, same_name
+from zoo.data.support import organ_of, read_support, same_name, structures
 from zoo.errors import DataError, OptionError
 
 ARRAY = np.zeros((4, 5, 6), np.uint8)
@@ -65,7 +65,7 @@ def test_anything_else_is_refused_in_one_sentence(given: object, sentence: str) 
 def test_structures_are_those_that_somebody_looked_for() -> None:
     names = ("liver", "liver tumour", "spleen")
     some = Case(None, "a", masks={"mask": ARRAY, "aorta": ARRAY}, attributes={"labels": names, "labelled": [1, 2]})
-    assert list(annotations(some)) == ["aorta", "liver", "liver tumour"]
+    assert list(structures(some)) == ["aorta", "liver", "liver tumour"]
     assert organ_of(some, "liver").values == (1, 2)  # a tumour is of its organ
     with pytest.raises(DataError, match="case a has no mask of 'spleen'; it has aorta, liver, liver tumour"):
         organ_of(some, "spleen")

@@ -11,7 +11,7 @@ import pytest
 from zoo.data.check import require
 from zoo.data.layouts import btcv, totalsegmentator
 from zoo.data.sets import load_dataset, read_mask
-from zoo.data.support import annotations, organ_of
+from zoo.data.support import organ_of, structures
 from zoo.errors import DataError
 from zoo.models.fseft import plugin
 
@@ -38,7 +38,7 @@ def test_btcv_has_thirteen_organs_and_no_scan_without_masks(btcv_folder: Path) -
     assert len(dataset.labels) == 14
     require(dataset, plugin)
     case = dataset[2]
-    assert set(annotations(case)) == set(btcv.LABELS)
+    assert set(structures(case)) == set(btcv.LABELS)
     name, values = organ_of(case, "liver")
     assert values == (6,)
     assert np.isin(read_mask(case, name), values).sum() == 3 * 7 * 8
@@ -82,7 +82,7 @@ def test_totalsegmentator_has_a_mask_for_each_structure_and_the_nine_organs_toge
     case = dataset[1]
     assert case.attributes["stated_split"] == "test"
     assert case.attributes["institute"] == "B"
-    assert {"lung_upper_lobe_left", "kidney_left"} <= set(annotations(case))
+    assert {"lung_upper_lobe_left", "kidney_left"} <= set(structures(case))
     together = read_mask(case)
     assert together.max() == 9
     for value, organ in enumerate(totalsegmentator.ORGANS, start=1):

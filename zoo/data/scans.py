@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo import media
 from zoo.data.case import Case
-from zoo.data.support import Annotation, annotations, organ_of, same_name
+from zoo.data.support import Annotation, organ_of, same_name, structures
 from zoo.data.volumes import Grid, largest_component, resample, voxels, window
 from zoo.errors import DataError, MediaError
 
@@ -79,7 +79,7 @@ def labelled(case: Case, classes: Sequence[str], view: View, needed_by: str) -> 
     """A case with a mask for every class, empty where nobody looked, and which of them are annotated."""
     wanted = {}
     for name in classes:
-        if any(same_name(name, one) for one in annotations(case)):
+        if any(same_name(name, one) for one in structures(case)):
             wanted[name] = organ_of(case, name)
     scan = read_case(case, view, wanted, needed_by)
     blank = torch.zeros(scan.x.shape[1:], dtype=torch.bool)
@@ -90,10 +90,10 @@ def labelled(case: Case, classes: Sequence[str], view: View, needed_by: str) -> 
 
 def _on_grid(case: Case, name: str, scan: Scan) -> np.ndarray:
     """A mask, nearest voxel: by its own affine where it states one, else voxel for voxel as its image."""
-    given = case.masks[name]
-    if isinstance(given, np.ndarray):
-        given = media.Image(given, f"mask {name!r} of case {case.id}", ndim_spatial=3)
-    labels = media.read_labels(given).require_3d("a mask of a volume")
+    stored: Any = case.masks[name]
+    if isinstance(stored, np.ndarray):
+        stored = media.Image(stored, f"mask {name!r} of case {case.id}", ndim_spatial=3)
+    labels = media.read_labels(stored).require_3d("a mask of a volume")
     array = labels.array.reshape(labels.size)
     if array.shape == scan.native.shape and labels.affine is None:
         return resample(array, scan.native, scan.grid, mode="nearest")

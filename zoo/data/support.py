@@ -86,7 +86,7 @@ def named(dataset: Dataset) -> list[Case]:
     return [replace(case, attributes={"labels": names, **case.attributes}) for case in dataset]
 
 
-def annotations(case: Case) -> dict[str, Annotation]:
+def structures(case: Case) -> dict[str, Annotation]:
     """The structures that somebody has looked for in a case, by name, whether it is there or not.
 
     Masks with a name of their own, and the values of ``mask`` where ``attributes["labels"]`` names them from 1 on;
@@ -109,7 +109,7 @@ def annotations(case: Case) -> dict[str, Annotation]:
 
 def organ_of(case: Case, organ: str) -> Annotation:
     """Where ``organ`` stands. Raises ``DataError`` where nobody has looked for it."""
-    found = annotations(case)
+    found = structures(case)
     if list(found) == ["mask"]:
         return found["mask"]
     for name, annotation in found.items():

@@ -60,6 +60,17 @@ def dice_losses(
     return loss(logits, target).flatten(2).mean(2)
 
 
+def partial_dice(
+    logits: Float[Tensor, "n k *grid"], target: Float[Tensor, "n k *grid"], known: Float[Tensor, "n k"]
+) -> Float[Tensor, ""]:
+    """Dice loss of the classes that somebody annotated, 1 in ``known``: mean over them in each sample, then over these.
+
+    Raises ``MissingExtraError`` without MONAI.
+    """
+    losses = dice_losses(logits, target) * known
+    return (losses.sum(1) / known.sum(1).clamp(min=1)).mean()
+
+
 def normalised_focal_loss(
     logits: Float[Tensor, "n k h w"], target: Float[Tensor, "n k h w"], *, gamma: float = 2.0, alpha: float = 0.5
 ) -> Float[Tensor, ""]:

@@ -49,14 +49,16 @@ class SwinBackbone(nn.Module):
 
     def joints(self, x: Float[Tensor, "b 1 x y z"]) -> tuple[Tensor, Tensor]:
         """What the last block of the decoder joins: features at half resolution, and the input's own."""
-        hidden = self.swinViT(x, True)
-        deep = self.decoder5(self.encoder10(hidden[4]), hidden[3])
-        deep = self.decoder4(deep, self.encoder4(hidden[2]))
-        deep = self.decoder3(deep, self.encoder3(hidden[1]))
-        return self.decoder2(deep, self.encoder2(hidden[0])), self.encoder1(x)
+        net: Any = self
+        hidden = net.swinViT(x, True)
+        deep = net.decoder5(net.encoder10(hidden[4]), hidden[3])
+        deep = net.decoder4(deep, net.encoder4(hidden[2]))
+        deep = net.decoder3(deep, net.encoder3(hidden[1]))
+        return net.decoder2(deep, net.encoder2(hidden[0])), net.encoder1(x)
 
     def forward(self, x: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b c x y z"]:
-        return self.decoder1(*self.joints(x))
+        last: Any = self.decoder1
+        return last(*self.joints(x))
 
 
 class UnetBackbone(nn.Module):

@@ -26,7 +26,7 @@ plugin = Plugin(
             "organ",
             "text",
             "what to segment; by default the first organ of the weights, or that of the support",
-            choices=("liver", "gallbladder", "spleen", "kidney", "stomach", "aorta", "pancreas"),
+            choices=("liver", "spleen", "kidney", "stomach", "aorta", "pancreas"),
         ),
         Input(
             "support",
@@ -36,23 +36,12 @@ plugin = Plugin(
         ),
         Input("method", "choice", "how; by default the stored adapter, and adapter-ti with a support", choices=METHODS),
         Input("adapter", "file", "an adapter that an earlier prediction saved"),
-        Input(
-            "recipe",
-            "choice",
-            "the adaptation as the paper describes it or as the released code does it",
-            choices=("paper", "released"),
-        ),
+        Input("recipe", "choice", "adapt as described or as the released code does", choices=("paper", "released")),
         Input("gamma", "number", "half width of the band about the support's size, as a share", minimum=0, maximum=10),
         Input("lam", "number", "weight of the size constraint", minimum=0, maximum=1000),
         Input("epochs", "integer", "of an adaptation", minimum=1, maximum=10_000),
         Input("seed", "integer", "of an adaptation", default=0, minimum=0, maximum=2**31 - 1),
-        Input(
-            "prior_size_ml",
-            "number",
-            "the size that the organ should have, instead of the support's mean",
-            minimum=0.001,
-            maximum=100_000,
-        ),
+        Input("prior_size_ml", "number", "the size that the organ should have", minimum=0.001, maximum=100_000),
     ),
     outputs=(
         Output("mask", "the organ (1), on the grid of the input"),
@@ -71,7 +60,11 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on="phantom:abdominal-ct?n=40&size=48&slices=32 (34 procedural volumes)",
         command="zoo train fseft --data 'phantom:abdominal-ct?n=40&size=48&slices=32' --preset demo --out DIR",
-        metrics={"Dice": 0.0},
+        metrics={
+            # zoo evaluate fseft --data "phantom:abdominal-ct?n=6&size=48&slices=32&seed=20000" --split all
+            "Dice of the liver by its adapter, 6 other phantoms": 0.918,
+            "Dice of the spleen by the foundation's own head (organ=spleen)": 0.953,
+        },
     ),
     readings={
         "paper": "an adapter of three convolutions, Dice and cross-entropy, and a size constraint of weight 1",

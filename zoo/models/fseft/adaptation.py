@@ -12,7 +12,8 @@ second one adds up the gradients of the tiles.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
@@ -47,7 +48,7 @@ class Adaptation:
     """How a head is trained on a support set, and how its answers are read."""
 
     block: Block = "residual3"  # of the methods adapter and adapter-ti
-    bias: float | None = -4.0  # of the new logit, with weights of deviation 0.01; None: torch's own. Not stated
+    bias: float | None = -4.0  # of a new logit, weights of deviation 0.01; None, and FT: torch's own. Not stated
     loss: Literal["dice+bce", "dice", "bce"] = "dice+bce"  # the text says both, in two places
     lr_adapter: float = _share(5e-3, 0.0, 10.0)  # the paper prints 0.5 (Sec. 4)
     lr_probe: float = _share(5e-2, 0.0, 10.0)
@@ -78,7 +79,7 @@ class Adaptation:
 
 
 # As the authors' code does it (official.md, 3 and 4).
-RELEASED = {
+RELEASED: dict[str, Any] = {
     **{"block": "resblock", "bias": None, "loss": "dice", "lr_adapter": 1e-2, "lr_probe": 1e-1, "lr_last": 1e-2},
     **{"lam": 0.1, "gamma": 0.3, "error": "larger", "gate": False, "joint": False, "pooled": True, "robust": True},
     **{"overlap": 0.25, "threshold": 0.6225},  # logits above 0.5
@@ -202,17 +203,13 @@ class Query:
         return float(loss.detach())
 
 
-class _reading:
+@contextmanager
+def _reading(network: Adapted) -> Iterator[None]:
     """The head in eval mode for as long as it lasts."""
-
-    def __init__(self, network: Adapted) -> None:
-        self.head, self.mode = network.head, network.head.training
-
-    def __enter__(self) -> None:
-        self.head.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.head.train(self.mode)
+    mode = network.head.training
+    network.head.eval()
+    yield
+    network.head.train(mode)
 
 
 def probabilities(network: nn.Module, scan: Scan, patch: Size, overlap: float, *, progress: bool = False) -> Tensor:

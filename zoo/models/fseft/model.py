@@ -18,14 +18,24 @@ from zoo import config as configs
 from zoo import media
 from zoo.data.features import weights_key
 from zoo.data.scans import Scan, View, cut_off, read_case, read_scan
-from zoo.data.support import annotations, organ_of, read_support, same_name
+from zoo.data.support import organ_of, read_support, same_name, structures
 from zoo.data.volumes import largest_component, resample, volumes_ml
 from zoo.errors import OptionError
 from zoo.model import Model
 from zoo.models.fseft import plugin
-from zoo.models.fseft.adaptation import RELEASED, Adaptation, Fit, Method, Prior, Query, prior_of, probabilities
+from zoo.models.fseft.adaptation import (
+    LEAST_GAMMA,
+    RELEASED,
+    Adaptation,
+    Fit,
+    Method,
+    Prior,
+    Query,
+    prior_of,
+    probabilities,
+)
 from zoo.models.fseft.network import Adapted, Backbone, Block, Head
-from zoo.models.fseft.result import OrganSegmentation
+from zoo.models.fseft.result import OrganSegmentation, notes_on
 from zoo.nn.volumetric import SwinBackbone, UnetBackbone, require_patch
 from zoo.progress import Bar
 from zoo.text import listed
@@ -49,15 +59,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class FseftConfig:
-    """The backbone, what its own head knows, and which adapters come with it."""
+    """The backbone, what its own head knows, and which adapters come with it; a small U-Net by default."""
 
-    backbone: Backbone = "swinunetr"
+    backbone: Backbone = "unet"
     features: int = field(default=48, metadata={"min": 12, "max": 192})  # of SwinUNETR
-    channels: tuple[int, ...] = field(default=(12, 24, 48), metadata={"min": 1, "max": 512})  # of the U-Net
+    channels: tuple[int, ...] = field(default=(8, 16, 32), metadata={"min": 1, "max": 512})  # of the U-Net
     flat: bool = False  # every plane by itself
-    patch: tuple[int, int, int] = field(default=(96, 96, 96), metadata={"min": 1, "max": 512})  # Sec. 4
-    view: View = field(default_factory=View)
-    classes: tuple[str, ...] = ()
+    patch: tuple[int, int, int] = field(default=(32, 32, 32), metadata={"min": 1, "max": 512})
+    view: View = field(default_factory=lambda: View((6.0, 6.0, 6.0)))
+    classes: tuple[str, ...] = ("liver",)
     adapters: tuple[Stored, ...] = ()
     adaptation: Adaptation = field(default_factory=Adaptation)
 
@@ -167,9 +177,10 @@ class Fseft(Model[OrganSegmentation]):
     def new(self, method: Method, how: Adaptation, seed: int) -> Adapted:
         """A network to train by a method; the head is drawn by ``seed``, and only FT has a backbone of its own."""
         blocks: dict[str, Block] = {"linear-probe": "none", "ft": "none", "ft-last": "last"}
+        bias = None if method in ("ft", "ft-last") else how.bias  # at their rates a head would never leave it
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            head = self._head(blocks.get(method, how.block), how.bias)
+            head = self._head(blocks.get(method, how.block), bias)
         backbone = self.backbone
         if method == "ft-last":
             assert head.block is not None
@@ -229,11 +240,12 @@ class Fseft(Model[OrganSegmentation]):
 
     def _predict(
         self, images: Sequence[media.Image], *, organ: str | None, support: Any, method: Method | None,
-        adapter: str | None, recipe: str | None, gamma: float | None, lam: float | None, epochs: int | None, seed: int,
-        prior_size_ml: float | None,
+        adapter: str | Path | None, recipe: str | None, gamma: float | None, lam: float | None, epochs: int | None,
+        seed: int, prior_size_ml: float | None,
     ) -> list[OrganSegmentation]:  # fmt: skip
         """One organ in each volume; a support set is adapted to first."""
         how = self._how(recipe, gamma, lam, epochs)
+        unused = [name for name, value in (("epochs", epochs), ("lam", lam)) if value is not None]
         # gradients are needed, and what is made in inference mode has none
         with torch.inference_mode(False), torch.no_grad():
             scans = [read_scan(image, self.config.view, plugin.name) for image in images]
@@ -246,7 +258,7 @@ class Fseft(Model[OrganSegmentation]):
             else:
                 known = [self._known(organ, method, adapter)] * len(images)
             return [
-                self._organ(image, scan, one, how, prior_size_ml)
+                self._organ(image, scan, one, how, prior_size_ml, gamma, unused)
                 for image, scan, one in zip(images, scans, known, strict=True)
             ]
 
@@ -258,7 +270,7 @@ class Fseft(Model[OrganSegmentation]):
         given = {"gamma": gamma, "lam": lam, "epochs": epochs}
         return replace(how, **{name: value for name, value in given.items() if value is not None})
 
-    def _known(self, organ: str | None, method: Method | None, adapter: str | None) -> Known:
+    def _known(self, organ: str | None, method: Method | None, adapter: str | Path | None) -> Known:
         if adapter is not None:
             known = self.read_adapter(adapter)
             if organ is not None and not same_name(organ, known.organ):
@@ -280,7 +292,7 @@ class Fseft(Model[OrganSegmentation]):
     def _supports(self, given: Any, organ: str | None) -> tuple[list[Scan], str]:
         cases = read_support(given, plugin.name)
         if organ is None:
-            found = annotations(cases[0])
+            found = structures(cases[0])
             alone = next(iter(found)) if len(found) == 1 else None
             named = next((name for name in self.organs if any(same_name(name, one) for one in found)), alone)
             if named is None:
@@ -289,22 +301,26 @@ class Fseft(Model[OrganSegmentation]):
                 )
             organ = "organ" if named == "mask" else named
         scans = [read_case(case, self.config.view, {organ: organ_of(case, organ)}, plugin.name) for case in cases]
-        if not any(scan.size(organ) for scan in scans):
-            raise OptionError(f"no mask of the support has any {organ} in it")
-        return [scan for scan in scans if scan.size(organ)], organ
+        if empty := [case.id for case, scan in zip(cases, scans, strict=True) if not scan.size(organ)]:
+            raise OptionError(f"the mask of {empty[0]} in the support has no {organ} in it; leave the case out")
+        return scans, organ
 
     def _organ(
-        self, image: media.Image, scan: Scan, known: Known, how: Adaptation, prior_size_ml: float | None
-    ) -> OrganSegmentation:
+        self, image: media.Image, scan: Scan, known: Known, how: Adaptation, prior_size_ml: float | None,
+        gamma: float | None, unused: list[str],
+    ) -> OrganSegmentation:  # fmt: skip
         found = probabilities(known.network, scan, self.config.patch, how.overlap, progress=True)
         probability = resample(found.float().numpy().T, scan.grid, scan.native)
         mask = largest_component(probability > how.threshold)
         volume = volumes_ml(mask, scan.native, {1: known.organ})[known.organ]
-        band = known.prior_ml
-        if prior_size_ml is not None:
-            gamma = how.gamma if how.gamma is not None else 0.15
-            band = (1 - gamma) * prior_size_ml, prior_size_ml, (1 + gamma) * prior_size_ml
-        notes = _notes(image, scan, mask, known)
+        band, mean = known.prior_ml, prior_size_ml or (known.prior_ml[1] if known.prior_ml else None)
+        if mean is not None and (prior_size_ml is not None or gamma is not None):
+            half = gamma if gamma is not None else how.gamma or LEAST_GAMMA
+            band = (1 - half) * mean, mean, (1 + half) * mean
+        whole = resample(mask, scan.native, scan.grid, mode="nearest")
+        notes = notes_on(image, known.organ, known.method, known.trace, mask, cut_off(torch.from_numpy(whole.T.copy())))
+        if unused and not known.trace:
+            notes = (*notes, f"nothing was trained without a support, so {listed(unused, 'and')} had no effect")
         return OrganSegmentation(
             image=image, mask=mask.astype(np.uint8), labels=("background", known.organ), probability=probability,
             organ=known.organ, volume_ml=volume, prior_ml=band, trace=known.trace, adapter=known.file, notes=notes,
@@ -324,18 +340,3 @@ def _note(trace: list[dict[str, float]], fit: Fit, step: int, noted: dict[str, f
     if step % fit.per_epoch == fit.per_epoch - 1:
         size = {} if query is None else {"size_ml": query.size(fit.network) * fit.prior.voxel_ml}
         trace.append({**noted, **size, "constrained": float(fit.constrained(step) and fit.opened)})
-
-
-def _notes(image: media.Image, scan: Scan, mask: np.ndarray, known: Known) -> tuple[str, ...]:
-    notes = []
-    if float(image.array.min()) > -200:
-        notes.append("no value is below -200, so these may be no Hounsfield units, which fseft takes")
-    if not mask.any():
-        return (*notes, f"no {known.organ} was found")
-    on_grid = resample(mask, scan.native, scan.grid, mode="nearest")
-    if cut_off(torch.from_numpy(np.ascontiguousarray(on_grid.T))):
-        more = "; the size constraint doesn't hold for it, compare with method=adapter" if known.trace else ""
-        notes.append(f"the {known.organ} reaches the end of the scan and may be cut off there{more}")
-    if known.trace and known.method == "adapter-ti" and not any(one["constrained"] for one in known.trace):
-        notes.append("the size constraint never acted: the sizes of the support itself didn't come out within gamma")
-    return tuple(notes)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import figure
+from zoo import figure, media
 from zoo.data.volumes import window
 from zoo.prediction import Segmentation
 from zoo.storage import write_file
@@ -99,3 +99,20 @@ class OrganSegmentation(Segmentation):
             shown = figure.overlay(picture, inside.astype(np.uint8), 0.55)
             panels.append(figure.Panel(name, shown, spacing=wide, pixels=inside.shape[1]))
         return panels
+
+
+def notes_on(
+    image: media.Image, organ: str, method: str, trace: Sequence[Mapping[str, float]], mask: np.ndarray, cut: bool
+) -> tuple[str, ...]:
+    """What a reader of the mask should know. ``cut``: it reaches the first or last slice."""
+    notes = []
+    if float(image.array.min()) > -200:
+        notes.append("no value is below -200, so these may be no Hounsfield units, which fseft takes")
+    if not mask.any():
+        return (*notes, f"no {organ} was found")
+    if cut:
+        more = "; the size constraint doesn't hold for it, compare with method=adapter" if trace else ""
+        notes.append(f"the {organ} reaches the end of the scan and may be cut off there{more}")
+    if method == "adapter-ti" and trace and not any(one["constrained"] for one in trace):
+        notes.append("the size constraint never acted: the sizes of the support itself didn't come out within gamma")
+    return tuple(notes)
