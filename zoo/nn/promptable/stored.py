@@ -61,7 +61,7 @@ def _mask(row: Any, height: int, width: int, where: str) -> AutoMask | None:
 
 def _pixels(counts: Any, height: int, width: int, where: str) -> Bool[np.ndarray, "h w"]:
     """Of run lengths, which go down the columns and begin with a run outside."""
-    lengths = _lengths(counts) if isinstance(counts, str) else counts
+    lengths: Any = _lengths(counts) if isinstance(counts, str) else counts
     whole = isinstance(lengths, list) and all(type(n) is int and 0 <= n <= height * width for n in lengths)
     if not whole or sum(lengths) != height * width:
         raise OptionError(f"the run lengths of {where} don't fill {height} x {width} px; the file may be damaged")
