@@ -208,7 +208,8 @@ def read(located: Located) -> Answer | None:
         record = strict_json(path.read_text(encoding="utf-8"))
         if record.pop("format") != FORMAT:
             raise ValueError("it is of another release")
-        kinds = {"input": str, "kind": str, "pixels": str, "tensors": str, "unlike": (bool, type(None))}
+        texts: dict[str, Any] = dict.fromkeys(("input", "kind", "pixels", "tensors"), str)
+        kinds = {**texts, "unlike": (bool, type(None))}
         for item in fields(Answer):
             if not isinstance(record[item.name], kinds.get(item.name, dict)):
                 raise ValueError(f"its {item.name} is a {type(record[item.name]).__name__}")

@@ -53,7 +53,9 @@ def rule_of(name: RuleName, clients: int, attackers: int, trim: float | None = N
     if name == "trimmed-mean":
         # of as many updates as there are; the quarter keeps rounding from dropping one less
         return partial(trimmed_mean, share=(attackers + 0.25) / clients if trim is None else trim)
-    return {"dos": dos, "dos-sum": partial(dos, sharpness=2)}.get(name, fedavg)
+    if name == "dos-sum":
+        return partial(dos, sharpness=2)
+    return dos if name == "dos" else fedavg
 
 
 def refuse_majority(clients: int, attackers: int) -> None:

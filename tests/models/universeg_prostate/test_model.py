@@ -290,17 +290,17 @@ def test_the_direction_of_storage_does_not_matter(small: UniverSegProstate) -> N
 
 def test_draws_are_averaged_and_their_spread_is_told(small: UniverSegProstate) -> None:
     result = small.predict(SCAN, support=SUPPORT, size=4, ensemble=3)
-    assert result.used.index.shape == (3, 8, 4)
+    assert result.used.chosen.shape == (3, 8, 4)
     assert result.spread.max() > 0
     again = small.predict(SCAN, support=SUPPORT, size=4, ensemble=3)
     np.testing.assert_array_equal(result.probability, again.probability)
-    assert (small.predict(SCAN, support=SUPPORT, size=4, ensemble=3, seed=1).used.index != result.used.index).any()
+    assert (small.predict(SCAN, support=SUPPORT, size=4, ensemble=3, seed=1).used.chosen != result.used.chosen).any()
     for whole in (small.predict(SCAN, support=SUPPORT, select="all", size=4), small.predict(SCAN, support=SUPPORT)):
-        assert whole.used.index.shape == (1, 8, 16)  # no more than 64: all of them, once
+        assert whole.used.chosen.shape == (1, 8, 16)  # no more than 64: all of them, once
         assert whole.spread.max() == 0
     inclusive = small.predict(SCAN, support=SUPPORT, pool="inclusive")
     assert inclusive.used.support.labels.any((1, 2)).all()
-    assert inclusive.used.index.shape[-1] < 16
+    assert inclusive.used.chosen.shape[-1] < 16
     record = result.to_dict()
     assert len(record["slices"]) == 8
     assert record["support_pool"][9] == "prostate-mr-9001 slice 1"

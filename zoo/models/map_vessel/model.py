@@ -196,9 +196,11 @@ def prepare(
     notes: tuple[str, ...] = ()
     chosen = str(modality)
     if modality == "auto":
-        grey = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) <= 0.01
-        chosen = "octa" if grey and not lines_are_dark(rgb.mean(-1)) else "fundus"
-        why = f" BECAUSE IT IS GREY AND ITS LINES ARE {'DARK' if chosen == 'fundus' else 'BRIGHT'}" if grey else ""
+        colourless = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) <= 0.01
+        chosen = "octa" if colourless and not lines_are_dark(rgb.mean(-1)) else "fundus"
+        why = (
+            f" BECAUSE IT IS GREY AND ITS LINES ARE {'DARK' if chosen == 'fundus' else 'BRIGHT'}" if colourless else ""
+        )
         notes = (f"modality guessed: {chosen}{why}; say otherwise with modality=fundus|octa|fa",)
     inside = None
     if fov_mask is not None:

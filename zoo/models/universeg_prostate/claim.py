@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float32
 
 from zoo import loading
-from zoo.claims import Claim, Comparison, spending
+from zoo.claims import Claim, Comparison, Verdict, spending
 from zoo.data.phantoms.prostate_mr import prostate_mr
 from zoo.errors import DataError
 from zoo.metrics import dice
@@ -93,8 +93,9 @@ def fixed() -> UniverSegProstate:
 
 def together(parts: Sequence[Support]) -> Support:
     """All slices of some volumes."""
-    arrays = (np.concatenate([getattr(one, name) for one in parts]) for name in ("images", "labels", "z", "depth"))
-    return Support(*arrays, tuple(name for one in parts for name in one.case))
+    names = ("images", "labels", "z", "depth")
+    arrays = {name: np.concatenate([getattr(one, name) for one in parts]) for name in names}
+    return Support(**arrays, case=tuple(name for one in parts for name in one.case))
 
 
 def segmented(
@@ -114,7 +115,11 @@ def measured(predicted: Sequence[Float32[np.ndarray, "z s s"]], tested: Sequence
 
 
 def _against(arm: str, n: int, yes: str, no: str, headline: bool = False) -> Comparison:
-    readings = {"supported": yes, "not supported": no, "inconclusive": f"It stays open: {yes[0].lower()}{yes[1:]}"}
+    readings: dict[Verdict, str] = {
+        "supported": yes,
+        "not supported": no,
+        "inconclusive": f"It stays open: {yes[0].lower()}{yes[1:]}",
+    }
     return Comparison("agnostic", arm, f"3-D Dice, N={n}", readings=readings, headline=headline)
 
 

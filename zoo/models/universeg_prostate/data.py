@@ -7,9 +7,9 @@ them, the topmost, the polygon, ..., so that only the support set tells which.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -98,12 +98,15 @@ def varied(
 
 KINDS = ("ellipse", "polygon", "blob")
 
+Rule = Callable[[dict[str, np.ndarray]], Any]
+"""From what is known of a picture's objects to the place of the one that is meant, or none."""
+
 
 def made_up(count: int, side: int, rng: np.random.Generator) -> list[Task]:
     """A task for each rule, on ``count`` images of two to four objects; every image shows what the rule means."""
     images, objects, facts = zip(*(_picture(side, rng) for _ in range(count)), strict=True)
     pictures = np.stack(images)
-    rules = {
+    rules: dict[str, Rule] = {
         "brightest": lambda f: f["grey"].argmax(),
         "darkest": lambda f: f["grey"].argmin(),
         "largest": lambda f: f["size"].argmax(),
@@ -112,11 +115,8 @@ def made_up(count: int, side: int, rng: np.random.Generator) -> list[Task]:
         "lowest": lambda f: f["y"].argmax(),
         "leftmost": lambda f: f["x"].argmin(),
         "nearest to the centre": lambda f: np.hypot(f["x"] - side / 2, f["y"] - side / 2).argmin(),
-        **{kind: lambda f, k=k: _only(f["kind"] == k) for k, kind in enumerate(KINDS)},
-        **{
-            f"grey {low:.1f} to {low + 0.2:.1f}": lambda f, low=low: _only((f["grey"] >= low) & (f["grey"] < low + 0.2))
-            for low in (0.1, 0.3, 0.5, 0.7)
-        },
+        **{kind: _of_kind(k) for k, kind in enumerate(KINDS)},
+        **{f"grey {low:.1f} to {low + 0.2:.1f}": _of_grey(low) for low in (0.1, 0.3, 0.5, 0.7)},
     }
     tasks = []
     for name, rule in rules.items():
@@ -126,6 +126,14 @@ def made_up(count: int, side: int, rng: np.random.Generator) -> list[Task]:
             labels = np.stack([objects[i][chosen[i]] for i in rows])
             tasks.append(Task(name, pictures[rows], labels, np.arange(len(rows))))
     return tasks
+
+
+def _of_kind(kind: int) -> Rule:
+    return lambda f: _only(f["kind"] == kind)
+
+
+def _of_grey(low: float) -> Rule:
+    return lambda f: _only((f["grey"] >= low) & (f["grey"] < low + 0.2))
 
 
 def _only(wanted: Bool[np.ndarray, " k"]) -> int | None:
@@ -140,7 +148,9 @@ def _picture(
     noise = gaussian_filter(rng.standard_normal((side, side)), side / 10, mode="wrap")
     image = rng.uniform(0.2, 0.6) + 0.08 * noise / noise.std() + rng.normal(0, 0.04, (side, side))
     y, x = np.mgrid[:side, :side]
-    free, found, rows = np.ones((side, side), bool), [], []
+    free = np.ones((side, side), bool)
+    found: list[np.ndarray] = []
+    rows: list[tuple[float, ...]] = []
     wanted = int(rng.integers(2, 5))
     for _ in range(40):
         if len(found) == wanted:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -60,10 +61,12 @@ class UniverSeg(nn.Module):
         super().__init__()
         down = list(channels)
         inputs = [(1, 2), *((c, c) for c in down[:-1])]
-        self.encoder = nn.ModuleList(CrossBlock(*taken, c) for taken, c in zip(inputs, down, strict=True))
+        encoder = nn.ModuleList(CrossBlock(*taken, c) for taken, c in zip(inputs, down, strict=True))
+        self.encoder = cast(Sequence[CrossBlock], encoder)
         up = down[-2::-1]
         taken = [below + skip for below, skip in zip([down[-1], *up[:-1]], up, strict=True)]
-        self.decoder = nn.ModuleList(CrossBlock(n, n, c) for n, c in zip(taken, up, strict=True))
+        decoder = nn.ModuleList(CrossBlock(n, n, c) for n, c in zip(taken, up, strict=True))
+        self.decoder = cast(Sequence[CrossBlock], decoder)
         self.out = nn.Conv2d(up[-1], 1, 1)
         nn.init.kaiming_normal_(self.out.weight, nonlinearity="linear")
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ class Used(NamedTuple):
     """Which supports went with each slice."""
 
     support: Support
-    index: Int[np.ndarray, "t q k"]
+    chosen: Int[np.ndarray, "t q k"]
     weights: Float[np.ndarray, "q n"]  # by which they were drawn; each row adds up to 1
 
 
@@ -94,7 +94,7 @@ class InContextSegmentation(Segmentation):
         places = np.unique(np.linspace(max(0, first - 1), min(len(slices) - 1, last + 1), SHOWN).round().astype(int))
         montage = [figure.Tile(_outlined(slices[q], mask[q]), [f"slice {q}"]) for q in places]
         panels = [figure.Panel(f"{self.roi} from foot to head", figure.tiles(montage))]
-        if self.used.index.shape[-1]:
+        if self.used.chosen.shape[-1]:
             panels.append(figure.Panel("support of the middle slice", self._strip(int(places[len(places) // 2]))))
         if len(slices) > 1:
             line = figure.Curve("area", self.slice_areas.tolist(), figure.colour(5))

@@ -45,7 +45,7 @@ def _tools(item: Input) -> list[dict[str, Any]]:
 def text_of(marks: Any, option: str) -> str:
     """The marks of an option as its control shows them: ``40,30,120,90; 5,5,20,20``."""
     listed = marks if isinstance(marks, list) else []
-    found = [one.get("value") for one in listed if isinstance(one, dict) and one.get("option") == option]
+    found: list[Any] = [one.get("value") for one in listed if isinstance(one, dict) and one.get("option") == option]
     return "; ".join(",".join(f"{number:g}" for number in value) for value in found if _numbers(value))
 
 
