@@ -196,11 +196,9 @@ def prepare(
     notes: tuple[str, ...] = ()
     chosen = str(modality)
     if modality == "auto":
-        colourless = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) <= 0.01
-        chosen = "octa" if colourless and not lines_are_dark(rgb.mean(-1)) else "fundus"
-        why = (
-            f" BECAUSE IT IS GREY AND ITS LINES ARE {'DARK' if chosen == 'fundus' else 'BRIGHT'}" if colourless else ""
-        )
+        pale = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) <= 0.01
+        chosen = "octa" if pale and not lines_are_dark(rgb.mean(-1)) else "fundus"
+        why = f" because it is grey and its lines are {'dark' if chosen == 'fundus' else 'bright'}" if pale else ""
         notes = (f"modality guessed: {chosen}{why}; say otherwise with modality=fundus|octa|fa",)
     inside = None
     if fov_mask is not None:
