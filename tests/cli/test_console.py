@@ -67,7 +67,7 @@ def test_a_name_that_is_no_text_is_read_and_written(monkeypatch, picture: Path, 
     code, text, errors = run(monkeypatch, "utf-8", "predict", "map-vessel", strange, "--out", out, "--json")
     assert code == 0, errors
     assert json.loads(text)["kind"] == "segmentation"
-    assert len(list(out.iterdir())) == 3
+    assert len(list(out.iterdir())) == 4  # JSON, figure, mask, table
 
 
 def test_a_full_disk_behind_the_output_is_one_sentence() -> None:
@@ -97,7 +97,7 @@ def test_no_streams_at_all(monkeypatch, picture: Path, tmp_path: Path) -> None:
         main(["predict", "map-vessel", str(picture), "--out", str(tmp_path / "out"), "--device", "cpu"])
     monkeypatch.undo()
     assert not stop.value.code
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 4  # JSON, figure, mask, table
 
 
 @pytest.mark.parametrize(

@@ -347,6 +347,6 @@ def test_dicom_gives_dicom_and_any_other_form_that_is_asked_for(zoo_cli, tmp_pat
         ("nifti", "CT_small_mask.nii.gz"),
     ):
         assert predict(zoo_cli, *common, "--format", form, out=tmp_path / form).code == 0
-        assert (tmp_path / form / f"CT_small_{name}").exists()
+        assert (tmp_path / form / name).exists()
     assert "format" in predict(zoo_cli, *common, "--format", "jpg", out=tmp_path / "no").refused
     assert nothing_left(tmp_path / "no")

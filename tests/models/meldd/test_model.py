@@ -177,7 +177,7 @@ def test_a_table_gives_a_result_for_each_patient(zoo_cli, files: list[str], tmp_
     assert (a["source"], a["age"], a["sex"], len(a["lesions"])) == ("A", 55.0, "male", 2)
     assert [one["site"] for one in a["lesions"]] == ["torso", "unknown"]
     assert (b["source"], b["age"], b["sex"], len(b["lesions"])) == ("B", 70.0, "female", 3)
-    assert {path.name for path in out.iterdir()} == {"A.json", "A.png", "B.json", "B.png"}
+    assert {path.name for path in out.iterdir()} == {"predictions.csv", "A.json", "A.png", "B.json", "B.png"}
     both = zoo.predict("meldd", path, weights="none", device="cpu")
     assert [found.source for found in both] == ["A", "B"]
 
@@ -203,7 +203,7 @@ def test_a_patient_of_a_table_without_a_readable_image_fails_alone(zoo_cli, file
     ran = zoo_cli("predict", "meldd", path, *options)
     assert ran.code == 2
     assert "no image of B can be read" in ran.err
-    assert {one.name for one in (tmp_path / "out").iterdir()} == {"A.json"}
+    assert {one.name for one in (tmp_path / "out").iterdir()} == {"A.json", "predictions.csv"}
 
 
 def test_options_of_the_command_line(zoo_cli, files: list[str], tmp_path: Path):
