@@ -26,7 +26,8 @@ FILES = {
     ".github/workflows/ci.yml", ".gitignore", "README.md", "pyproject.toml",
     "src/spot_finder/__init__.py", "src/spot_finder/claim.py", "src/spot_finder/model.py",
     "src/spot_finder/phantom.py", "src/spot_finder/training.py",
-    "src/spot_finder/demo/config.json", "src/spot_finder/demo/model.safetensors", "tests/test_spot_finder.py",
+    "src/spot_finder/demo/answer.json", "src/spot_finder/demo/config.json",
+    "src/spot_finder/demo/model.safetensors", "tests/test_spot_finder.py",
 }  # fmt: skip
 
 
