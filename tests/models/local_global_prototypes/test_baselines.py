@@ -40,7 +40,12 @@ def test_a_baseline_has_a_stage_2_of_what_decides_alone(tiny, images, fit):
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_baselines_start_where_the_recipe_says(tiny, monkeypatch, pretrained: bool):
     asked = []
-    monkeypatch.setattr(baselines, "build_backbone", lambda config, pretrained: asked.append(pretrained))
+
+    def build(config, pretrained: bool) -> torch.nn.Module:
+        asked.append(pretrained)
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(baselines, "build_backbone", build)
     baselines.backbone_of(replace(tiny, pretrained=pretrained, network=replace(tiny.network, backbone="resnet18")))
     baselines.backbone_of(replace(tiny, pretrained=pretrained))  # which has no weights to start from
     assert asked == [pretrained, False]
