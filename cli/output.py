@@ -106,7 +106,7 @@ def _wrapped(cell: str, width: int, cut: bool) -> list[str]:
 
 def warn(message: str) -> None:
     """One line on stderr, by the log, so that ``zoo -q`` leaves it out."""
-    _log.warning("%s", message)
+    _log.warning("%s", message.encode(errors="backslashreplace").decode())  # a file's name may be no text
 
 
 class _Lines(logging.Handler):

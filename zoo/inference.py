@@ -13,6 +13,7 @@ from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.prediction import Prediction
 from zoo.results import Results
+from zoo.text import printable
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def predict_each(
     What isn't a ``ZooError`` arrives as one that names it, with the error itself as its cause.
     """
     for batch in _batches(inputs, batch_size):
-        _log.debug("predicting on %s", ", ".join(map(_name, batch)))
+        _log.debug("predicting on %s", ", ".join(printable(_name(one)) for one in batch))
         if len(batch) > 1:
             try:
                 yield from zip(batch, model.predict_batch(batch, **given), strict=True)
