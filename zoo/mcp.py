@@ -18,8 +18,6 @@ from zoo.errors import MissingExtraError, OptionError, ZooError
 from zoo.text import finite
 
 if TYPE_CHECKING:
-    from mcp.server import MCPServer
-
     from zoo.model import Model
 
 MOST = 16
@@ -33,9 +31,7 @@ INSTRUCTIONS = (
 )
 
 
-def server(
-    out: Path, *, device: str = "auto", weights_of: Callable[[str], str | None] = lambda model: None
-) -> MCPServer:
+def server(out: Path, *, device: str = "auto", weights_of: Callable[[str], str | None] = lambda model: None) -> Any:
     """The server; ``run()`` serves. ``out``: the folder of results. ``weights_of``: those of a model by default.
 
     Raises ``MissingExtraError`` without the package ``mcp``.
@@ -47,7 +43,7 @@ def server(
         raise MissingExtraError("zoo mcp", "mcp", "mcp") from None
 
     tools = _Tools(out, device, weights_of)
-    made: MCPServer = MCPServer("zoo", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
+    made: Any = MCPServer("zoo", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
 
     @made.tool(name="list")
     def list_(task: str | None = None, modality: str | None = None) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ Everything is ``[x y z]``, running to the patient's right, front and head (RAS),
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -28,8 +28,8 @@ T = TypeVar("T")
 class View:
     """How volumes are looked at: mm along x, y and z, and the Hounsfield units that become 0 and 1 (Sec. 4)."""
 
-    spacing: tuple[float, float, float] = (1.5, 1.5, 1.5)
-    window: tuple[float, float] = (-175.0, 250.0)
+    spacing: tuple[float, float, float] = field(default=(1.5, 1.5, 1.5), metadata={"min": 0.05, "max": 50.0})
+    window: tuple[float, float] = field(default=(-175.0, 250.0), metadata={"min": -32768.0, "max": 32767.0})
 
 
 @dataclass(frozen=True, eq=False)

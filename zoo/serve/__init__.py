@@ -6,18 +6,15 @@ imported by the thread that predicts, after the server listens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.serve.settings import Settings
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 __all__ = ["Settings", "create_app", "run"]
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application. Raises ``PluginError`` for a model that isn't there, ``MissingExtraError``."""
+def create_app(settings: Settings | None = None) -> Any:
+    """A FastAPI application. Raises ``PluginError`` for a model that isn't there, ``MissingExtraError``."""
     from zoo import extras
 
     extras.require(("serve",), "zoo serve")
