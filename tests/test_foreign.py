@@ -54,7 +54,7 @@ def test_metadata_without_name_or_version_stops_nothing(zoo_cli, install_plugin,
     found = entry("nameless")
     assert found.distribution in ("nameless", "unknown")
     assert "calls itself toy-model" in (found.error or "")
-    ran = zoo_cli("list")
+    ran = zoo_cli("list", "--wide")
     assert ran.code == 0
     assert "map-vessel" in ran.out
     assert registry.find("toy-model").status == "ok"
@@ -92,7 +92,7 @@ def test_a_plugin_may_fail_in_any_way_and_is_listed(zoo_cli, install_plugin, sou
     assert entry().status == "broken"
     assert reason in (entry().error or "")
     assert len(entry().error or "") < 400
-    ran = zoo_cli("list")
+    ran = zoo_cli("list", "--wide")
     assert ran.code == 0
     assert "map-vessel" in ran.out
     assert len(ran.out) < 20_000
@@ -103,7 +103,7 @@ def test_a_loop_at_import_is_left_behind(zoo_cli, install_plugin, monkeypatch) -
     monkeypatch.setattr(foreign, "IMPORT_SECONDS", 0.3)
     install_plugin("toy-dist", "while True: pass")
     start = time.perf_counter()
-    ran = zoo_cli("list")
+    ran = zoo_cli("list", "--wide")
     assert time.perf_counter() - start < 5
     assert ran.code == 0
     assert "importing toy_package:plugin took more than 0.3 seconds" in ran.out
@@ -116,7 +116,7 @@ def test_threads_at_import_do_not_keep_a_command(install_plugin, daemon: bool | 
     start = f"threading.Thread(target=time.sleep, args=(60,), name='miner', daemon={daemon}).start()"
     site = install_plugin("toy-dist", f"import threading, time\n{start}\n{card()}")
     info = (["info", "toy-model"], 0 if daemon is None else 2)  # by default, threads end with the one that imports
-    for command, code in (["list"], 0), (["info", "map-vessel"], 0), info:
+    for command, code in (["list", "--wide"], 0), (["info", "map-vessel"], 0), info:
         done = subprocess.run(
             [sys.executable, "-m", "zoo", *command], env={**os.environ, "PYTHONPATH": str(site)},
             capture_output=True, text=True, timeout=30,
@@ -137,7 +137,7 @@ def test_what_a_plugin_prints_at_import_is_no_output_of_ours(zoo_cli, install_pl
 
 def test_text_of_a_card_steers_no_terminal(zoo_cli, install_plugin) -> None:
     install_plugin("toy-dist", card(ESCAPES, licence_notes=ESCAPES))
-    for arguments in (["list"], ["info", "toy-model"], ["list", "--json"], ["info", "toy-model", "--json"]):
+    for arguments in (["list", "--wide"], ["info", "toy-model"], ["list", "--json"], ["info", "toy-model", "--json"]):
         ran = zoo_cli(*arguments)
         assert ran.code == 0
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(ran.out)

@@ -48,7 +48,7 @@ class Adaptation:
     """How a head is trained on a support set, and how its answers are read."""
 
     block: Block = "residual3"  # of the methods adapter and adapter-ti
-    bias: float | None = -4.0  # of a new logit, weights of deviation 0.01; None, and FT: torch's own. Not stated
+    bias: float | None = _share(-4.0, -50.0, 50.0)  # of a new logit; None, and FT: torch's own. Not stated
     loss: Literal["dice+bce", "dice", "bce"] = "dice+bce"  # the text says both, in two places
     lr_adapter: float = _share(5e-3, 0.0, 10.0)  # the paper prints 0.5 (Sec. 4)
     lr_probe: float = _share(5e-2, 0.0, 10.0)

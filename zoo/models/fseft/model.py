@@ -50,9 +50,9 @@ class Stored:
     organ: str
     method: Method
     block: Block
-    shots: int
-    prior_ml: float  # mean size in its support
-    gamma: float
+    shots: int = field(metadata={"min": 1, "max": 100_000})
+    prior_ml: float = field(metadata={"min": 0.0, "max": 1e6})  # mean size in its support
+    gamma: float = field(metadata={"min": 0.0, "max": 10.0})
     foundation: str = ""  # key of the backbone's weights; empty for one that is stored with them
     view: View = field(default_factory=View)
 
