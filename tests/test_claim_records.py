@@ -113,7 +113,7 @@ def test_a_record_names_its_code_and_goes_stale_with_it(toy, tmp_path) -> None:
     claims.reproduce(toy.plugin, out=tmp_path / "out", record=True)
     record = claims.load_result(claims.record_path(toy.plugin))
     assert {"toy_plugin", "zoo.model", "zoo.training.run"} <= record.modules.keys()
-    assert not any(f"{name}.".startswith(("zoo.cli.", "zoo.errors.", "zoo.models.")) for name in record.modules)
+    assert not [one for one in record.modules if one.startswith(("zoo.cli.", "zoo.errors", "zoo.models."))]
     (few,) = record.doubts
     assert re.fullmatch(r"5 seeds of \d+ s each; the primary comparison gets 8", few)
     module = Path(toy.__file__)
