@@ -24,6 +24,7 @@ from zoo import answers, loading, media, registry, weights
 from zoo import config as configs
 from zoo import options as option_values
 from zoo.answers import good_values
+from zoo.conformance import kinds
 from zoo.conformance.anatomy import examine
 from zoo.conformance.rules import (
     MAX_DEMO_BYTES,
@@ -329,6 +330,8 @@ def _described(subject: Subject, prediction: Any) -> str:
         labels = getattr(prediction, "labels", subject.plugin.labels)
         if mask.dtype.kind not in "bui" or (mask.size and mask.max() >= len(labels)):
             raise Failed(f"the mask must hold whole numbers below {len(labels)}, the number of its labels")
+    if wrong := kinds.fault(prediction, subject.plugin):
+        raise Failed(wrong)
     for name, array in _arrays(prediction):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise Failed(f"{name} of the prediction holds NaN or infinite values")
