@@ -147,7 +147,7 @@ def _provenance(result: ClaimResult) -> str:
     commit = f"; commit {result.commit}" if result.commit else ""
     again = f", a seed run again with the same numbers at {result.confirmed}" if result.confirmed else ""
     cost = result.seconds_of_a_seed
-    if len(result.results) < MANY_SEEDS and cost >= CHEAP:
+    if result.cpu_seconds and len(result.results) < MANY_SEEDS and cost >= CHEAP:
         seeds += (
             f" ({len(result.results)}, for one takes {cost:.0f} s of the processor; where it takes less than "
             f"{CHEAP:.0f} s there are {MANY_SEEDS})"
