@@ -39,13 +39,13 @@ FIRST = 4_000_000  # and of those it learns from: away from the seeds that peopl
 @dataclass(frozen=True)
 class Recipe:
     image_size: int = 64
-    images: int = 2400
+    images: int = 1600
     vocabulary: int = 480  # word pieces
-    steps: int = 1200
-    batch_size: int = 48
+    steps: int = 800
+    batch_size: int = 40
     lr: float = 1e-3
     weight_decay: float = 0.05
-    warmup: int = 60
+    warmup: int = 40
     chance: float = 0.3  # that a remark is called true
 
 
