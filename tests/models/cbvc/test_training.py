@@ -19,13 +19,13 @@ from zoo.models.cbvc.data import draw_shots, read_candidates
 from zoo.models.cbvc.selection import Objective, Spread
 from zoo.models.cbvc.training import CbvcRecipe, Features, score_phrases, settle, training
 
-TINY = CbvcRecipe(clip="demo", shots=0, per_class=3, epochs=20)
+TINY = CbvcRecipe(clip="demo", shots=1, per_class=3, epochs=20)
 
 
 class TestCbvc(PluginTests):
     name = "cbvc"
     recipe = TINY
-    data = "phantom:skin-lesion?n=24&size=64"
+    data = "phantom:skin-lesion?n=48&size=48"
 
     def test_beside_the_weights_lie_all_candidates_and_the_constant_answer(self, trained: Any):
         told = json.loads((trained.folder / "concepts.json").read_text())

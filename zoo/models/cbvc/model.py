@@ -152,12 +152,16 @@ class Cbvc(Model[ConceptClassification]):
             places = np.argsort(-influence[label], kind="stable")[:top_k].tolist()
             return tuple(
                 Influence(
-                    self.config.concepts[c], *(round(float(v), 8) for v in (influence[label, c], above[label, c])),
-                    round(float(similarity[c]), 6), round(float(self.visual[c]), 8), round(float(rank[c]), 6),
-                    tuple(name for name, own in zip(labels, origin[:, c], strict=True) if own),
+                    concept=self.config.concepts[c],
+                    influence=round(float(influence[label, c]), 8),
+                    above_mean=round(float(above[label, c]), 8),
+                    similarity=round(float(similarity[c]), 6),
+                    visual=round(float(self.visual[c]), 8),
+                    visual_rank=round(float(rank[c]), 6),
+                    origin=tuple(name for name, own in zip(labels, origin[:, c], strict=True) if own),
                 )
                 for c in places
-            )  # fmt: skip
+            )
 
         ours = set(labels) <= set(plugin.labels)
         return ConceptClassification(
