@@ -5,7 +5,7 @@ from __future__ import annotations
 from zoo.diagnoses import ISIC_2019
 from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
-DEMO_DATA = "phantom:skin-lesion?n=800&size=96"
+DEMO_DATA = "phantom:skin-lesion?n=600&size=96"
 
 plugin = Plugin(
     name="cbvc",

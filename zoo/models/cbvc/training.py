@@ -101,11 +101,12 @@ def train(recipe: CbvcRecipe, data: TrainData, run: Run) -> Cbvc:
     table = read_candidates(recipe.concepts, recipe.class_names)
     labels = tuple(table)
     settle(recipe)
-    y = classes_of(data.train, labels)
+    named = (("train", data.train), ("validation", data.validation), ("test", data.test))
+    parts = {name: part.in_memory() for name, part in named}
+    y = classes_of(parts["train"], labels)
     rng = random.Random(1 + run.seed) if recipe.recipe == "released" else run.generator("shots")  # LaBo's seed is 1
     shots = draw_shots(y, labels, recipe.shots, rng)
     clip = load_clip(recipe.clip, needed_by=f"training {plugin.name}").to(run.device)
-    parts = {"train": data.train, "validation": data.validation, "test": data.test}
     seen, spread = extract(clip, parts, labels, recipe.unlabelled, recipe.normalised, recipe.probe, run)
     few = Features(seen["train"].x[shots], seen["train"].y[shots])
     counts = np.bincount(y, minlength=len(labels))
