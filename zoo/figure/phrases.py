@@ -50,11 +50,11 @@ def phrase_bars(groups: Mapping[str, Sequence[PhraseBar]], *, key: str = "", sid
             draw.text((side - 12, top), bar.note, fill=GREY, font=font(12), anchor="ra")
             a, b = sorted((at(0.0), at(bar.value)))
             draw.rectangle((a, top + 17, max(b, a + 1), top + 27), fill=bar.colour, outline=GREY)
+            if low < 0:
+                draw.line((at(0.0), top + 15, at(0.0), top + 29), fill=INK)
             top += 32
         if hidden := len(groups[name]) - len(some):
             draw.text((side - 12, top - 2), f"{hidden} more", fill=GREY, font=font(12), anchor="ra")
-    if low < 0:
-        draw.line((at(0.0), 24, at(0.0), side - 24), fill=GREY)
     draw.text((8, side - 19), fit(key, side - 16, 13), fill=GREY, font=font(13))
     return image
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 
 from zoo.claims import Claim, Comparison, Verdict, spending
-from zoo.models.cbvc.baselines import linear_probe
+from zoo.models.cbvc.baselines import HALVINGS, linear_probe
 from zoo.models.cbvc.data import Features
 from zoo.models.cbvc.model import CbvcConfig
 from zoo.models.cbvc.selection import Candidates, Objective, Spread
@@ -96,19 +96,19 @@ class Space:
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     """Accuracy in percent of every arm by shots and setting, and the percentage of its concepts that are visual."""
     scores: dict[str, dict[str, float]] = {arm: {} for arm in (*ARMS, "linear probe")}
-    settings = dict(list(SETTINGS.items())[:1]) if quick else SETTINGS
-    for place, (ending, setting) in enumerate(settings.items()):
+    unlabelled, steps = (60, 2) if quick else (UNLABELLED, RECIPE.epochs)
+    for place, (ending, setting) in enumerate(SETTINGS.items()):
         space = Space(seed, setting, place)
         table, texts, visual = space.phrases()
         each = range(len(CLASSES))
         few = space.batch([label for _ in range(max(SHOTS)) for label in each])
         validation = space.batch([label for label in each for _ in range(VALIDATION)])
         test = space.batch([label for label in each for _ in range(TEST)])
-        alike = space.batch([int(label) for label in space.rng.integers(len(CLASSES), size=UNLABELLED)])
+        alike = space.batch([int(label) for label in space.rng.integers(len(CLASSES), size=unlabelled)])
         own, foreign = (Spread(WIDTH).update(torch.from_numpy(unit(some)))
-                        for some in (alike, space.batch([None] * UNLABELLED)))  # fmt: skip
+                        for some in (alike, space.batch([None] * unlabelled)))  # fmt: skip
         order = torch.from_numpy(space.rng.permutation(len(texts)))
-        for shots in SHOTS[:1] if quick or ending else SHOTS:
+        for shots in SHOTS[:1] if ending else SHOTS:
             some = Features(few.x[: shots * len(CLASSES)], few.y[: shots * len(CLASSES)])
             metric = f"accuracy, {shots} shot{'s' * (shots > 1)}{ending}"
             phrases = {spread: score_phrases(table, torch.from_numpy(texts), some, spread, RECIPE)
@@ -117,11 +117,12 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
                 candidates = phrases[foreign if "foreign" in arm else own]
                 if "permuted" in arm:
                     candidates = replace(candidates, visual=candidates.visual[order])
-                recipe = replace(RECIPE, objective=objective, epochs=4 if quick else RECIPE.epochs)
+                recipe = replace(RECIPE, objective=objective, epochs=steps)
                 accuracy, share = bottleneck(arm, candidates, some, validation, test, visual, recipe, seed)
                 scores[arm] |= {metric: accuracy, metric.replace("accuracy", "visual phrases"): share}
             with spending("linear probe", examples=len(some.y)):
-                probe = linear_probe(unit(some), some.y.numpy(), (unit(validation), validation.y.numpy()))
+                known = unit(validation), validation.y.numpy()
+                probe = linear_probe(unit(some), some.y.numpy(), known, halvings=0 if quick else HALVINGS)
             scores["linear probe"][metric] = 100 * float((probe(unit(test)) == test.y.numpy()).mean())
     return scores
 
