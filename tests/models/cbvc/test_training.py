@@ -26,6 +26,8 @@ class TestCbvc(PluginTests):
     name = "cbvc"
     recipe = TINY
     data = "phantom:skin-lesion?n=48&size=48"
+    facts = {"accuracy, 160 unseen phantoms": "accuracy", "AUROC, 160 unseen phantoms": "auroc"}
+    facts_on = "phantom:skin-lesion?n=160&size=96&seed=50000", "all"
 
     def test_beside_the_weights_lie_all_candidates_and_the_constant_answer(self, trained: Any):
         told = json.loads((trained.folder / "concepts.json").read_text())

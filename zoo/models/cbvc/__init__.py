@@ -40,7 +40,13 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on=DEMO_DATA,
         command=f'zoo train cbvc --data "{DEMO_DATA}" --preset demo --out DIR',
-        metrics={},
+        metrics={
+            # zoo evaluate cbvc --data "phantom:skin-lesion?n=160&size=96&seed=50000" --split all; a constant answer
+            # has balanced accuracy 0.125
+            "accuracy, 160 unseen phantoms": 0.988,
+            "balanced accuracy, 160 unseen phantoms": 0.988,
+            "AUROC, 160 unseen phantoms": 1.000,
+        },
     ),
     readings={
         "paper": "as printed, with features of length 1, D as negative entropy, and W trained in 500 steps on all "
