@@ -46,7 +46,7 @@ def phrase_bars(groups: Mapping[str, Sequence[PhraseBar]], *, key: str = "", sid
         top += 24
         for bar in some:
             room = side - 28 - font(12).getlength(bar.note)
-            draw.text((12, top), fit(bar.text, room, 13), fill=(60, 60, 60), font=font(13))
+            draw.text((12, top), fit(bar.text[:120], room, 13), fill=(60, 60, 60), font=font(13))
             draw.text((side - 12, top), bar.note, fill=GREY, font=font(12), anchor="ra")
             a, b = sorted((at(0.0), at(bar.value)))
             draw.rectangle((a, top + 17, max(b, a + 1), top + 27), fill=bar.colour, outline=GREY)

@@ -96,7 +96,7 @@ def test_shots_are_as_many_of_each_class():
         assert sorted(y[i] for i in chosen) == [0, 0, 1, 1, 2, 2]
         assert len(set(chosen)) == 6
     assert draw_shots(y, "abc", 0, random.Random(0)) == list(range(8))
-    with pytest.raises(DataError, match="the class c has 2 training images, fewer than shots=3"):
+    with pytest.raises(DataError, match="the class c has 2 training images, fewer than the 3 shots asked for"):
         draw_shots(y, "abc", 3, random.Random(0))
 
 
