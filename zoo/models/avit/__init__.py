@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.plugin import Input, Output, Paper, Plugin
+from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 plugin = Plugin(
     name="avit",
@@ -31,6 +31,57 @@ plugin = Plugin(
     model="zoo.models.avit.model:Avit",
     labels=("background", "lesion"),
     training="zoo.models.avit.training:training",
+    claim="zoo.models.avit.claim:claim",
+    converter="zoo.models.avit.released:convert",
     extras=("imaging", "backbones"),
+    weights=WeightsInfo(
+        trained_on="phantom:skin-lesion?n=200 (160 procedural photographs), on a tiny ViT that was pretrained on "
+        "coloured shapes; no public transformer fits into the package",
+        command="zoo train avit --data 'phantom:skin-lesion?n=200' --preset demo --out DIR",
+        metrics={
+            # zoo evaluate avit --data "phantom:skin-lesion?n=40&seed=50000" --split all
+        },
+    ),
+    readings={
+        "paper": "as printed, and as the authors' code where the paper is silent; the last epoch is kept; the default",
+        "released": "as the authors' code: images are first brought to 512 px, and the epoch that is best on the test "
+        "fold is kept, which makes that fold's numbers too good",
+    },
     phantom="phantom:skin-lesion",
+    licence_notes=(
+        "The weights in the package were trained on procedural images only and are Apache-2.0. The authors state no "
+        "licence for their trained models; the public transformers have licences of their own."
+    ),
+    departures=(
+        Departure(
+            "Adapters have a skip of their own and start silent; skip=false is as printed.",
+            "The formula has none, and at random nothing of the pretrained features would be left; the authors' code "
+            "has it.",
+            "see the claim",
+        ),
+        Departure(
+            "The transformer's last layer norm is trained but never applied.",
+            "The text takes the last layer's output; so does the authors' code, which counts the norm all the same.",
+        ),
+        Departure(
+            "The head has batch norm, ASPP and the prompt have dropout of 0.1, training has stochastic depth of 0.2.",
+            "The paper states none; these are the authors' code's.",
+        ),
+        Departure(
+            "Dice is of all pixels of a batch, with squares; AdamW's weight decay is 0.05.",
+            "The paper states neither; both are the authors' code's.",
+        ),
+        Departure(
+            "The last epoch is kept.",
+            "The paper doesn't say; the authors' code keeps the epoch that is best on the test fold (recipe=released).",
+        ),
+        Departure(
+            "Images are brought to 224 px at once, with antialiasing.",
+            "Sec. 3 says 224 px; the authors' code takes stored images of 512 px and doesn't antialias.",
+        ),
+        Departure(
+            "AViT without adapters still trains the layer norms.",
+            "The paper's parameter count fits both, and nothing but adapters is then left out.",
+        ),
+    ),
 )
