@@ -51,7 +51,7 @@ class AvitRecipe:
     backbone: str = "vit_base_patch16_224.augreg_in21k"  # Sec. 3 says ViT-B/16 on ImageNet-21k
     pretrained: bool = True
     tiny: Shape = TINY_SHAPE  # of backbone=tiny
-    pretext_steps: int = field(default=900, metadata={"min": 0, "max": 10_000_000})  # of backbone=tiny
+    pretext_steps: int = field(default=600, metadata={"min": 0, "max": 10_000_000})  # of backbone=tiny
     pretext_batch: int = field(default=32, metadata={"min": 2, "max": 65_536})
     pretext_lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})
     normalisation: Literal["imagenet", "backbone"] = "imagenet"  # the authors' code, for every backbone
@@ -293,7 +293,7 @@ def as_released(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 DEMO = {
     "backbone": TINY, "size": 96, "prompt_width": 32, "prompt_blocks": 1, "channels": 32, "head": 16,
-    "drop_path": 0.05, "lr": 2e-3, "decay_every": 10, "batch_size": 8, "epochs": 40, "dtype": "float16",
+    "drop_path": 0.05, "lr": 2e-3, "decay_every": 8, "batch_size": 8, "epochs": 30, "dtype": "float16",
 }  # fmt: skip
 
 training = Training(
