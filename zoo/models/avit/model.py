@@ -218,8 +218,9 @@ def public(backbone: str, size: int, commit: str = "") -> tuple[nn.Module, str]:
         card.hf_hub_id, needed_by=plugin.name, revision=commit or None, files=("config.json", TENSORS)
     )
     overlay = {"file": str(folder / TENSORS), "custom_load": False}  # not in the format of the original release
-    options = {"num_classes": 0, "img_size": size, "pretrained_cfg_overlay": overlay}
-    vit = cut(timm.create_model(backbone, pretrained=True, **options))
+    vit = cut(
+        timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, img_size=size)
+    )
     shape_of(vit, backbone)
     return vit, commit or folder.name  # a snapshot's folder is called by its commit
 

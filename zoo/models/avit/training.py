@@ -126,7 +126,7 @@ def assembled(recipe: AvitRecipe, vit: nn.Module, run: Run, commit: str = "", st
     )  # fmt: skip
     own = recipe.normalisation == "backbone" and recipe.backbone != TINY
     mean, std = normalisation(recipe.backbone) if own else (IMAGENET_MEAN, IMAGENET_STD)
-    model = Avit(replace(config, mean=tuple(mean), std=tuple(std)))
+    model = Avit(replace(config, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2])))
     if model.vit is None:
         model.attach(vit, start=True)
     else:
