@@ -17,12 +17,11 @@ import zoo
 from tests.models.base import PluginTests
 from zoo import loading
 from zoo.data.phantoms.skin import skin_lesion
-from zoo.data.sets import load_dataset
-from zoo.errors import DataError, OptionError, WeightsError
+from zoo.errors import OptionError, WeightsError
 from zoo.models.avit import model as models
 from zoo.models.avit import training as trainings
 from zoo.models.avit.model import TINY, Avit, AvitConfig, bare, cut, shape_of
-from zoo.models.avit.network import TINY_SHAPE, Adapter, DilatedConv2d, Shape
+from zoo.models.avit.network import Adapter, DilatedConv2d, Shape
 from zoo.models.avit.released import PAPER, convert
 from zoo.models.avit.training import AvitRecipe, Items, as_released, assembled, augmented, by_fives, dice_loss, fit
 from zoo.nn.backbones import timm_network
@@ -279,13 +278,6 @@ def test_image_and_mask_are_moved_alike_and_the_mask_stays_one() -> None:
     assert not torch.equal(z, y)
 
 
-def test_the_best_epoch_is_kept_only_where_the_authors_reading_is_asked_for() -> None:
-    released = trainings.training.configure("paper", {"recipe": "released"})
-    assert (released.choose, released.first) == ("test", 512)
-    assert (AvitRecipe().choose, AvitRecipe().first) == ("last", None)
-    assert (AvitRecipe().lr, AvitRecipe().epochs, AvitRecipe().batch_size) == (1e-4, 200, 16)
-
-
 # ---- predict ---------------------------------------------------------------------------------------------------------
 
 
@@ -313,11 +305,3 @@ def test_evaluation_names_measures_of_each_image_and_of_all_pixels(demo) -> None
     fives = as_released(result.rows)
     assert fives["dice"] == pytest.approx(result["dice_at_network_size"].mean, abs=0.1)
     assert fives["iou"] < fives["dice"]
-
-
-def test_too_few_images_are_refused() -> None:
-    data = load_dataset("phantom:skin-lesion?n=1&size=32")
-    model = Avit(AvitConfig(shape=TINY_SHAPE))
-    items = trainings.load(data, model.config)
-    with Run(device="cpu", progress=False) as run, pytest.raises(DataError, match="at least two images"):
-        fit(TINY_RECIPE, model, items, None, run)
