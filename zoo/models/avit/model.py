@@ -57,14 +57,12 @@ class AvitConfig:
     channels: int = field(default=32, metadata={"min": 4, "max": 4096})  # of ASPP
     head: int = field(default=16, metadata={"min": 4, "max": 4096})
     drop_path: float = field(default=0.2, metadata={"min": 0.0, "max": 0.9})  # while training; the authors' code
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, float, float] = field(default=IMAGENET_MEAN, metadata={"min": 0.0, "max": 1.0})
+    std: tuple[float, float, float] = field(default=IMAGENET_STD, metadata={"min": 0.01, "max": 1.0})
 
     def __post_init__(self) -> None:
         if len(self.rates) != 3:
             raise ValueError("rates needs three dilations")
-        if min(self.std) <= 0:
-            raise ValueError("std must be above 0 for every channel")
         if self.method == "vpt" and self.shape.is_swin:
             raise ValueError("vpt puts its tokens beside a class token, which a Swin doesn't have")
 
