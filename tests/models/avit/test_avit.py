@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -40,6 +41,11 @@ class TestAvit(PluginTests):
     recipe = TINY_RECIPE
     data = "phantom:skin-lesion?n=12&size=32"
     evaluated_on = "phantom:skin-lesion?n=4&seed=900&size=64"
+    facts: ClassVar = {
+        "Dice of each image, 40 other phantoms": "dice",
+        "IoU of each image, 40 other phantoms": "iou",
+    }
+    facts_on = ("phantom:skin-lesion?n=40&seed=50000", "all")
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------

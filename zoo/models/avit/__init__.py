@@ -40,6 +40,11 @@ plugin = Plugin(
         command="zoo train avit --data 'phantom:skin-lesion?n=200' --preset demo --out DIR",
         metrics={
             # zoo evaluate avit --data "phantom:skin-lesion?n=40&seed=50000" --split all
+            "Dice of each image, 40 other phantoms": 0.952,
+            "IoU of each image, 40 other phantoms": 0.909,
+            # as_released of the same rows; see the notes
+            "Dice of every five images' pixels, at 96 px": 0.951,
+            "IoU of every five images' pixels, at 96 px": 0.907,
         },
     ),
     readings={

@@ -14,9 +14,9 @@ from torch import nn
 from zoo.claims import Claim, Comparison, spending
 from zoo.data.case import Case
 from zoo.data.phantoms.skin import skin_lesion
+from zoo.models.avit.data import pretrain
 from zoo.models.avit.model import TINY, bare
 from zoo.models.avit.network import Shape
-from zoo.models.avit.pretext import pretrain
 from zoo.models.avit.training import AvitRecipe, assembled, by_fives, fit, load, tables_of
 from zoo.training import Run
 

@@ -21,9 +21,9 @@ from zoo.data.splits import Split
 from zoo.errors import DataError
 from zoo.metrics import segmentation_scores
 from zoo.metrics.pixels import counts
+from zoo.models.avit.data import pretrain
 from zoo.models.avit.model import TINY, Avit, AvitConfig, bare, digest, public, shape_of, view_of
 from zoo.models.avit.network import TINY_SHAPE, Method, Shape
-from zoo.models.avit.pretext import pretrain
 from zoo.nn.backbones import normalisation, timm_network
 from zoo.training import EarlyStopping, Run, TrainData, Training
 
