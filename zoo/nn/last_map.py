@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,16 +22,10 @@ from torch import Tensor, nn
 from zoo.errors import OptionError
 
 Choose = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "m b c"]]
+Apart = Callable[[Tensor, Choose], tuple[Tensor, Tensor]]
+"""A classifier that can be taken apart: from images to the last map, and its logits under each mask of channels."""
+
 Layout = Literal["bchw", "bhwc", "tokens"]
-
-
-class Apart(Protocol):
-    """A classifier that can be taken apart."""
-
-    def __call__(
-        self, x: Float[Tensor, "b 3 s s"], choose: Choose
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "m b k"]]:
-        """The last map, and the logits of it under each mask of its channels that ``choose`` gives."""
 
 
 class Timm:

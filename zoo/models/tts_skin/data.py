@@ -12,17 +12,17 @@ from jaxtyping import Bool, Float, UInt8
 
 from zoo import media
 from zoo.data import phantoms
-from zoo.data.images import label_index, resize, rgb_bytes
-from zoo.data.tables import stem_of, table_rows
-from zoo.errors import DataError, OptionError
+from zoo.data.dermoscopy import DIAGNOSES
+from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, label_index, resize, rgb_bytes
+from zoo.data.keypoints import keypoints_of
+from zoo.errors import OptionError
 from zoo.models.tts_skin import plugin
 from zoo.spec import is_kind
-from zoo.storage import user_path
-from zoo.text import strict_json
 
 ALPHA, ALPHA_ARTIFACTS = 0.4, 0.2  # Sec. 3: generally, and where negatives mark artifacts
 ARTIFACTS = ("dark_corner", "ruler", "ink", "patches")  # that the authors marked by points
 UNMARKED = ("hair", "gel_bubble", "gel_border")  # "hard to describe with few keypoints": left out
+ROLES = {"positive": "positive", "lesion": "positive", "negative": "negative", "background": "negative"}
 LEFT_OUT = ("BCC", "SCC")  # diagnoses of ISIC 2019
 WIDEST = 4 / 3  # aspect of the part of a photograph that the network sees, as the authors' transform
 
@@ -146,50 +146,22 @@ def mask_of(given: Any, picture: media.Image, name: str) -> Bool[np.ndarray, "h 
 
 
 def from_file(path: Any, picture: media.Image) -> Points:
-    """The points of one image in a table with the columns image, x, y and kind, or in a Label Studio export.
+    """The points of one image in a file that ``zoo.data.keypoints`` reads, by their kinds.
 
-    ``kind`` is ``positive`` (or ``lesion``), ``negative`` (or ``background``), or an artifact: dark_corner, ruler, ink
-    or patches; hair, gel_bubble and gel_border are left out. Label Studio: a list of ``{"img", "kp-1": [{"x", "y",
-    "keypointlabels"}]}`` with x and y in percent of the sides. An image is known by its file's name without suffix.
-
-    Raises ``DataError`` for a file that is none of both, ``OptionError`` for an unknown kind.
+    ``positive`` (or ``lesion``), ``negative`` (or ``background``), or an artifact: dark_corner, ruler, ink or patches;
+    hair, gel_bubble and gel_border are left out. Raises ``OptionError`` for an unknown kind.
     """
-    file, stem = user_path(path, OptionError), stem_of(Path(picture.source))
-    rows = _label_studio(file, picture) if file.suffix.lower() == ".json" else _table(file)
     found: dict[str, list[tuple[float, float]]] = {"positive": [], "negative": [], "artifact": []}
-    for name, x, y, kind in rows:
-        plain = kind.strip().lower().replace(" ", "_").replace("-", "_")
-        if stem_of(Path(name)) != stem or plain in UNMARKED:
+    for x, y, kind in keypoints_of(path, picture):
+        if kind in UNMARKED:
             continue
-        role = {"positive": "positive", "lesion": "positive", "negative": "negative", "background": "negative"}
-        if plain not in role and plain not in ARTIFACTS:
-            raise OptionError(f"{file} has a point of the kind {kind!r}; write positive, negative or an artifact")
-        found[role.get(plain, "artifact")].append((x, y))
-    plus, minus = found["positive"], found["negative"] + found["artifact"]
-    return Points(
-        np.array(plus, float).reshape(-1, 2), np.array(minus, float).reshape(-1, 2), "keypoints",
-        bool(found["artifact"]) and not found["negative"],
-    )  # fmt: skip
-
-
-def _table(file: Path) -> list[tuple[str, float, float, str]]:
-    try:
-        return [(str(r["image"]), float(r["x"]), float(r["y"]), str(r["kind"])) for r in table_rows(file)]
-    except (KeyError, ValueError, TypeError):
-        raise DataError(f"{file} must have the columns image, x, y and kind, x and y in px") from None
-
-
-def _label_studio(file: Path, picture: media.Image) -> list[tuple[str, float, float, str]]:
-    h, w = picture.size
-    try:
-        return [
-            (str(item["img"]), float(p["x"]) / 100 * w - 0.5, float(p["y"]) / 100 * h - 0.5, str(kind))
-            for item in strict_json(file.read_text(encoding="utf-8"))
-            for p in item.get("kp-1") or ()
-            for kind in p["keypointlabels"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{file} is no list of key points as Label Studio exports it") from None
+        if kind not in ROLES and kind not in ARTIFACTS:
+            raise OptionError(f"{path} has a point of the kind {kind!r}; write positive, negative or an artifact")
+        found[ROLES.get(kind, "artifact")].append((x, y))
+    plus, minus = (
+        np.array(p, float).reshape(-1, 2) for p in (found["positive"], found["negative"] + found["artifact"])
+    )
+    return Points(plus, minus, "keypoints", bool(found["artifact"]) and not found["negative"])
 
 
 # ---- views and labels ----------------------------------------------------------------------------------------------
@@ -229,6 +201,17 @@ def window_of(h: int, w: int) -> Window:
     return Window((w - width) // 2, (h - height) // 2, width, height)
 
 
+def noise_crop(
+    picture: UInt8[np.ndarray, "s s 3"], mask: Bool[np.ndarray, "s s"], seed: int = 0
+) -> UInt8[np.ndarray, "s s 3"]:
+    """The lesion on one Gaussian noise image, the same behind all lesions of this size.
+
+    The authors' noise isn't released; this has the mean and deviation of natural images.
+    """
+    noise = np.random.default_rng([0x501E, seed]).normal(IMAGENET_MEAN, IMAGENET_STD, picture.shape)
+    return np.where(mask[..., None], picture, np.clip(noise * 255, 0, 255)).astype(np.uint8)
+
+
 def class_of(label: str | int | None, labels: Sequence[str], where: str) -> int | None:
     """The class of a case; None for carcinomas, which the paper leaves out.
 
@@ -237,6 +220,3 @@ def class_of(label: str | int | None, labels: Sequence[str], where: str) -> int 
     if tuple(labels) == plugin.labels and isinstance(label, str) and label in DIAGNOSES:
         return None if label in LEFT_OUT else int(label == "MEL")
     return label_index(label, labels, where)
-
-
-DIAGNOSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")

@@ -11,24 +11,26 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zoo import inference, media, options, registry
 from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise, resize, to_tensor
 from zoo.domain import Verdict
-from zoo.errors import OptionError
+from zoo.errors import OptionError, WeightsError
 from zoo.hub.backbones import fetch_backbone
 from zoo.model import Model
 from zoo.models.tts_skin import plugin
-from zoo.models.tts_skin.baselines import T3A, Tent, noise_crop
-from zoo.models.tts_skin.data import ALPHA, ALPHA_ARTIFACTS, Points, View, Window, gather, mask_of, view_of
+from zoo.models.tts_skin.data import ALPHA, ALPHA_ARTIFACTS, Points, View, Window, gather, mask_of, noise_crop, view_of
 from zoo.models.tts_skin.replicas import Replicas, Views, replicas
 from zoo.models.tts_skin.result import SelectedClassification
-from zoo.models.tts_skin.selection import Lookup, as_mask, best_channels, channel_scores, random_channels
+from zoo.models.tts_skin.selection import Lookup, averaged, by_all_channels, by_random_channels, counted, every, select
 from zoo.nn.backbones import build, normalisation, timm_network
 from zoo.nn.last_map import Apart, Hooked, Pooled, Timm
+from zoo.nn.test_time import T3A, Tent
+from zoo.prediction import tempered
+from zoo.weights import TENSORS, first_line
 
-TOGETHER = 64  # copies that go through the network at a time
 Method = Literal["tts", "none", "random", "noisecrop", "tent", "t3a"]
 
 
@@ -70,6 +72,12 @@ class Classifier:
     def __call__(self, x: Float[Tensor, "b 3 s s"], choose: Any) -> tuple[Tensor, Tensor]:
         return self.apart(normalise(x, self.mean, self.std), choose)
 
+    def named(self, p: Float[np.ndarray, " k"]) -> dict[str, float]:
+        """Probabilities by label; those of another model of the zoo by its own temperature."""
+        found = dict(zip(self.labels, p.tolist(), strict=True))
+        temperature = self.model.temperature if self.model else None
+        return found if temperature is None else tempered(found, temperature)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -92,17 +100,6 @@ class Wanted:
     model: str
     model_weights: str
     seed: int
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a classifier says of copies of an image, the first being the image, with all channels and with some."""
-
-    plain: Float[Tensor, "r k"]  # logits
-    chosen: Float[Tensor, "r k"]
-    scores: Float[Tensor, "r c"]
-    kept: Bool[Tensor, "r c"]
-    maps: Float[Tensor, "c h w"]  # of the image as it is
 
 
 class TtsSkin(Model[SelectedClassification]):
@@ -146,7 +143,7 @@ class TtsSkin(Model[SelectedClassification]):
         by_method = found.chosen[own]
         if wanted.method in ("random", "noisecrop", "tent", "t3a"):
             by_method = self._compared(classifier, view, copies.x[own], mask, wanted, rng)
-        p = {name: averaged(logits) for name, logits in (("plain", found.plain[own]), ("method", by_method))}
+        p = [classifier.named(averaged(logits)) for logits in (found.plain[own], by_method)]
         if wanted.method == "tts" and not applied:
             notes.append("no points and no mask: this is the plain classifier, test-time selection was not applied")
         if classifier.name:
@@ -155,8 +152,8 @@ class TtsSkin(Model[SelectedClassification]):
             image=image,
             options={"alpha": alpha, "lookup": lookup},
             notes=(*notes, *points.notes),
-            probabilities=dict(zip(classifier.labels, p["method"].tolist(), strict=True)),
-            baseline=dict(zip(classifier.labels, p["plain"].tolist(), strict=True)),
+            probabilities=p[1],
+            baseline=p[0],
             method=wanted.method,
             tts_applied=applied,
             positive=points.positive,
@@ -170,7 +167,6 @@ class TtsSkin(Model[SelectedClassification]):
             after=found.maps[found.kept[0]].mean(0).cpu().numpy(),
             classifier=classifier.name,
             foreign=classifier.model.provenance if classifier.model else None,
-            foreign_temperature=classifier.model.temperature if classifier.model else None,
         )
 
     def _copies(self, view: View, points: Points, wanted: Wanted, rng: np.random.Generator) -> Replicas:
@@ -215,8 +211,7 @@ class TtsSkin(Model[SelectedClassification]):
 
     def _network_features(self, images: Sequence[media.Image]) -> Float[Tensor, "n f"]:
         x = to_tensor([view_of(image, self.config.image_size).picture for image in images], self.device)
-        own = self.classifier()
-        return own(x, _all_channels)[0].mean((2, 3))
+        return self.classifier()(x, every)[0].mean((2, 3))
 
     def _kind_of(self, case: Any, chosen: dict[str, Any]) -> Verdict | None:
         """Whether the classifier that answers knows such images: another one has its own domain, or states none."""
@@ -247,79 +242,15 @@ class TtsSkin(Model[SelectedClassification]):
             return self._others[key]
         return of_zoo(self._other(model, weights, _classifies), model)
 
-    def _other(self, name: str, weights: str, check: Callable[[Model, str], None]) -> Model:
+    def _other(self, name: str, weights: str, check: Callable[[Any, str], None]) -> Any:
         """Another model of the zoo, found by name."""
         if (name, weights) not in self._others:
             if registry.find(name).name == plugin.name:
                 raise OptionError(f"{plugin.name} can't be told to use itself; leave it out")
             with torch.inference_mode(False):
                 self._others[name, weights] = inference.load(name, weights=weights or None, device=str(self.device))
-        found: Model = self._others[name, weights]
-        check(found, name)
-        return found
-
-
-# ---- selecting -----------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def select(
-    classifier: Classifier, copies: Replicas, alpha: float, keep: float, lookup: Lookup = "bilinear",
-    rescale: bool = False,
-) -> Selection:  # fmt: skip
-    """Answers by all channels and by the best of each copy, from one pass of the trunk."""
-    parts: list[tuple[Tensor, ...]] = []
-    first: Tensor | None = None
-    for start in range(0, len(copies.x), TOGETHER):
-        some = slice(start, start + TOGETHER)
-        seen: dict[str, Tensor] = {}
-
-        def choose(maps: Tensor, some: slice = some, seen: dict[str, Tensor] = seen) -> Tensor:
-            there = (copies.there[0][some], copies.there[1][some])
-            seen["scores"] = channel_scores(maps, copies.positive[some], copies.negative[some], alpha, lookup, there)
-            seen["kept"] = best_channels(seen["scores"], keep)
-            return torch.stack([torch.ones_like(seen["scores"]), as_mask(seen["kept"], rescale)])
-
-        maps, logits = classifier(copies.x[some], choose)
-        first = maps[0] if first is None else first
-        parts.append((logits[0], logits[1], seen["scores"], seen["kept"]))
-    assert first is not None
-    return Selection(*(torch.cat(one) for one in zip(*parts, strict=True)), maps=first)  # type: ignore[misc]
-
-
-def counted(x: Float[Tensor, "r ..."]) -> slice:
-    """The copies that answers are averaged over: all but the image as it is, or this where there is no other."""
-    return slice(min(1, len(x) - 1), None)
-
-
-def averaged(logits: Float[Tensor, "r k"]) -> Float[np.ndarray, " k"]:
-    """Mean probabilities."""
-    return logits.double().softmax(1).mean(0).cpu().numpy()
-
-
-@torch.no_grad()
-def by_all_channels(classifier: Classifier, x: Float[Tensor, "r 3 s s"]) -> Float[Tensor, "r k"]:
-    """Logits as the classifier gives them."""
-    return torch.cat([classifier(part, _all_channels)[1][0] for part in x.split(TOGETHER)])
-
-
-@torch.no_grad()
-def by_random_channels(
-    classifier: Classifier, x: Float[Tensor, "r 3 s s"], keep: float, rng: np.random.Generator
-) -> Float[Tensor, "r k"]:
-    """Logits by as many channels, drawn once for all copies of an image."""
-    state = rng.bit_generator.state
-
-    def choose(maps: Tensor) -> Tensor:
-        rng.bit_generator.state = state
-        drawn = as_mask(random_channels((1, maps.shape[1]), keep, rng)).to(maps)
-        return drawn.expand(maps.shape[0], -1)[None]
-
-    return torch.cat([classifier(part, choose)[1][0] for part in x.split(TOGETHER)])
-
-
-def _all_channels(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "1 b c"]:
-    return torch.ones_like(maps[None, :, :, 0, 0])
+        check(self._others[name, weights], name)
+        return self._others[name, weights]
 
 
 # ---- networks ------------------------------------------------------------------------------------------------------
@@ -339,8 +270,13 @@ def public_network(model: str) -> nn.Module:
     kind, _, name = model.partition(":")
     if kind == "timm":
         return timm_network(name, needed_by=plugin.name, pretrained=True)
-    folder = fetch_backbone(name, needed_by=plugin.name, files=("config.json", "model.safetensors"))
-    return timm_network(f"local-dir:{folder}", needed_by=plugin.name)
+    folder = fetch_backbone(name, needed_by=plugin.name, files=("config.json", TENSORS))
+    net = timm_network(f"local-dir:{folder}", needed_by=plugin.name)
+    try:
+        net.load_state_dict(load_file(folder / TENSORS))
+    except RuntimeError as error:
+        raise WeightsError(f"the tensors of {model} aren't those of its config.json: {first_line(error)}") from None
+    return net
 
 
 def of_timm(net: Any, name: str) -> Classifier:
@@ -379,7 +315,7 @@ def _classifies(model: Any, name: str) -> None:
         )
 
 
-def _one_region(model: Model, name: str) -> None:
+def _one_region(model: Any, name: str) -> None:
     card = model.plugin
     if card.task != "segmentation" or len(card.labels) != 2 or card.primary_input.kind != "image":
         raise OptionError(f"{name} doesn't find one region in an image, so it gives no lesion mask; choose another")

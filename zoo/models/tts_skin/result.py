@@ -47,14 +47,12 @@ class SelectedClassification(Classification):
     after: Float[np.ndarray, "h w"]
     classifier: str = ""
     foreign: Provenance | None = None
-    foreign_temperature: float | None = None
 
     def temper(self, temperature: float) -> None:
-        """Both answers; those of another classifier by its own temperature, where it states one."""
-        own: float | None = self.foreign_temperature if self.classifier else temperature
-        if own is not None:
-            self.baseline = tempered(self.baseline, own)
-            super().temper(own)
+        """Both answers; this temperature isn't that of another classifier."""
+        if not self.classifier:
+            self.baseline = tempered(self.baseline, temperature)
+            super().temper(temperature)
 
     @property
     def demonstration(self) -> bool:
@@ -102,7 +100,7 @@ class SelectedClassification(Classification):
         }
 
     def panels(self) -> list[fig.Panel]:
-        picture = self.image.thumbnail(fig.PANEL_SIDE)
+        picture = fig.to_picture(self.image.thumbnail(fig.PANEL_SIDE))
         seen = self._seen(picture)
         panels = [fig.Panel("input and points" if len(self.positive) else "input", self._dotted(picture))]
         panels.append(fig.Panel(f"all features: {self._said(self.baseline)}", self._attention(seen, self.before)))
@@ -124,15 +122,13 @@ class SelectedClassification(Classification):
         return f"{self.spelled(name)} {probabilities[name]:.0%}"
 
     def _bars(self) -> PILImage.Image:
-        shown = sorted(self.probabilities, key=lambda name: -self.probabilities[name])[:SHOWN]
-        if len(self.probabilities) <= SHOWN:
-            shown = list(self.probabilities)
+        ranked = sorted(self.probabilities, key=lambda name: -self.probabilities[name])
         rows = {
             self.spelled(name): [
                 fig.Bar("all features", self.baseline[name], (150, 150, 150)),
                 fig.Bar(NAMES[self.method], self.probabilities[name], fig.colour(5)),
             ]
-            for name in shown
+            for name in (ranked if len(ranked) > SHOWN else self.probabilities)
         }
         return fig.grouped_bars(rows)
 
@@ -153,7 +149,7 @@ class SelectedClassification(Classification):
 
     def _dotted(self, picture: PILImage.Image) -> PILImage.Image:
         h, w = self.image.size
-        return _dots(fig.to_picture(picture), *((p + 0.5) / (w, h) for p in (self.positive, self.negative)))
+        return _dots(picture, *((p + 0.5) / (w, h) for p in (self.positive, self.negative)))
 
 
 def _dots(picture: PILImage.Image, positive: np.ndarray, negative: np.ndarray) -> PILImage.Image:

@@ -1,7 +1,8 @@
-"""Which channels stay: what a map shows at points, the score of Eq. 1, and the best tenth of it (Sec. 3)."""
+"""Which channels stay: what a map shows at points, the score of Eq. 1, its best tenth (Sec. 3), and the answers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from zoo.models.tts_skin.replicas import Replicas
+from zoo.nn.last_map import Apart
+
+TOGETHER = 64  # copies that go through the network at a time
 Lookup = Literal["bilinear", "cell"]
 
 
@@ -21,14 +26,13 @@ def at_points(
     ``bilinear`` is what ``interpolate(mode="bilinear")`` gives there, of which only the four cells around each point
     are looked at; ``cell`` is the cell that the point falls in, as the authors' code upsamples (nearest).
     """
-    mode = "bilinear" if lookup == "bilinear" else "nearest"
-    if mode == "nearest":  # the border belongs to the last cell; grid_sample rounds half to even
+    if lookup == "cell":  # the border belongs to the last cell; grid_sample rounds half to even
         h, w = maps.shape[2:]
         size = points.new_tensor([w, h])
         cell = ((points + 1) / 2 * size).floor().clamp(min=0).minimum(size - 1).long()
         place = (cell[..., 1] * w + cell[..., 0])[:, None].expand(-1, maps.shape[1], -1)
         return maps.flatten(2).gather(2, place)
-    found = F.grid_sample(maps, points[:, None].to(maps), mode=mode, padding_mode="border", align_corners=False)
+    found = F.grid_sample(maps, points[:, None].to(maps), padding_mode="border", align_corners=False)
     return found[:, :, 0]
 
 
@@ -78,3 +82,77 @@ def as_mask(kept: Bool[Tensor, "*b c"], rescale: bool = False) -> Float[Tensor, 
     """M of Sec. 3: 1 for what stays. ``rescale``: 1 / share instead, so that the sum over channels keeps its size."""
     mask = kept.float()
     return mask / mask.mean(-1, keepdim=True) if rescale else mask
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a classifier says of copies of an image, the first being the image, with all channels and with some."""
+
+    plain: Float[Tensor, "r k"]  # logits
+    chosen: Float[Tensor, "r k"]
+    scores: Float[Tensor, "r c"]
+    kept: Bool[Tensor, "r c"]
+    maps: Float[Tensor, "c h w"]  # of the image as it is
+
+
+# ---- selecting -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def select(
+    classifier: Apart, copies: Replicas, alpha: float, keep: float, lookup: Lookup = "bilinear",
+    rescale: bool = False,
+) -> Selection:  # fmt: skip
+    """Answers by all channels and by the best of each copy, from one pass of the trunk."""
+    parts: list[tuple[Tensor, ...]] = []
+    first: Tensor | None = None
+    for start in range(0, len(copies.x), TOGETHER):
+        some = slice(start, start + TOGETHER)
+        seen: dict[str, Tensor] = {}
+
+        def choose(maps: Tensor, some: slice = some, seen: dict[str, Tensor] = seen) -> Tensor:
+            there = (copies.there[0][some], copies.there[1][some])
+            seen["scores"] = channel_scores(maps, copies.positive[some], copies.negative[some], alpha, lookup, there)
+            seen["kept"] = best_channels(seen["scores"], keep)
+            return torch.stack([torch.ones_like(seen["scores"]), as_mask(seen["kept"], rescale)])
+
+        maps, logits = classifier(copies.x[some], choose)
+        first = maps[0] if first is None else first
+        parts.append((logits[0], logits[1], seen["scores"], seen["kept"]))
+    assert first is not None
+    return Selection(*(torch.cat(one) for one in zip(*parts, strict=True)), maps=first)  # type: ignore[misc]
+
+
+def counted(x: Float[Tensor, "r ..."]) -> slice:
+    """The copies that answers are averaged over: all but the image as it is, or this where there is no other."""
+    return slice(min(1, len(x) - 1), None)
+
+
+def averaged(logits: Float[Tensor, "r k"]) -> Float[np.ndarray, " k"]:
+    """Mean probabilities."""
+    return logits.double().softmax(1).mean(0).cpu().numpy()
+
+
+@torch.no_grad()
+def by_all_channels(classifier: Apart, x: Float[Tensor, "r 3 s s"]) -> Float[Tensor, "r k"]:
+    """Logits as the classifier gives them."""
+    return torch.cat([classifier(part, every)[1][0] for part in x.split(TOGETHER)])
+
+
+@torch.no_grad()
+def by_random_channels(
+    classifier: Apart, x: Float[Tensor, "r 3 s s"], keep: float, rng: np.random.Generator
+) -> Float[Tensor, "r k"]:
+    """Logits by as many channels, drawn once for all copies of an image."""
+    seed = int(rng.integers(2**32))
+
+    def choose(maps: Tensor) -> Tensor:
+        drawn = random_channels((1, maps.shape[1]), keep, np.random.default_rng(seed))
+        return as_mask(drawn).to(maps).expand(len(maps), -1)[None]
+
+    return torch.cat([classifier(part, choose)[1][0] for part in x.split(TOGETHER)])
+
+
+def every(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "1 b c"]:
+    """The mask of all channels."""
+    return torch.ones_like(maps[None, :, :, 0, 0])

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.data.case import Case
-from zoo.data.images import ImageSet, normalise, read_views
+from zoo.data.images import ImageSet, label_index, normalise, read_views
 from zoo.data.sets import read_mask
 from zoo.data.splits import Split
 from zoo.errors import DataError
@@ -103,7 +103,7 @@ def fit(recipe: TtsSkinRecipe, images: ImageSet, validation: ImageSet, run: Run)
 
 
 def drawn(
-    recipe: TtsSkinRecipe, places: Sequence[Int[np.ndarray, " m"]], count: int, run: Run, step: int
+    recipe: TtsSkinRecipe, places: Sequence[Int[np.ndarray, _]], count: int, run: Run, step: int
 ) -> Int[np.ndarray, " b"]:
     """Which images a step takes; balanced, each class is as likely as any other, and an image may come again."""
     if not recipe.balanced:
@@ -126,22 +126,21 @@ def logits_of(
 
 def score(model: TtsSkin, case: Case, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for a case, by points from its lesion mask where it has one; none for a carcinoma."""
-    labels = model.config.labels if not options.get("model") else None
-    truth = class_of(case.label, labels, f"case {case.id}") if labels is not None else case.label
-    if truth is None:
+    another = options.get("model")
+    truth = None if another else class_of(case.label, model.config.labels, f"case {case.id}")
+    if truth is None and not another:
         return []
     given = dict(options)
     if "mask" in case.masks and not given.keys() & {"mask", "positive", "negative", "keypoints", "auto_mask"}:
         given["mask"] = (read_mask(case) > 0).astype(np.uint8)
     prediction = model.predict(case.image, **given)
     names = list(prediction.probabilities)
-    place = truth if labels is not None else class_of(case.label, names, f"case {case.id}")
+    truth = label_index(case.label, names, f"case {case.id}") if truth is None else truth
     return [
         {
-            "truth": names[int(place)],
+            "truth": names[truth],
             "predicted": prediction.most_probable,
             **{f"p_{name}": float(prediction.probabilities[name]) for name in names},
-            **{f"baseline_{name}": float(prediction.baseline[name]) for name in names},
             "tts_applied": prediction.tts_applied,
         }
     ]

@@ -1,7 +1,6 @@
-"""What the paper compares with: NoiseCrop, and the test-time adaptations Tent and T3A (Table 2).
+"""Classifiers that change with the images they are asked about: Tent and T3A.
 
-Source of the methods: A. Bissoto et al., ECCV Workshops 2022 (NoiseCrop); D. Wang et al., Tent, ICLR 2021; Y. Iwasawa
-and Y. Matsuo, T3A, NeurIPS 2021. Settings are those of the authors' code unless said otherwise.
+Networks have timm's names (``forward_features``, ``forward_head``, ``get_classifier``), as ``zoo.nn.last_map.Pooled``.
 """
 
 from __future__ import annotations
@@ -9,25 +8,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD
 from zoo.errors import OptionError
-
-
-def noise_crop(
-    picture: UInt8[np.ndarray, "s s 3"], mask: Bool[np.ndarray, "s s"], seed: int = 0
-) -> UInt8[np.ndarray, "s s 3"]:
-    """The lesion on one Gaussian noise image, the same behind all lesions of this size.
-
-    The authors' noise isn't released; this has the mean and deviation of natural images.
-    """
-    noise = np.random.default_rng([0x501E, seed]).normal(IMAGENET_MEAN, IMAGENET_STD, picture.shape)
-    return np.where(mask[..., None], picture, np.clip(noise * 255, 0, 255)).astype(np.uint8)
 
 
 class Tent:
@@ -37,6 +23,9 @@ class Tent:
     next one's answer. Else, as released, answer before the step and never forget.
 
     Raises ``OptionError`` for a network without batch norm.
+
+    Source: D. Wang et al., Tent: Fully Test-Time Adaptation by Entropy Minimization, ICLR 2021. As released: as
+    github.com/alceubissoto/skin-tts uses it, whose rates these are.
     """
 
     @torch.inference_mode(False)
@@ -75,6 +64,9 @@ class T3A:
     """Class templates that follow the test images: means of the ``supports`` least entropic features of each class.
 
     Features are what the last, linear layer gets; its rows are the first supports. ``reset`` forgets what was seen.
+
+    Source: Y. Iwasawa and Y. Matsuo, Test-Time Classifier Adjustment Module for Model-Agnostic Domain Generalization,
+    NeurIPS 2021; 20 supports as github.com/alceubissoto/skin-tts has it.
     """
 
     def __init__(self, net: Any, *, supports: int = 20) -> None:
