@@ -37,8 +37,8 @@ from zoo.models.tts_skin.training import TtsSkinRecipe, fit, training
 from zoo.nn.test_time import T3A, Tent
 from zoo.training import Run
 
-TRAIN, TEST, BIAS = 800, 300, 0.95
-COPIES, KEEP = 8, 0.1  # copies: 50 in the paper; 13 of 128 channels
+TRAIN, TEST, BIAS = 800, 200, 0.95
+COPIES, KEEP = 4, 0.1  # copies: 50 in the paper; 13 of 128 channels
 # From scratch, so at a higher rate; all else as printed, but for the size of network and schedule.
 RECIPE: TtsSkinRecipe = changed(
     training.configure("paper"),

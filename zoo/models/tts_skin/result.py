@@ -113,9 +113,8 @@ class SelectedClassification(Classification):
     def legend(self) -> list[fig.LegendEntry]:
         if not len(self.positive):
             return []
-        entries = [fig.LegendEntry(f"+ lesion ({len(self.positive)} points)", LESION)]
-        minus = f"- to be ignored ({len(self.negative)} points)"
-        return [*entries, *([fig.LegendEntry(minus, ELSEWHERE)] if len(self.negative) else [])]
+        marks = (("+ lesion", self.positive, LESION), ("- to be ignored", self.negative, ELSEWHERE))
+        return [fig.LegendEntry(f"{name} (points: {len(p)})", ink) for name, p, ink in marks if len(p)]
 
     def _said(self, probabilities: dict[str, float]) -> str:
         name = "melanoma" if "melanoma" in probabilities else self.most_probable

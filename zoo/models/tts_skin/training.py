@@ -18,7 +18,7 @@ from zoo.data.images import ImageSet, label_index, normalise, read_views
 from zoo.data.sets import read_mask
 from zoo.data.splits import Split
 from zoo.errors import DataError
-from zoo.metrics import balanced_accuracy
+from zoo.metrics import recalls
 from zoo.models.tts_skin import plugin
 from zoo.models.tts_skin.data import class_of, view_of
 from zoo.models.tts_skin.model import TtsSkin, TtsSkinConfig, build_network
@@ -95,7 +95,7 @@ def fit(recipe: TtsSkinRecipe, images: ImageSet, validation: ImageSet, run: Run)
         run.log(loss=loss)
         if (step + 1) % steps_per_epoch == 0 and len(validation):
             said = logits_of(net, validation, mean, std, run.device).argmax(1)
-            score = balanced_accuracy(said.numpy(), validation.y.numpy())
+            score = np.nanmean(recalls(said.numpy(), validation.y.numpy(), len(places)))
             run.log(validation_bacc=score)
             best.update(score)
     best.restore()
@@ -103,7 +103,7 @@ def fit(recipe: TtsSkinRecipe, images: ImageSet, validation: ImageSet, run: Run)
 
 
 def drawn(
-    recipe: TtsSkinRecipe, places: Sequence[Int[np.ndarray, _]], count: int, run: Run, step: int
+    recipe: TtsSkinRecipe, places: Sequence[Int[np.ndarray, ...]], count: int, run: Run, step: int
 ) -> Int[np.ndarray, " b"]:
     """Which images a step takes; balanced, each class is as likely as any other, and an image may come again."""
     if not recipe.balanced:
@@ -159,7 +159,7 @@ training = Training(
                 "small_strides": (2, 2, 2, 1),
             },
             "pretrained": False,
-            "epochs": 40,
+            "epochs": 30,
             "batch_size": 32,
             "lr": 1e-2,
             "dtype": "float16",
