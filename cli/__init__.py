@@ -18,6 +18,7 @@ import typer
 from zoo import defaults, foreign, progress
 from zoo._version import __version__
 from zoo.cli import cards, doctor, export, hub, mcp, plugins, predict, research, serve
+from zoo.cli.mistakes import explained
 from zoo.cli.output import listen, note_warnings, ready_streams, refuse, state
 from zoo.errors import OptionError, ZooError
 from zoo.text import printable
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         refuse(error)
     except _ClickException as error:
         code = 2
-        refuse(error, error.format_message())
+        refuse(error, explained(error, arguments))
     except (KeyboardInterrupt, typer.Abort) as stopped:
         print(f"zoo: {str(stopped) or 'interrupted'}", file=sys.stderr)
         code = 130

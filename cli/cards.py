@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from zoo import registry
 from zoo.cli.output import plain, print_json, print_table
+from zoo.errors import OptionError
+from zoo.plugin import Task
+from zoo.text import nearest
 
 SUMMARY = 300  # characters of it in the wide table of all models
 
@@ -26,6 +29,8 @@ def list_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the installed models."""
+    if task is not None and task not in (tasks := get_args(Task)):
+        raise OptionError(f"there is no task {task!r}; {nearest(task, tasks)}")
     chosen = registry.select(task=task, modality=modality, operator=operator)
     if json:
         print_json([_as_dict(entry) for entry in chosen])

@@ -1,8 +1,10 @@
-"""``zoo train``, ``zoo evaluate``, ``zoo robustness``, ``zoo reproduce`` and ``zoo data check``."""
+"""``zoo train``, ``zoo runs``, ``zoo evaluate``, ``zoo robustness``, ``zoo reproduce`` and ``zoo data check``."""
 
 from __future__ import annotations
 
 import os
+import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +40,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     app.command()(train)
+    app.command()(runs)
     app.command()(evaluate)
     app.command()(robustness)
     app.command()(reproduce)
@@ -84,7 +87,27 @@ def train(
         engine=engine,
     )
     if os.environ.get("RANK", "0") == "0":  # once, also under `accelerate launch`
-        print(f"trained weights are in {folder}; try: zoo predict {model} INPUT --weights {folder}")
+        from zoo.runs import after
+
+        print(f"trained weights are in {folder}; next:")
+        print("\n".join(f"  {line}" for line in after(model, data, folder).splitlines()))
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")] = Path("runs"), json: Json = False
+) -> None:
+    """List the runs of zoo train with their scores, newest first."""
+    from zoo.runs import runs as found
+
+    some = found(folder)
+    if json:
+        print_json([{**asdict(one), "folder": str(one.folder)} for one in some])
+        return
+    rows = [[str(one.folder), one.model, one.data, one.state, one.scores] for one in some]
+    print_table(["run", "model", "data", "state", "scores"], rows)
+    unfinished = next((one for one in some if one.state != "finished"), None)
+    if unfinished is not None:
+        print(f"\nto go on with {unfinished.folder}, repeat its command with --resume")
 
 
 def _assignments(given: list[str]) -> dict[str, str]:
@@ -247,5 +270,10 @@ def check(
         print_json(report.to_dict())
     else:
         print_table(["check", "result", "detail"], report.rows(), title=f"{spec}: {report.cases} cases")
+        if report.ok:
+            name = model or "MODEL"
+            print(f"\nto train on it: zoo train {name} --data {shlex.quote(spec)} --out {Path('runs') / name}")
+            if model is None:
+                print("zoo list shows the models; with --model the set is checked against one")
     if not report.ok:
         raise typer.Exit(2)

@@ -44,6 +44,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = compiler();
   m.attr("cxx_standard") = static_cast<long>(__cplusplus);
   m.attr("compiled_baseline") = compiled_baseline();
+  m.attr("sources") = ZOO_SOURCES;  // digest of the C++ that this was built from
   m.attr("torch_version") = TORCH_VERSION;  // the headers of the build; the binary runs from torch 2.10 on
   zoo::icp::bind_point_tree(m);
   m.attr("simd_level") = zoo::simd::level_name(zoo::simd::level());

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from zoo import claims, registry
+from zoo import claims, ops, registry
 from zoo.claims import digests
 from zoo.errors import DataError, OptionError
 from zoo.extras import DISTRIBUTION
+from zoo.ops import status
 
 CARDS = [entry.plugin for entry in registry.entries() if entry.distribution == DISTRIBUTION and entry.plugin]
 
@@ -42,7 +43,10 @@ def test_every_record_is_complete_and_of_its_models_claim(card) -> None:
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_every_record_is_by_the_code_as_it_stands_on_one_thread_and_fair(card) -> None:
     """Stale after a change of code? ``zoo reproduce MODEL --confirm`` says whether its numbers are the same."""
-    assert claims.load_result(claims.record_path(card)).doubts == []
+    record = claims.load_result(claims.record_path(card))
+    if digests.operators()[1] or digests.OPERATORS not in record.modules:  # else they aren't compiled here
+        assert record.doubts == []
+    assert ("zoo.ops._library" in record.modules) == (digests.OPERATORS in record.modules), "it names the operators"
 
 
 def test_records_are_found_from_any_folder(tmp_path, monkeypatch) -> None:
@@ -135,8 +139,10 @@ def test_confirming_renews_digests_where_numbers_stay_and_says_what_differs_wher
     module.write_text(module.read_text().replace("base = float(", "base = 1.0 * float("))
     assert digests.stale(claims.load_result(path).modules) == ["toy_plugin"]
     assert not claims.is_current(toy.plugin)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cpu_seconds": {}}))
     claims.confirm(toy.plugin)
     assert digests.stale(claims.load_result(path).modules) == []
+    assert claims.load_result(path).cpu_seconds.keys() == {0}  # a record from before these were kept learns the cost
     assert claims.is_current(toy.plugin)
     before, real = path.read_bytes(), toy.arms
 
@@ -156,6 +162,32 @@ def test_confirming_renews_digests_where_numbers_stay_and_says_what_differs_wher
     monkeypatch.setattr(toy, "claim", replace(toy.claim, primary=replace(toy.claim.primary, margin=0.5)))
     with pytest.raises(OptionError, match="asks something else than its record"):
         claims.confirm(toy.plugin)
+
+
+def test_a_record_is_of_the_operators_that_were_compiled_in(toy, tmp_path, monkeypatch) -> None:
+    def compiled(level: str, sources: str) -> None:
+        built = replace(status(), mode="auto", simd=level, build={"sources": sources})
+        monkeypatch.setattr(ops, "status", lambda: built)
+
+    monkeypatch.setitem(sys.modules, digests.OPERATORS, sys.modules[ops.__name__])  # as if it were there
+    compiled("avx2", "one")
+    claims.reproduce(toy.plugin, out=tmp_path / "out", record=True)
+    record = claims.load_result(claims.record_path(toy.plugin))
+    assert (record.modules[digests.OPERATORS], record.environment["operators"]) == ("one", "compiled avx2")
+    compiled("avx512", "one")
+    assert not record.stale
+    ran: list[int] = []
+    real = toy.arms
+    monkeypatch.setattr(toy, "arms", lambda seed, *, quick: ran.append(seed) or real(seed, quick=quick))
+    claims.reproduce(toy.plugin, out=tmp_path / "out")  # sums of another processor aren't mixed with these
+    assert len(ran) == 5
+    compiled("avx2", "two")
+    assert record.stale == [digests.OPERATORS]
+    claims.confirm(toy.plugin)
+    assert not claims.load_result(claims.record_path(toy.plugin)).stale
+    monkeypatch.setattr(ops, "status", lambda: replace(status(), mode="reference"))
+    assert record.stale == [digests.OPERATORS]
+    assert digests.operators() == ("reference", "")
 
 
 def test_what_is_recorded_is_committed(toy, tmp_path) -> None:

@@ -160,6 +160,24 @@ def test_operators_go_into_onnx_by_their_reference(name: str, tmp_path: Path) ->
         np.testing.assert_allclose(theirs, mine.detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("d", [2, 3])
+def test_icp_is_no_graph(d: int) -> None:
+    """Its pairs and the number of its steps depend on the points, and ONNX has no eigenvectors."""
+    made = export.Exportable(
+        Call(lambda a, b: tuple(ops.icp(a, b))),
+        {"x": cells(8, d), "y": cells(15, d)},
+        {name: "" for name in ops.Registration._fields},
+        preprocessing=[],
+    )
+    with pytest.raises(OptionError, match=r"icp can't be exported: torch\.export refuses its network .*data-dependent"):
+        export.traced(made, "icp")
+
+
+def test_every_operator_is_exported_or_known_not_to_be() -> None:
+    functions = {name for name in ops.__all__ if name[0].islower()} - {"by_reference", "status"}
+    assert functions == {*OPERATORS, "icp"}
+
+
 def test_the_reference_is_in_use_only_for_a_while() -> None:
     from zoo.ops._library import use_compiled
 

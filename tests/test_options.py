@@ -118,6 +118,8 @@ def test_clicks_keep_their_order_and_have_a_label() -> None:
 def test_what_is_required_may_be_replaced_by_another_input() -> None:
     needed = Input("box", "box", "a box", required=True, unless="masks")
     card = replace(CARD, inputs=(CARD.inputs[0], needed, Input("masks", "folder", "a folder")))
-    with pytest.raises(OptionError, match=r"toy needs box \(a box\); add --with box=\.\.\. or --with masks=\.\.\."):
+    with pytest.raises(
+        OptionError, match=r"toy needs box \(a box\); add --with box=x0,y0,x1,y1 or --with masks=\.\.\."
+    ):
         options.check(card, {})
     assert options.check(card, {"masks": "."})["masks"] == "."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import setuptools
 import torch
+
+from zoo.ops import status
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +46,28 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def built(script: ModuleType) -> list[str]:
     return [extension.name for extension in script.extensions()]
+
+
+def test_the_digest_of_sources_is_of_what_the_cpu_runs(script, tmp_path, monkeypatch):
+    """Comments too: whoever edits C++ builds anyway."""
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    monkeypatch.chdir(tmp_path)
+    before = script.sources_digest()
+    assert dict(script.cpu_extension().define_macros)["ZOO_SOURCES"] == f'"{before}"'
+    for name in ("icp/cuda.cu", "nearest_neighbors/tree.cuh", "common/cuda.h", "module_cuda.cpp"):
+        Path("csrc", name).write_text("// nothing\n")
+    module = Path("csrc", "module.cpp")
+    module.write_bytes(module.read_bytes().replace(b"\n", b"\r\n"))  # as git writes it on Windows
+    assert script.sources_digest() == before
+    kernel = Path("csrc", "masked_attention", "kernel.inl")
+    kernel.write_text(kernel.read_text().replace("over > V{} ? V{} : over", "over"))
+    assert script.sources_digest() != before
+
+
+@pytest.mark.skipif(status().simd is None, reason="the operators are not compiled")
+def test_the_operators_here_were_built_from_the_sources_as_they_stand(script):
+    """If not, build them again: pip install -e . as the README has it."""
+    assert status().build["sources"] == script.sources_digest()
 
 
 def macros(script: ModuleType) -> dict[str, Any]:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from zoo.evaluation import evaluate
     from zoo.hub import pull
     from zoo.inference import load, predict
+    from zoo.kinds import Detection, Embedding, Measurement, MultiTask, Reconstruction, Report, VolumeSegmentation
     from zoo.model import Model
     from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
     from zoo.prediction import Classification, Prediction, Provenance, Segmentation
@@ -79,6 +80,13 @@ _PUBLIC = {
     "Provenance": "zoo.prediction",
     "Classification": "zoo.prediction",
     "Segmentation": "zoo.prediction",
+    "Detection": "zoo.kinds",
+    "Embedding": "zoo.kinds",
+    "Measurement": "zoo.kinds",
+    "MultiTask": "zoo.kinds",
+    "Reconstruction": "zoo.kinds",
+    "Report": "zoo.kinds",
+    "VolumeSegmentation": "zoo.kinds",
     "ZooError": "zoo.errors",
     "MediaError": "zoo.errors",
     "PluginError": "zoo.errors",
@@ -91,10 +99,14 @@ _PUBLIC = {
 __all__ = [
     "Classification",
     "DataError",
+    "Detection",
+    "Embedding",
     "Input",
+    "Measurement",
     "MediaError",
     "MissingExtraError",
     "Model",
+    "MultiTask",
     "OptionError",
     "Output",
     "Paper",
@@ -102,7 +114,10 @@ __all__ = [
     "PluginError",
     "Prediction",
     "Provenance",
+    "Reconstruction",
+    "Report",
     "Segmentation",
+    "VolumeSegmentation",
     "WeightsError",
     "WeightsInfo",
     "ZooError",

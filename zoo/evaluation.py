@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,14 @@ class Evaluation:
         return [
             write_file(folder / "cases.csv", self.table()),
             write_file(folder / "figure.png", figure(self)),
-            write_file(folder / "evaluation.json", json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"),
+            self.save_record(folder),
         ]
+
+    def save_record(self, folder: Path) -> Path:
+        """Write ``evaluation.json`` alone."""
+        from zoo.storage import write_file
+
+        return write_file(folder / "evaluation.json", json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
 
 def evaluate(
@@ -120,6 +127,9 @@ def evaluate(
     )  # fmt: skip
     if out is not None:
         result.save(out)
+        if weights and (Path(weights) / "run.json").is_file():  # where `zoo runs` finds it
+            with suppress(DataError):  # the weights may lie where nothing can be written
+                result.save_record(Path(weights))
     return result
 
 

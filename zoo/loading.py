@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.modules import module as registration
 
 from zoo import config as configs
-from zoo import domain, hub
+from zoo import domain, hub, registry
 from zoo.data import seen
 from zoo.errors import OptionError, WeightsError, ZooError
 from zoo.plugin import CONTRACT_VERSION, WEIGHTS_CONTRACTS, Plugin
@@ -209,6 +209,8 @@ def locate(spec: str, plugin: Plugin) -> Located:
         return Located(path.parent, spec, path)
     if path.is_file():
         raise WeightsError(f"weights {spec} are not a .safetensors file; only safetensors are loaded, never pickle")
+    if any(entry.name == spec for entry in registry.entries()):
+        raise WeightsError(f"{spec} is a model, not weights; write zoo predict {spec} INPUT for it")
     raise WeightsError(f"there are no weights at {spec}; pass demo, a folder, a .safetensors file or hf://ORG/REPO")
 
 

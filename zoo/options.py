@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from zoo.text import close_to
 
 _FLAGS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
 _COORDINATES = {"box": 4, "point": 2, "click": 3}
+_WRITTEN = {"box": "x0,y0,x1,y1", "point": "x,y", "click": "x,y,label"}
 _VALUES = ("text", "number", "integer", "choice", "flag", "box", "point", "click")
 _PATHS = ("image", "images", "volume", "mask", "file", "folder")
 
@@ -30,7 +32,9 @@ def parse(plugin: Plugin, assignments: Iterable[str], *, whole: bool = True) -> 
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise OptionError(f"--with {assignment} has no value; write --with {assignment}=VALUE")
+            raise OptionError(
+                f"--with {assignment} has no value; write --with {assignment}=VALUE, without spaces around ="
+            )
         given.setdefault(name.strip().replace("-", "_"), []).append(text.strip())
     values: dict[str, Any] = {}
     for name, texts in given.items():
@@ -62,8 +66,9 @@ def check(plugin: Plugin, values: Mapping[str, Any], *, whole: bool = True) -> d
     for declared in plugin.options if whole else ():
         if declared.required and checked.get(declared.name) is None and checked.get(declared.unless) is None:
             also = f" or --with {declared.unless}=..." if declared.unless else ""
+            value = _WRITTEN.get(declared.kind) or shlex.quote(next(iter(declared.choices), "")).replace("''", "...")
             raise OptionError(
-                f"{plugin.name} needs {declared.name} ({declared.help}); add --with {declared.name}=...{also}"
+                f"{plugin.name} needs {declared.name} ({declared.help}); add --with {declared.name}={value}{also}"
             )
     return checked
 
@@ -198,7 +203,7 @@ def _expected(declared: Input) -> str:
     if declared.kind == "flag":
         return "true or false"
     if declared.kind in _COORDINATES:
-        return f"{_COORDINATES[declared.kind]} numbers separated by commas"
+        return f"{_COORDINATES[declared.kind]} numbers separated by commas, without spaces: {_WRITTEN[declared.kind]}"
     noun = {"integer": "a whole number", "number": "a number"}.get(declared.kind, f"a {declared.kind}")
     low, high = declared.minimum, declared.maximum
     if low is not None and high is not None:

@@ -20,7 +20,10 @@ WEIGHTS_CONTRACTS = (1, 2)
 
 ENTRY_POINT_GROUP = "zoo.models"
 
-Task = Literal["classification", "segmentation", "multi-task", "report", "reconstruction", "registration", "detection"]
+Task = Literal[
+    "classification", "segmentation", "multi-task", "report", "reconstruction", "registration", "detection",
+    "measurement", "embedding",
+]  # fmt: skip
 InputKind = Literal[
     "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "click", "file",
     "folder",

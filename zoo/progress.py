@@ -25,6 +25,12 @@ def note(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def announce(text: str) -> None:
+    """Lines that say what is about to happen, also where nobody sits at a terminal."""
+    if not _silent:
+        print(text, file=sys.stderr)
+
+
 @contextmanager
 def heard_by(listener: Callable[[int, int], None]) -> Iterator[None]:
     """What is done and the total of every bar of this thread go to ``listener``, too, shown or not.

@@ -8,43 +8,32 @@ import os
 import subprocess
 import sys
 import time
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.media import mutations
 from zoo import media
 from zoo.errors import ZooError
 
 pytest.importorskip("nibabel")
 pytest.importorskip("pydicom")
 
-HERE = Path(__file__).resolve().parent
 LONGEST = 10.0  # seconds of computing that a file of these few bytes may take
-
-
-def mutations():
-    spec = spec_from_file_location("mutations", HERE.parent / "media" / "mutations.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["mutations"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def damaged_folder(folder: Path, count: int, seed: int) -> dict[str, object]:
     """``count`` damaged files, as evenly of all kinds as can be, and for each the kind that it was."""
-    made, rng = mutations(), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     folder.mkdir()
-    kinds = made.kinds(folder)
+    kinds = mutations.kinds(folder)
     of: dict[str, object] = {}
     for number in range(count):
         kind = kinds[number % len(kinds)]
         name = f"{number:04d}-{kind.name}{kind.suffix}"
-        content = made.mutated(kind.content, rng)
+        content = mutations.mutated(kind.content, rng)
         (folder / name).write_bytes(content if content != kind.content else content[:-9])
         of[name] = kind
     return of
@@ -90,15 +79,14 @@ def examined(tmp_path: Path, count: int, seed: int) -> dict[str, int]:
 
 def test_sound_files_of_every_kind_are_read(tmp_path: Path) -> None:
     """Otherwise the damaged ones would be refused for another reason."""
-    made = mutations()
-    for kind in made.kinds(tmp_path):
+    for kind in mutations.kinds(tmp_path):
         path = tmp_path / f"a{kind.suffix}"
         path.write_bytes(kind.content)
         if kind.suffix in (".npy", ".csv", ".svg"):
             with pytest.raises(ZooError):
                 media.read(str(path))
         else:
-            assert media.read(str(path)).require_2d().size == (made.SIDE, made.SIDE)
+            assert media.read(str(path)).require_2d().size == (mutations.SIDE, mutations.SIDE)
 
 
 def test_a_folder_of_damaged_files(tmp_path: Path) -> None:
@@ -132,14 +120,14 @@ def test_damaged_tables_are_tables_or_refused(tmp_path: Path) -> None:
     from zoo.data.check import patient_doubt
     from zoo.data.sets import load_dataset
 
-    made, rng = mutations(), np.random.default_rng(4)
-    Image.fromarray(made.picture()).save(tmp_path / "a.png")
+    rng = np.random.default_rng(4)
+    Image.fromarray(mutations.picture()).save(tmp_path / "a.png")
     texts = ("image,label,patient\na.png,x,1\nb.png,y,2\n", "image;mask\na.png;m.png\n", '"image"\t"id"\na\t1\n')
     lines: list[str] = []
     encodings = ("utf-8", "utf-8-sig", "utf-16")
     for number in range(300):
         table = tmp_path / f"t{'.tsv' if number % 7 == 0 else '.jsonl' if number % 11 == 0 else '.csv'}"
-        table.write_bytes(made.mutated(texts[number % 3].encode(encodings[number % 5 % 3]), rng))
+        table.write_bytes(mutations.mutated(texts[number % 3].encode(encodings[number % 5 % 3]), rng))
         try:
             dataset = load_dataset(f"csv:{table}")
             assert all(isinstance(case.id, str) for case in dataset)

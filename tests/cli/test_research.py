@@ -41,7 +41,8 @@ def test_train_evaluate_and_predict_on_ones_own_pairs(zoo_cli, pairs, tmp_path) 
     ran = train(zoo_cli, f"pairs:{pairs}", "--set", "network.working_size=160", out=run)
     assert ran.code == 0, ran.err
     assert f"--weights {run}" in ran.out
-    (line,) = ran.err.splitlines()
+    line, plan, _ = ran.err.splitlines()
+    assert "for training" in plan
     assert line == f"note: pairs:{pairs}: no case says which patient it is of, so each counts as a patient of its own"
     assert {"config.json", "model.safetensors", "run.json", "split.json"} <= {path.name for path in run.iterdir()}
 

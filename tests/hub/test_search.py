@@ -71,3 +71,16 @@ def test_what_a_hub_lists_can_not_steer_a_terminal_or_become_a_command(filled, z
     found = json.loads(zoo_cli("search", "--json").out)
     assert not any("evil" in one["repo"] or "rm" in one["command"].split() for one in found)
     assert "\x1b" not in "".join(tag for one in found for tag in one["tags"])
+
+
+def test_a_hub_that_can_not_be_reached_is_one_sentence_without_the_clients_own(
+    filled, zoo_cli, monkeypatch, caplog
+) -> None:
+    import time
+
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # it asks again by itself
+    assert zoo_cli("search").refused.startswith("zoo: the Hub can't be searched: it can't be reached (no connection)")
+    assert [one for one in caplog.records if one.name.startswith("huggingface_hub")] == []

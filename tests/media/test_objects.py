@@ -232,6 +232,62 @@ def test_a_single_image_comes_back(placed, dicom_file, tmp_path):
         assert list(read.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient) == [1, 2, 3]
 
 
+CINE = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.3.1", "Modality": "US", "FrameTime": 40}
+EYE = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.5.1", "Modality": "OP"}  # a kind for several frames
+DOSE = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.2", "Modality": "RTDOSE", "FrameOfReferenceUID": "1.2.7",
+        "ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [2, 3],
+        "GridFrameOffsetVector": [0, -4, -8], "DoseUnits": "GY", "DoseType": "PHYSICAL",
+        "DoseSummationType": "PLAN", "FrameIncrementPointer": 0x3004000C}  # fmt: skip
+
+
+def frames_of(count: int) -> np.ndarray:
+    return np.arange(48 * count, dtype=np.uint8).reshape(count, 6, 8)
+
+
+def segmentation_of(image: media.Image, folder: Path) -> Any:
+    segmented(image).save(folder, "x", figure=False, format="dicom-seg")
+    return hd.seg.segread(folder / "x_mask.dcm")
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_frames_of_a_cine_loop_are_referred_to_by_number_and_lie_nowhere(sized, dicom_file, tmp_path):
+    known = {"PixelSpacing": [0.5, 0.75], "SliceThickness": 3} if sized else {}
+    image = media.read(dicom_file("loop.dcm", frames_of(4), **CINE, **known, **PATIENT))
+    read = segmentation_of(image, tmp_path / "out")
+    planes = read.get_pixels_by_source_frame(
+        pydicom.dcmread(image.source).SOPInstanceUID, [1, 2, 3, 4], combine_segments=True,
+        assert_missing_frames_are_empty=True, ignore_spatial_locations=True,
+    )  # fmt: skip
+    np.testing.assert_array_equal(planes, segmented(image).mask)
+    groups = read.PerFrameFunctionalGroupsSequence
+    assert [g.FrameContentSequence[0].TemporalPositionIndex for g in groups] == [1, 3, 4] * 2  # the second is empty
+    (shared,) = read.SharedFunctionalGroupsSequence
+    assert "FrameOfReferenceUID" not in read
+    assert not [g for g in (shared, *groups) if "PlanePositionSequence" in g or "PlaneOrientationSequence" in g]
+    assert ("PixelMeasuresSequence" in shared) is sized
+    if sized:
+        (measures,) = shared.PixelMeasuresSequence
+        assert [float(v) for v in (*measures.PixelSpacing, measures.SliceThickness)] == [0.5, 0.75, 3]
+        assert "SpacingBetweenSlices" not in measures
+
+
+@pytest.mark.parametrize("kind", [EYE, {**CINE, "NumberOfFrames": 1}], ids=["photograph of an eye", "one frame"])
+def test_one_frame_of_a_kind_for_several_comes_back(kind, dicom_file, tmp_path):
+    image = media.read(dicom_file("one.dcm", frames_of(1)[0], **kind, **PATIENT))
+    read = segmentation_of(image, tmp_path / "out")
+    pixels = read.get_pixels_by_source_instance([pydicom.dcmread(image.source).SOPInstanceUID], combine_segments=True)
+    np.testing.assert_array_equal(pixels[0], segmented(image).mask)
+
+
+def test_frames_whose_places_stand_outside_functional_groups_keep_them(dicom_file, tmp_path):
+    image = media.read(dicom_file("dose.dcm", frames_of(3), **DOSE, **PATIENT))
+    read = segmentation_of(image, tmp_path / "out")
+    places = {float(g.PlanePositionSequence[0].ImagePositionPatient[2]) for g in read.PerFrameFunctionalGroupsSequence}
+    assert places == {3, -5}  # the plane between is empty
+    assert read.FrameOfReferenceUID == "1.2.7"
+    assert [float(v) for v in read.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing] == [2, 3]
+
+
 def items(report: Any) -> list[Any]:
     found = [report]
     for one in report.get("ContentSequence", []):
@@ -305,12 +361,22 @@ def test_a_validator_finds_no_error(series, dicom_file, tmp_path):
     images.append(
         media.read(dicom_file("one.dcm", np.arange(48, dtype=np.int16).reshape(6, 8), **SECONDARY, **PATIENT))
     )
+    images += [
+        media.read(dicom_file(f"{name}.dcm", array, **kind, **PATIENT))
+        for name, array, kind in (
+            ("loop", frames_of(4), CINE),
+            ("sized-loop", frames_of(4), {**CINE, "PixelSpacing": [0.5, 0.75], "SliceThickness": 3}),
+            ("eye", frames_of(1)[0], EYE),
+            ("dose", frames_of(3), DOSE),
+        )
+    ]
+    images.append(media.read(enhanced(dicom_file)))
     for number, image in enumerate(images):
         for form in ("dicom-seg", "dicom-sr"):
             segmented(image).save(tmp_path / "out", f"{number}-{form}", figure=False, format=form)
-    diagnosis(images[-1]).save(tmp_path / "out", "diagnosis", figure=False)
+    diagnosis(images[5]).save(tmp_path / "out", "diagnosis", figure=False)
     made = sorted((tmp_path / "out").glob("*.dcm"))
-    assert len(made) == 13
+    assert len(made) == 23
     for path in made:
         told = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
         assert [line for line in (told.stdout + told.stderr).splitlines() if line.startswith("Error")] == [], path.name
@@ -356,7 +422,7 @@ def test_what_no_object_can_refer_to_is_written_as_before(dicom_file, tmp_path):
         segmented(lost).save(tmp_path / "m", "x", figure=False, format="dicom-seg")
     cine = media.read(dicom_file("cine.dcm", np.zeros((3, 6, 8), np.int16), **PATIENT))
     assert "x_mask.nii.gz" in [path.name for path in segmented(cine).save(tmp_path / "c", "x", figure=False)]
-    with pytest.raises(OptionError, match="its frames state no place"):
+    with pytest.raises(OptionError, match="it holds 3 frames, and a file of its kind may hold one"):
         segmented(cine).save(tmp_path / "d", "x", figure=False, format="dicom-seg")
 
 

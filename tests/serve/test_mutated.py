@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import sys
 import zipfile
 from collections import Counter
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.media import mutations
 from zoo import media
 from zoo.errors import ZooError
 
@@ -20,30 +19,20 @@ pytest.importorskip("nibabel")
 pytest.importorskip("pydicom")
 
 
-def mutations() -> Any:
-    spec = spec_from_file_location("mutations", Path(__file__).resolve().parent.parent / "media" / "mutations.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["mutations"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def examined(serving: Any, folder: Path, count: int, seed: int) -> Counter[int]:
     """How often each status was given to ``count`` damaged uploads, once all answers are found to be right."""
-    made, rng = mutations(), np.random.default_rng(seed)
-    kinds = made.kinds(folder)
+    rng = np.random.default_rng(seed)
+    kinds = mutations.kinds(folder)
     statuses: Counter[int] = Counter()
     with serving() as client:
         for number in range(count):
             kind = kinds[number % len(kinds)]
-            content, name = made.mutated(kind.content, rng), f"{number:04d}{kind.suffix}"
+            content, name = mutations.mutated(kind.content, rng), f"{number:04d}{kind.suffix}"
             if number % 5 == 4:  # a zip, damaged itself
                 stream = io.BytesIO()
                 with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
                     archive.writestr(name, kind.content)
-                content, name = made.mutated(stream.getvalue(), rng), f"{number:04d}.zip"
+                content, name = mutations.mutated(stream.getvalue(), rng), f"{number:04d}.zip"
             part = "region" if number % 7 == 6 else "image"
             data = {"image": "phantom:fundus?seed=1"} if part == "region" else {}
             answer = client.post("/models/toy-model/predict", files={part: (name, content)}, data=data)

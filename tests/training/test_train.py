@@ -24,7 +24,8 @@ def test_training_leaves_weights_split_metrics_and_a_record(toy, squares, tmp_pa
     out = fit(toy, squares, tmp_path / "run", overrides={"steps": "20"}, seed=5)
     assert out == tmp_path / "run"
     names = {path.name for path in out.iterdir()}
-    assert names == {"config.json", "model.safetensors", "run.json", "seen.json", "split.json", "metrics"}
+    told = {"README.md", "curves.png"}
+    assert names == {"config.json", "model.safetensors", "run.json", "seen.json", "split.json", "metrics", *told}
     identity = json.loads((out / "run.json").read_text())["identity"]
     assert identity["recipe"] == {"steps": 20, "lr": 0.3, "batch_size": 4, "dtype": "float32"}
     assert (identity["model"], identity["data"], identity["seed"]) == ("toy-threshold", squares, 5)

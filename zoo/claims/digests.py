@@ -1,8 +1,8 @@
 """Which code made a record: a digest of every module of the zoo that the run imported, and the commit.
 
 Digests are of syntax trees without comments, docstrings, the words of errors, and what cards and claims say: other
-code, other numbers. A record whose digests don't match is stale; ``zoo reproduce MODEL --confirm`` runs one seed again
-and renews them if it gives the same numbers.
+code, other numbers. That of the compiled operators is of their C++, and compiled into them. A record whose digests
+don't match is stale; ``zoo reproduce MODEL --confirm`` runs one seed again, and renews them if its numbers stay.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from typing import Any
 CHANGED = "changed while the claim ran"
 STARTED = time.time()
 
-# What can't move a number of a claim: words, pictures, cards' fields, the command line, fetching, and what judges the
-# numbers afterwards, which is done anew whenever a record is read.
+OPERATORS = "zoo._C"
+
+# What can't move a number of a claim: words, pictures, cards' fields, the command line, servers, fetching, the house
+# above the models, which none of them imports, and what judges the numbers afterwards, which is done anew whenever a
+# record is read.
 WORDS = (
-    "zoo.cards", "zoo.claims", "zoo.cli", "zoo.errors", "zoo.extras", "zoo.figure", "zoo.hub", "zoo.plugin",
-    "zoo.progress", "zoo.publish", "zoo.registry", "zoo.samples", "zoo.text", "zoo._version", "zoo.__main__",
+    "zoo.answers", "zoo.cards", "zoo.claims", "zoo.cli", "zoo.client", "zoo.cluster", "zoo.conformance", "zoo.convert",
+    "zoo.defaults", "zoo.errors", "zoo.export", "zoo.extras", "zoo.figure", "zoo.foreign", "zoo.hub", "zoo.mcp",
+    "zoo.plugin", "zoo.progress", "zoo.publish", "zoo.registry", "zoo.results", "zoo.samples", "zoo.scaffold",
+    "zoo.serve", "zoo.text", "zoo._version", "zoo.__main__",
 )  # fmt: skip
 
 # What a card and a claim say; of their fields only these can matter to a run.
@@ -58,6 +63,8 @@ def digest_of(name: str, changed: str = "") -> str:
 
     Empty for what has no source, and for what isn't there any more.
     """
+    if name == OPERATORS:
+        return operators()[1]
     path = _path(name)
     if path is None or path.suffix != ".py" or not path.is_file():
         return ""
@@ -67,6 +74,19 @@ def digest_of(name: str, changed: str = "") -> str:
     if changed and any(file.stat().st_mtime > STARTED for file in files):
         return changed
     return _digest(tuple((file, file.stat().st_mtime_ns) for file in files))
+
+
+def operators() -> tuple[str, str]:
+    """What the operators run by on this machine, in words, and the digest of the C++ that they were built from.
+
+    By reference, whose code is Python, there is no digest. Instruction sets differ in the last bits of a sum.
+    """
+    from zoo import ops  # with torch, which a record's words don't need
+
+    status = ops.status()
+    if status.simd is None or status.mode == "reference":
+        return "reference", ""
+    return f"compiled {status.simd}", status.build["sources"]
 
 
 def commit(run: str) -> str:

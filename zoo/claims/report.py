@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from zoo.claims.records import load_result
-from zoo.claims.result import ClaimResult
+from zoo.claims.result import CHEAP, MANY_SEEDS, ClaimResult
 from zoo.claims.statistics import Compared
 from zoo.claims.types import Comparison
 from zoo.errors import DataError
@@ -146,6 +146,12 @@ def _provenance(result: ClaimResult) -> str:
     tuned = f"; settings were chosen on {', '.join(map(str, result.claim.tuned_on))}" if result.claim.tuned_on else ""
     commit = f"; commit {result.commit}" if result.commit else ""
     again = f", a seed run again with the same numbers at {result.confirmed}" if result.confirmed else ""
+    cost = result.seconds_of_a_seed
+    if result.cpu_seconds and len(result.results) < MANY_SEEDS and cost >= CHEAP:
+        seeds += (
+            f" ({len(result.results)}, for one takes {cost:.0f} s of the processor; where it takes less than "
+            f"{CHEAP:.0f} s there are {MANY_SEEDS})"
+        )
     return f"Seeds {seeds}{tuned}; {seconds / 60:.1f} minutes; {versions}{commit}{again}."
 
 

@@ -102,11 +102,22 @@ def confirm(model: str | Plugin) -> ClaimResult:
     seed = claim.seeds[0]
     (one,) = _run_seeds(claim, [seed], quick=False, jobs=1)
     found = _checked(plugin.name, claim, one.arms)
+    operators, _ = digests.operators()
     if moved := _moved(stored.results[seed], found, claim.timed):
+        before = stored.environment.get("operators", operators)
+        moved += [f"operators are {operators}, not {before}"] if operators != before else []
         raise DataError(f"seed {seed} of {plugin.name} doesn't give what the record says: {'; '.join(moved)}; {again}")
     if (spent := stored.budgets.get(seed)) and spent != one.budgets:
         raise DataError(f"the arms of {plugin.name} spend {one.budgets} by now, not {spent} as recorded; {again}")
-    result = replace(stored, claim=claim, modules=one.modules, confirmed=digests.commit(claim.run))
+    environment = {**stored.environment, "operators": operators}
+    result = replace(
+        stored,
+        claim=claim,
+        cpu_seconds={**stored.cpu_seconds, seed: one.cpu_seconds},
+        environment=environment,
+        modules=one.modules,
+        confirmed=digests.commit(claim.run),
+    )
     write_file(path, _text(result))
     return result
 
@@ -141,7 +152,7 @@ def _claim(model: str | Plugin) -> tuple[Plugin, Claim]:
 def _with(result: ClaimResult, stored: ClaimResult) -> ClaimResult:
     """With the seeds of a stored result, if they were run with the same code, claim and torch."""
     same = stored.claim.question == result.claim.question and stored.quick == result.quick
-    here = {name: result.environment[name] for name in ("torch", "threads")}
+    here = {name: result.environment[name] for name in ("torch", "threads", "operators")}
     if not same or digests.stale(stored.modules) or not here.items() <= dict(stored.environment).items():
         return result
     return replace(
@@ -291,4 +302,11 @@ def _environment() -> dict[str, Any]:
         except PackageNotFoundError:
             versions[library] = "source"
     machine = f"{platform.system()} {platform.machine()}"
-    return {**versions, "python": platform.python_version(), "machine": machine, "threads": 1}
+    operators, _ = digests.operators()
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "machine": machine,
+        "operators": operators,
+        "threads": 1,
+    }

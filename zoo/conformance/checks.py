@@ -24,6 +24,7 @@ from zoo import answers, loading, media, registry, weights
 from zoo import config as configs
 from zoo import options as option_values
 from zoo.answers import good_values
+from zoo.conformance import kinds
 from zoo.conformance.anatomy import examine
 from zoo.conformance.rules import (
     MAX_DEMO_BYTES,
@@ -325,8 +326,12 @@ def _described(subject: Subject, prediction: Any) -> str:
         image: media.Image = prediction.image  # type: ignore[attr-defined]
         if mask.shape != image.size:
             raise Failed(f"the mask is {mask.shape}, the image {image.size}; scale it back to the input")
-        if mask.dtype.kind not in "bui" or (mask.size and mask.max() >= len(subject.plugin.labels)):
-            raise Failed(f"the mask must hold whole numbers below {len(subject.plugin.labels)}, the labels of the card")
+        # What a user marked may be numbered beyond the classes of the card; the prediction then names every number.
+        labels = getattr(prediction, "labels", subject.plugin.labels)
+        if mask.dtype.kind not in "bui" or (mask.size and mask.max() >= len(labels)):
+            raise Failed(f"the mask must hold whole numbers below {len(labels)}, the number of its labels")
+    if wrong := kinds.fault(prediction, subject.plugin):
+        raise Failed(wrong)
     for name, array in _arrays(prediction):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise Failed(f"{name} of the prediction holds NaN or infinite values")
@@ -485,8 +490,8 @@ def bad_images(subject: Subject) -> str:
             if outcome := _not_refused(partial(subject.model.predict, given, **subject.needed)):
                 raise Failed(f"{name} {outcome}")
             count += 1
-    if kind == "image":
-        for name, array in _strange():
+    if kind in ("image", "volume"):
+        for name, array in _strange() if kind == "image" else _flat():
             try:
                 _described(subject, subject.model.predict(array, **subject.needed))
             except ZooError:
@@ -517,8 +522,6 @@ def _unusable(folder: Path, kind: str) -> Iterator[tuple[str, Any]]:
     yield "None", None
     if kind == "image":
         yield "a volume", media.Image(np.zeros((5, 32, 32), np.uint8), ndim_spatial=3)
-    if kind == "volume":
-        yield "a 2-D image", noise
 
 
 def _strange() -> Iterator[tuple[str, np.ndarray]]:
@@ -527,6 +530,11 @@ def _strange() -> Iterator[tuple[str, np.ndarray]]:
     yield "a black image", np.zeros((48, 48), np.uint8)
     yield "an image of 5 x 301 pixels", np.random.default_rng(0).integers(0, 256, (5, 301), dtype=np.uint8)
     yield "an RGBA image", np.random.default_rng(1).integers(0, 256, (40, 40, 4), dtype=np.uint8)
+
+
+def _flat() -> Iterator[tuple[str, np.ndarray]]:
+    """What a model of volumes may take as one slice, or refuse."""
+    yield "a 2-D image", np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
 
 
 def _not_refused(attempt: Callable[[], Any]) -> str:

@@ -171,7 +171,7 @@ def load_dataset(spec: str, *, plugin: Any = None) -> Dataset:
     stated = Spec.parse(spec)
     known = [*_READERS, "phantom", *layouts()]
     if stated.kind not in known:
-        raise OptionError(f"data {spec!r} must read KIND:PATH; {nearest(stated.kind or spec, known)}")
+        raise OptionError(f"data {spec!r} must read KIND:PATH; {_meant(spec, stated.kind, known)}")
     if stated.kind == "phantom":
         dataset = _phantoms(spec, stated, plugin)
     else:
@@ -179,11 +179,23 @@ def load_dataset(spec: str, *, plugin: Any = None) -> Dataset:
             raise OptionError(f"data {spec!r} names no path")
         path = user_path(stated.rest)
         if not path.exists():
-            raise DataError(f"data {spec!r}: there is no {path}")
+            raise DataError(f"data {spec!r}: there is no file or folder {path}; check the path")
         dataset = _reader(stated.kind)(spec, path)
     if not len(dataset):
         raise DataError(f"data {spec!r} is empty")
     return dataset
+
+
+def _meant(spec: str, kind: str, known: Sequence[str]) -> str:
+    """What somebody meant who named a path alone, or a kind that isn't there."""
+    path = user_path(spec)
+    if kind or not path.exists():
+        return nearest(kind or spec, known)
+    if path.is_file():
+        return f"for a table with one case a line write csv:{spec}"
+    if (path / "masks").is_dir():
+        return f"for images with their masks write pairs:{spec}"
+    return f"for images in a folder for each label write folder:{spec}, for images/ and masks/ pairs:{spec}"
 
 
 def read_mask(case: Case, name: str = "mask") -> Integer[np.ndarray, "*grid"]:

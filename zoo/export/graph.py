@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from keyword import iskeyword
 from typing import Any, cast
 
@@ -16,6 +14,7 @@ from torch.utils import _pytree as pytree
 from zoo import ops
 from zoo.errors import OptionError, ZooError
 from zoo.export.form import Exportable
+from zoo.media import files
 from zoo.text import printable
 
 
@@ -99,17 +98,6 @@ def _flags(network: nn.Module) -> Iterator[None]:
             part.register_buffer(name, flag)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """The exporters tell of their steps and doubts at length; what counts is the comparison afterwards."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript")]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
+    return files.quiet("torch.onnx", "torch.export", "torch._export", "onnxscript")

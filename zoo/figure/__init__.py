@@ -1,8 +1,8 @@
 """One room for all pictures: one palette, one layout, told apart by colour-blind readers and in greyscale.
 
 - here, drawn with Pillow alone, for predictions: panels side by side or in rows (``compose``, ``rows``), ``tiles`` with
-  captions, ``bars``, ``grouped_bars``, ``columns``, ``curves``, ``gauge``, ``matrix``, ``statement``; ``overlay``,
-  ``contour``, ``heatmap``, ``heat_over``, ``framed``, ``point_overlay``, ``slices``, ``absent``
+  captions, ``bars``, ``grouped_bars``, ``columns``, ``curves``, ``gauge``, ``matrix``, ``spans``, ``statement``,
+  ``prose``; ``overlay``, ``contour``, ``heatmap``, ``heat_over``, ``framed``, ``point_overlay``, ``slices``, ``absent``
 - over a finished figure: a ``banner`` above it, a word ``across`` it
 - ``zoo.figure.plots``: charts of a training or an evaluation by matplotlib, which nothing else in the house imports
 - ``zoo.figure.points``: clouds of points as pictures, their surfaces, and both as files; needs SciPy
@@ -27,6 +27,7 @@ from zoo.figure.layout import (
     to_picture,
 )
 from zoo.figure.marks import across, banner
+from zoo.figure.measures import Span, prose, spans
 from zoo.figure.overlays import absent, contour, framed, heat_over, heatmap, overlay, point_overlay
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Curve",
     "LegendEntry",
     "Panel",
+    "Span",
     "Tile",
     "absent",
     "across",
@@ -55,8 +57,10 @@ __all__ = [
     "matrix",
     "overlay",
     "point_overlay",
+    "prose",
     "rows",
     "slices",
+    "spans",
     "statement",
     "tiles",
     "to_picture",

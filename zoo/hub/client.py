@@ -176,7 +176,7 @@ def refused(error: BaseException) -> str | None:
 @contextmanager
 def explained(where: Address, doing: str = "read") -> Iterator[None]:
     """Turn what the client raises into one sentence, and keep its log and bars off a stderr that nobody watches."""
-    with _quiet():
+    with quiet():
         try:
             yield
         except (ZooError, Unreachable, NotCached):
@@ -268,7 +268,7 @@ def reason(error: OSError) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Warnings of the client would precede our one sentence; bars belong on a terminal only."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from zoo import registry
 from zoo.errors import WeightsError
 from zoo.extras import DISTRIBUTION
-from zoo.hub.client import api, patiently, refused
+from zoo.hub.client import api, patiently, quiet, refused
 from zoo.text import printable
 
 PLUGIN_TAG = "zoo-plugin"
@@ -50,9 +50,10 @@ def search(words: Sequence[str] = ()) -> list[Found]:
     client = api()
     wanted = [word.casefold() for word in words]
     try:
-        listed = patiently(
-            lambda: list(client.list_models(filter=DISTRIBUTION, sort="downloads", limit=MOST, full=True))
-        )
+        with quiet():
+            listed = patiently(
+                lambda: list(client.list_models(filter=DISTRIBUTION, sort="downloads", limit=MOST, full=True))
+            )
     except Exception as error:
         if said := refused(error):
             raise WeightsError(f"the Hub can't be searched: {said}") from error

@@ -10,7 +10,7 @@ from zoo.errors import MediaError
 from zoo.media.files import replacing
 from zoo.media.image import Image, stem_of
 from zoo.media.inputs import expand, group, members
-from zoo.media.masks import is_picture, read_labels, write_mask
+from zoo.media.masks import is_picture, read_labels, write_image, write_mask
 from zoo.media.objects import (
     Algorithm,
     Finding,
@@ -40,6 +40,7 @@ __all__ = [
     "replacing",
     "stem_of",
     "unreferable",
+    "write_image",
     "write_mask",
     "write_report",
     "write_segmentation",

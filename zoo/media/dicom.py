@@ -52,7 +52,7 @@ def read_dicom(path: Path) -> Image:
     array = decode(path, dataset)
     with parsing(path):
         meta = facts(dataset)
-        planes = list(_planes(dataset, frames))
+        planes = list(planes_of(dataset, frames))
         affine, spacing, order = stack_geometry(str(path), planes, thickness(dataset), strict=False)
     if frames == 1:
         plane_spacing = None if spacing is None else spacing[1:]
@@ -268,7 +268,7 @@ def stack_geometry(source: str, planes: list[Plane], stated_step: float | None, 
     return affine, (float(np.linalg.norm(step)), spacing[0], spacing[1]), order
 
 
-def _planes(dataset: Any, frames: int) -> Iterator[Plane]:
+def planes_of(dataset: Any, frames: int) -> Iterator[Plane]:
     offsets = numbers(dataset, "GridFrameOffsetVector", frames)  # RT dose: along the normal, from the first frame
     for frame in range(frames):
         position, orientation, spacing = plane_of(dataset, frame)

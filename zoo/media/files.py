@@ -34,12 +34,13 @@ def user_path(name: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the warnings and log lines of the format libraries off the user's terminal.
+def quiet(*libraries: str) -> Iterator[None]:
+    """Keeps the warnings and log lines of libraries, by default those of the formats, off the user's terminal.
 
     What matters of them is raised as a ``MediaError`` or kept in ``Image.meta``.
     """
-    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(_CHATTY)]
+    named = libraries or _CHATTY
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(named)]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True

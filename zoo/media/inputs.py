@@ -93,7 +93,10 @@ def _expand_one(item: str) -> list[str]:
         return [str(path)]
     if glob.has_magic(item):
         return _pattern(str(path))
-    raise MediaError(f"can't read {item}: there is no such file or folder; check the path")
+    quoted = (
+        "; the quotes hold options too, put them around the path alone" if " --" in str(item) else "; check the path"
+    )
+    raise MediaError(f"can't read {item}: there is no such file or folder{quoted}")
 
 
 def _folder(folder: Path) -> list[str]:

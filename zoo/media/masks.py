@@ -64,6 +64,27 @@ def write_mask(
     return path
 
 
+def write_image(path_without_suffix: str | os.PathLike[str], array: np.ndarray, like: Image) -> Path:
+    """Write grey values as they are, float32, and return the path, whole or not at all.
+
+    NIfTI (``.nii.gz``) on the grid of ``like`` where that has a place in the patient and ``array`` its size, else TIFF
+    (``.tif``). ``array``: ``[h w]``, or ``[z h w]`` for NIfTI alone.
+
+    Raises ``ValueError`` for another number of axes, ``MediaError`` where the folder can't be written to.
+    """
+    array, base = np.ascontiguousarray(array, dtype=np.float32), Path(path_without_suffix)
+    if like.affine is not None and array.shape == like.size:
+        path = base.with_name(base.name + ".nii.gz")
+        _write_nifti(path, array, like)
+        return path
+    if array.ndim != 2:
+        raise ValueError(f"a TIFF holds two axes, not {array.ndim}")
+    path = base.with_name(base.name + ".tif")
+    with replacing(path) as temporary:
+        PILImage.fromarray(array).save(temporary, "TIFF")
+    return path
+
+
 def is_picture(like: Image, form: str | None = None) -> bool:
     """Whether masks of an image are written as PNG."""
     return form == "png" if form else like.ndim_spatial == 2 and like.affine is None

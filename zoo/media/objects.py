@@ -1,13 +1,15 @@
 """DICOM objects made of an image: segmentations (SEG) and structured reports (SR), by highdicom.
 
 They refer to the DICOM files that the image was read from: patient, study, frame of reference and the place of every
-plane are theirs. Each says by what it was made: model, weights and their commit, and what may be believed of it.
+plane are theirs; frames that lie nowhere, such as those of a cine loop, are referred to by their numbers. Each says by
+what it was made: model, weights and their commit, and what may be believed of it.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ import numpy as np
 
 from zoo.diagnoses import OWN_SCHEME, Code
 from zoo.errors import MediaError, MissingExtraError
-from zoo.media.dicom import Source
+from zoo.media.dicom import Plane, Source, planes_of, thickness
 from zoo.media.files import brief, quiet, replacing
+from zoo.media.header import functional
 from zoo.media.image import Image
 from zoo.plugin import Form
 
@@ -33,7 +36,9 @@ _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
+_PLANE_POSITION, _FRAME_CONTENT, _TIME_INDEX = 0x00209113, 0x00209111, 0x00209128
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
+_OF_ONE_FRAME = {f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("1", "2", "4", "6.1", "7", "128")}
 
 
 class UnreferableError(MediaError):
@@ -82,8 +87,8 @@ def unreferable(image: Image, form: Form) -> str:
         for name in _NEEDED:
             if not header.get(name):
                 return f"its header lacks {name}"
-    if form == "dicom-seg" and origin.frames and not origin.headers[0].get("SharedFunctionalGroupsSequence"):
-        return "its frames state no place in a frame of reference"
+    if form == "dicom-seg" and origin.frames and origin.headers[0].SOPClassUID in _OF_ONE_FRAME:
+        return f"it holds {len(origin.frames)} frames, and a file of its kind may hold one"
     return ""
 
 
@@ -120,7 +125,10 @@ def write_segmentation(
     ]
     for one in described:
         one.SegmentDescription = algorithm.disclaimer[:1024]
+    made_up: tuple[str, ...] = ()
     with _making(like):
+        if len(headers) == 1:
+            headers[0], made_up = _grouped(hd, headers[0], frames)
         made = hd.seg.Segmentation(
             source_images=headers,
             pixel_array=planes,
@@ -131,16 +139,76 @@ def write_segmentation(
             omit_empty_frames=bool(planes.any()),
             **_series(hd, algorithm, 9001),
         )
+        _without(made, made_up)
         _complete(made, like)
     return _saved(made, path_without_suffix)
 
 
+def _grouped(hd: Any, header: Any, frames: tuple[int, ...] | None) -> tuple[Any, tuple[str, ...]]:
+    """The header of a file with the functional groups in which highdicom looks for places and sizes, made from what it
+    states elsewhere; and what of them is made up because it states nothing, and has to go again.
+
+    A frame that comes alone needs no place.
+    """
+    from pydicom import Dataset
+
+    count, shared = 1 if frames is None else len(frames), (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    planes: list[Plane] = list(planes_of(header, count))
+    _, turn, spacing = planes[0]
+    if "PixelSpacing" not in header and not functional(header, 0, "PixelMeasuresSequence"):
+        spacing = None  # the pitch of a detector is none in the patient
+    placed = spacing is not None and "FrameOfReferenceUID" in header and all(None not in plane for plane in planes)
+    if "ImageOrientationSlide" in header or (placed and "PlaneOrientationSequence" in shared):
+        return header, ()
+    if placed and any(not np.allclose(plane[1], turn, atol=1e-4) for plane in planes):
+        return header, ()  # planes of several directions: highdicom says no to them
+    made, groups, made_up = copy(header), Dataset(), () if spacing else ("size",)
+    groups.PixelMeasuresSequence = hd.PixelMeasuresSequence(spacing or (1, 1), thickness(header) or 1)
+    made.NumberOfFrames, made.SharedFunctionalGroupsSequence = count, [groups]
+    made.PerFrameFunctionalGroupsSequence = [Dataset() for _ in planes]
+    if not placed and count == 1:
+        return made, made_up
+    if not placed:
+        sized = spacing and thickness(header)  # highdicom reads no size of pixels without a thickness
+        made.FrameOfReferenceUID, made_up = hd.UID(), ("place",) if sized else ("place", "size")
+        planes = [((0, 0, -number), (1, 0, 0, 0, 1, 0), None) for number in range(count)]
+    groups.PlaneOrientationSequence = hd.PlaneOrientationSequence("PATIENT", list(planes[0][1]))
+    for item, (place, _, _) in zip(made.PerFrameFunctionalGroupsSequence, planes, strict=True):
+        item.PlanePositionSequence = hd.PlanePositionSequence("PATIENT", list(place))
+    return made, made_up
+
+
+def _without(made: Any, made_up: Sequence[str]) -> None:
+    """Take what was made up out of a segmentation: its frames stay in the order of those that they were made from."""
+    shared = made.SharedFunctionalGroupsSequence[0]
+    if "size" in made_up:
+        shared.pop("PixelMeasuresSequence", None)
+    if "place" not in made_up:
+        return
+    del shared.PlaneOrientationSequence
+    for measures in shared.get("PixelMeasuresSequence", []):
+        measures.pop("SpacingBetweenSlices", None)
+    for name in ("FrameOfReferenceUID", "PositionReferenceIndicator", "DimensionOrganizationType"):
+        made.pop(name, None)
+    for group in made.PerFrameFunctionalGroupsSequence:
+        del group.PlanePositionSequence
+        (source,) = group.DerivationImageSequence[0].SourceImageSequence
+        content, number = group.FrameContentSequence[0], int(source.ReferencedFrameNumber)
+        content.TemporalPositionIndex = number
+        content.DimensionIndexValues = [*list(content.DimensionIndexValues)[:-1], number]
+    (place,) = [one for one in made.DimensionIndexSequence if one.FunctionalGroupPointer == _PLANE_POSITION]
+    place.FunctionalGroupPointer, place.DimensionIndexPointer = _FRAME_CONTENT, _TIME_INDEX
+    place.DimensionDescriptionLabel = "Temporal Position Index"
+
+
 def _complete(made: Any, like: Image) -> None:
     """What the standard asks of a segmentation and its source leaves out, as far as it is known."""
-    measures = made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence")
-    if measures and "SliceThickness" not in measures[0] and like.ndim_spatial == 3 and like.spacing:
+    shared = made.SharedFunctionalGroupsSequence[0]
+    measures = shared.get("PixelMeasuresSequence")
+    placed = "PlaneOrientationSequence" in shared
+    if measures and placed and "SliceThickness" not in measures[0] and like.ndim_spatial == 3 and like.spacing:
         measures[0].SliceThickness = round(like.spacing[0], 6)
-    if "FrameOfReferenceUID" not in made and "PatientOrientation" not in made:
+    if not placed and "PatientOrientation" not in made:
         made.PatientOrientation = ""
 
 

@@ -27,7 +27,7 @@ class Status:
     simd: str | None  # instruction set of the CPU kernels on this processor: baseline, avx2 or avx512
     cuda_archs: tuple[str, ...]  # compiled GPU generations, e.g. ("8.0", "9.0+PTX")
     why_not_compiled: dict[str, str] = field(default_factory=dict)  # "cpu" or "cuda" -> reason
-    build: dict[str, str] = field(default_factory=dict)  # compiler, C++ standard, torch and CUDA of the build
+    build: dict[str, str] = field(default_factory=dict)  # compiler, C++ standard, torch, digest of sources; CUDA
 
 
 def _mode() -> str:
@@ -119,7 +119,12 @@ def status() -> Status:
     """Which implementation each operator runs by, and the facts behind it."""
     build = {}
     if _CPU is not None:
-        build = {"compiler": _CPU.compiler, "c++": str(_CPU.cxx_standard), "torch": _CPU.torch_version}
+        build = {
+            "compiler": _CPU.compiler,
+            "c++": str(_CPU.cxx_standard),
+            "torch": _CPU.torch_version,
+            "sources": getattr(_CPU, "sources", "unknown"),  # of a build from before this was compiled in
+        }
     if _CUDA is not None:
         build["cuda"] = _CUDA.cuda_version
     return Status(

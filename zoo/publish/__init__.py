@@ -22,6 +22,7 @@ from zoo.hub.snapshots import PICTURE, PICTURES, README, SAFE_NAME
 from zoo.plugin import Plugin
 from zoo.publish.card import check_card, model_card
 from zoo.spec import is_kind
+from zoo.training.page import MARK
 from zoo.weights import ANSWER, CONFIG, DOMAIN, INDEX, SEEN, SHARD, TENSORS, Located
 
 __all__ = ["Pushed", "check_card", "model_card", "push"]
@@ -164,8 +165,9 @@ def _carries_pictures(record: Mapping[str, Any]) -> bool:
 
 
 def _is_template(readme: Path) -> bool:
-    """Whether it is the card that ``save_pretrained`` leaves, which says nothing about the model."""
-    return "PytorchModelHubMixin" in readme.read_text(encoding="utf-8", errors="replace")
+    """Whether it is the card that ``save_pretrained`` leaves, which says nothing about the model, or a run's page."""
+    text = readme.read_text(encoding="utf-8", errors="replace")
+    return "PytorchModelHubMixin" in text or text.startswith(MARK)
 
 
 def _publish(

@@ -26,6 +26,8 @@ PIPELINE_TAGS = {
     "reconstruction": "image-to-image",
     "registration": "other",
     "detection": "object-detection",
+    "measurement": "other",
+    "embedding": "image-feature-extraction",
 }
 
 

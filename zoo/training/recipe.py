@@ -19,8 +19,10 @@ from zoo.data.splits import Split, TrainData, divide, save_split
 from zoo.errors import DataWarning, OptionError, ZooError
 from zoo.model import Model
 from zoo.plugin import Plugin
+from zoo.progress import announce
 from zoo.spec import is_kind
 from zoo.storage import remove_folder, write_file
+from zoo.training import page
 from zoo.training.reference import refer
 from zoo.training.run import Run
 
@@ -91,10 +93,10 @@ def train(
     """Train ``model`` (a name or a plugin) on the data set ``data``; returns the folder ``out`` with its weights.
 
     ``out`` then holds ``config.json`` and ``model.safetensors`` (what ``zoo.load(..., weights=out)`` takes),
-    ``run.json``, ``split.json`` and ``metrics/``. A run that was killed goes on with ``resume=True``; resuming a
-    finished one does nothing. ``seed``: None is 0; a training with a privacy guarantee then draws noise that nobody
-    can draw again, and with a seed it guarantees nothing. ``engine`` (``local``, ``simulation`` or ``deployment``) is
-    where the clients of a federated model run. See ``Run`` for the other arguments.
+    ``run.json``, ``split.json``, ``metrics/``, and for a reader ``README.md`` and ``curves.png``. A run that was killed
+    goes on with ``resume=True``; resuming a finished one does nothing. ``seed``: None is 0; a training with a privacy
+    guarantee then draws noise that nobody can draw again, and with a seed it guarantees nothing. ``engine`` (``local``,
+    ``simulation`` or ``deployment``) is where the clients of a federated model run. See ``Run`` for the rest.
 
     Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
     ``PluginError`` for a model without training.
@@ -145,6 +147,7 @@ def train(
         if not record.get("finished"):
             if run.is_main:
                 save_split(parts, out / "split.json", run.seed)
+                announce(page.plan(plugin, data, parts, out, preset))
             try:
                 network = training.run(recipe, parts, run)
             except ZooError:
@@ -156,6 +159,7 @@ def train(
                 refer(network, parts, training)
                 _save(network, out, recipe, data)
                 _answer(network, out)
+                page.write(out, plugin, parts, record["identity"], preset, overrides or {})
                 write_file(out / "run.json", json.dumps({**record, "finished": True}, indent=2) + "\n")
                 remove_folder(run.checkpoints)  # the weights are safe; what led to them may go
             run.accelerator.wait_for_everyone()

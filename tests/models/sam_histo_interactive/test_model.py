@@ -170,7 +170,7 @@ def test_zero_shot_is_sam_and_its_first_click_chooses_among_three(tiny_sam: str,
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({}, r"needs click .* add --with click=\.\.\. or --with simulate_gt=\.\.\."),
+        ({}, r"needs click .* add --with click=x,y,label or --with simulate_gt=\.\.\."),
         ({"simulate_gt": np.zeros((96, 96), np.uint8)}, "nothing to click on"),
         ({"simulate_gt": np.ones((5, 6), np.uint8)}, "the mask is 6 x 5 px and the image 96 x 96"),
         ({"click": ((3, 3, 1),), "previous": np.ones((5, 6), np.uint8)}, "the mask is 6 x 5 px"),

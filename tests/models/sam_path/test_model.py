@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from zoo import media
 from zoo.data.phantoms.he_tile import he_tile
 from zoo.errors import OptionError, WeightsError
 from zoo.models.sam_path.encoders import HIPT, load_encoder, positions
@@ -131,6 +132,13 @@ def test_probabilities_sum_to_one_and_areas_to_the_image(model: SamPath, image: 
     assert [entry.name for entry in found.legend()] == shares
     assert found.quality == {}  # of several tiles there is no single expectation
     assert set(model.predict(image[:60, :50]).quality) == set(LABELS)
+
+
+def test_areas_are_stated_once(model: SamPath, image: np.ndarray) -> None:
+    found = model.predict(media.Image(image, "tile.png", "png", spacing=(0.5, 0.25)))
+    assert list(found.sizes()) == list(found.class_areas())
+    assert sum(found.sizes().values()) == pytest.approx(96 * 96 * 0.125)
+    assert [name for name in found.quantities() if "mm" in name] == [f"area_mm2_{name}" for name in found.names]
 
 
 def test_tiles_of_one_size_are_one_pass_and_seams_are_blended(model: SamPath, image: np.ndarray) -> None:

@@ -24,16 +24,16 @@ class ClassMap(Segmentation):
     quality: Mapping[str, float] = field(default_factory=dict)  # expected IoU, where it was trained
     prompts: Sequence[Prompt] = ()
 
-    def __post_init__(self) -> None:
-        if self.image.spacing:
-            pixel = float(np.prod(self.image.spacing))
-            shares = self.class_areas().items()
-            self.measurements |= {f"{name}, mm²": round(share * self.mask.size * pixel, 4) for name, share in shares}
-
     def class_areas(self) -> dict[str, float]:
         """Share of the image that each class takes, background included, in [0, 1]."""
         counts = np.bincount(self.mask.ravel(), minlength=len(self.labels))
         return {name: float(counts[self.labels.index(name)] / self.mask.size) for name in self.names}
+
+    def sizes(self) -> dict[str, float]:
+        """mm² of each class, of the first too where it is one; nothing where the spacing is unknown."""
+        if (pixel := self._voxel()) is None:
+            return {}
+        return {name: share * self.mask.size * pixel for name, share in self.class_areas().items()}
 
     def summary(self) -> str:
         return ", ".join(f"{name} {share:.1%}" for name, share in self.class_areas().items())
