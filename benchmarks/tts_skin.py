@@ -1,6 +1,6 @@
 """tts-skin: 50 copies of an image by test-time selection, against 50 plain passes of the same network.
 
-``python benchmarks/tts_skin.py`` measures everything in one run and writes ``benchmarks/results/``. Contestants take turns
+``python benchmarks/tts_skin.py`` measures everything in one run and writes ``benchmarks/results/``. They take turns
 within every repeat. The naive way upsamples the whole map to the image's size, as printed. ``--small`` runs the demo's
 network alone and writes nothing.
 """
