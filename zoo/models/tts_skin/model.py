@@ -113,6 +113,15 @@ class TtsSkin(Model[SelectedClassification]):
         self.network = build_network(self.config)
         self._others: dict[tuple[str, str], Any] = {}  # models that options named, loaded once
 
+    @property
+    def temperature(self) -> float | None:
+        """None: one that fits the answers of all channels is wrong for those of a tenth, and they are compared."""
+        return None
+
+    @temperature.setter
+    def temperature(self, fitted: float | None) -> None:
+        pass
+
     def forward(self, x: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b k"]:
         """Logits by all channels; ``x`` is normalised."""
         return self.network(x)

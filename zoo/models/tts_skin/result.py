@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from zoo import figure as fig
-from zoo.prediction import Classification, Provenance, tempered
+from zoo.prediction import Classification, Provenance
 from zoo.spec import is_kind
 
 LESION, ELSEWHERE = fig.colour(3), fig.colour(6)
@@ -47,12 +47,6 @@ class SelectedClassification(Classification):
     after: Float[np.ndarray, "h w"]
     classifier: str = ""
     foreign: Provenance | None = None
-
-    def temper(self, temperature: float) -> None:
-        """Both answers; this temperature isn't that of another classifier."""
-        if not self.classifier:
-            self.baseline = tempered(self.baseline, temperature)
-            super().temper(temperature)
 
     @property
     def demonstration(self) -> bool:
