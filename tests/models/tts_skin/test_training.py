@@ -9,7 +9,6 @@ from tests.models.base import PluginTests
 from zoo.claims.types import Claim
 from zoo.data.case import Case
 from zoo.data.phantoms.skin_trap import skin_trap
-from zoo.data.ruled_discs import RuledDiscs
 from zoo.errors import DataError
 from zoo.models.tts_skin import claim as miniature
 from zoo.models.tts_skin.data import class_of
@@ -65,15 +64,6 @@ def test_a_class_without_an_image_is_refused():
     images = load_images([skin_trap(i, size=48, diagnosis="NV") for i in range(3)], TINY.network)
     with Run(seed=0, device="cpu", progress=False) as run, pytest.raises(DataError, match="no training image is mel"):
         miniature.fit(TINY, images, images, run)
-
-
-def test_the_ruler_of_the_claim_follows_the_label_and_lies_beside_the_lesion():
-    made = RuledDiscs(200, 0.95, np.random.default_rng(0))
-    ruled = made.ruler.any((1, 2))
-    assert (ruled == (made.y == 1)).mean() > 0.9
-    assert not (made.ruler & made.lesion).any(0).all()
-    reversed_ = RuledDiscs(200, 0.05, np.random.default_rng(0))
-    assert (reversed_.ruler.any((1, 2)) == (reversed_.y == 1)).mean() < 0.1
 
 
 def test_the_claim_names_its_controls_and_both_readings():
