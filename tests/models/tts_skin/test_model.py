@@ -107,7 +107,7 @@ def test_of_a_long_photograph_the_middle_is_seen_and_points_outside_do_not_count
         ({"method": "noisecrop"}, "add --with mask="),
         ({"model": "tts-skin"}, "itself"),
         ({"model": "map-vessel"}, "can't be reached by points"),
-        ({"model": "timm:resnet18", "model_weights": "demo"}, "leave them out"),
+        ({"model": "timm:resnet18", "model_weights": "."}, "leave them out"),
         ({"auto_mask": "local-global-prototypes"}, "doesn't find one region"),
         ({"model": "local-global-prototypes", "method": "tent"}, "needs the network itself"),
     ],

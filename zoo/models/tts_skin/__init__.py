@@ -42,7 +42,7 @@ plugin = Plugin(
               choices=("tts", "none", "random", "noisecrop", "tent", "t3a")),
         Input("model", "text", "another classifier to select the features of: a model of the zoo, timm:NAME or "
               "hf-hub:ORG/NAME; none: these weights", default=""),
-        Input("model_weights", "text", "weights of that model of the zoo; none: its own demo", default=""),
+        Input("model_weights", "folder", "weights of that model of the zoo instead of its own demo"),
         Input("seed", "integer", "of drawn points, copies and random channels", default=0, minimum=0, maximum=2**31),
     ),
     outputs=(

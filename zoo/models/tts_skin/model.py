@@ -98,7 +98,7 @@ class Wanted:
     augment: Views
     method: Method
     model: str
-    model_weights: str
+    model_weights: Any
     seed: int
 
 
@@ -111,7 +111,7 @@ class TtsSkin(Model[SelectedClassification]):
     def __init__(self, config: TtsSkinConfig | None = None) -> None:
         super().__init__(config)
         self.network = build_network(self.config)
-        self._others: dict[tuple[str, str], Any] = {}  # models that options named, loaded once
+        self._others: dict[tuple[str, ...], Any] = {}  # models that options named, loaded once
 
     @property
     def temperature(self) -> float | None:
@@ -131,7 +131,7 @@ class TtsSkin(Model[SelectedClassification]):
     def _predict(self, images: Sequence[media.Image], **chosen: Any) -> list[SelectedClassification]:
         """Classify each image by itself, as one comes into a clinic: nothing of a batch is shared."""
         wanted = Wanted(**chosen)
-        classifier = self.classifier(wanted.model, wanted.model_weights)
+        classifier = self.classifier(wanted.model, str(wanted.model_weights or ""))
         return [self._selected(image, classifier, wanted) for image in images]
 
     def _selected(self, image: media.Image, classifier: Classifier, wanted: Wanted) -> SelectedClassification:
@@ -226,7 +226,7 @@ class TtsSkin(Model[SelectedClassification]):
         """Whether the classifier that answers knows such images: another one has its own domain, or states none."""
         if not chosen["model"]:
             return super()._kind_of(case, chosen)
-        other = self.classifier(chosen["model"], chosen["model_weights"]).model
+        other = self.classifier(chosen["model"], str(chosen["model_weights"] or "")).model
         return None if other is None else other._kind_of(case, options.complete(other.plugin, {}))
 
     # ---- classifiers --------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ class TtsSkin(Model[SelectedClassification]):
         if model.startswith(("timm:", "hf-hub:")):
             if weights:
                 raise OptionError("model_weights are those of a model of the zoo; leave them out")
-            key = (model, "")
+            key = (model, str(self.device))
             if key not in self._others:
                 with torch.inference_mode(False):  # parameters that Tent can adapt
                     self._others[key] = of_timm(public_network(model).eval().to(self.device), model)
@@ -253,13 +253,14 @@ class TtsSkin(Model[SelectedClassification]):
 
     def _other(self, name: str, weights: str, check: Callable[[Any, str], None]) -> Any:
         """Another model of the zoo, found by name."""
-        if (name, weights) not in self._others:
+        key = (name, weights, str(self.device))
+        if key not in self._others:
             if registry.find(name).name == plugin.name:
                 raise OptionError(f"{plugin.name} can't be told to use itself; leave it out")
             with torch.inference_mode(False):
-                self._others[name, weights] = inference.load(name, weights=weights or None, device=str(self.device))
-        check(self._others[name, weights], name)
-        return self._others[name, weights]
+                self._others[key] = inference.load(name, weights=weights or None, device=str(self.device))
+        check(self._others[key], name)
+        return self._others[key]
 
 
 # ---- networks ------------------------------------------------------------------------------------------------------
