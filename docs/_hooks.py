@@ -134,7 +134,7 @@ def kind_of(hint: Any) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    pages: list[Any] = ["models/index.md"]
+    pages: list[Any] = ["models/index.md", {"Demo weights": "models/demo.md"}]
     for card in cards():
         own = [{"Use": f"models/{card.name}.md"}]
         pages.append({card.name: own + ([{"Train": f"models/{card.name}/train.md"}] if card.training else [])})
@@ -146,7 +146,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     from mkdocs.structure.files import File
 
-    generated: dict[str, str | bytes] = {"models/index.md": index()}
+    generated: dict[str, str | bytes] = {"models/index.md": index(), "models/demo.md": demo_page()}
     for card in cards():
         generated[f"models/{card.name}.md"] = page(card, Path(config.docs_dir))
         if card.training:
@@ -177,8 +177,67 @@ def operators(root: Path) -> str:
 
 
 def index() -> str:
+    """Which model for which image: a table for each kind of image, and one of all."""
     rows = [[f"[{card.name}]({card.name}.md)", card.task, card.modality, card.summary] for card in cards()]
-    return "# Models\n\nAs `zoo list` shows them.\n\n" + table(["model", "task", "modality", "what it does"], rows)
+    parts = [
+        "# Models",
+        "As `zoo list` shows them. What their small weights are worth is told in [Demo weights](demo.md).",
+        "## Which model for my image",
+        "Find what your image shows, then what you want to have.",
+    ]
+    found = []
+    for kind, words in KINDS.items():
+        said = [card for card in cards() if any(word in card.modality.lower() for word in words)]
+        found += [[kind if not place else "", card.task, f"[{card.name}]({card.name}.md)", _wanted(card)]
+                  for place, card in enumerate(said)]  # fmt: skip
+    parts += [table(["my image is", "task", "model", "it gives"], found)]
+    parts += ["## All models", table(["model", "task", "modality", "what it does"], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+KINDS = {
+    "a photograph of skin": ("dermoscopy", "skin"),
+    "a photograph of the retina": ("retina", "fundus"),
+    "an endoscopic frame": ("endoscopy", "colonoscopy"),
+    "an ultrasound image": ("ultrasound",),
+    "a radiograph": ("x-ray", "radiograph"),
+    "a stained section": ("h&e", "histology"),
+    "a CT volume": ("ct volume", "ct and mr"),
+    "an MR volume or slice": ("mr,", "mr volume", "mri"),
+    "something else with one object": ("any 2-d",),
+}
+"""What users have, and the words by which cards name it."""
+
+
+def _wanted(card: Plugin) -> str:
+    return "; ".join(f"{item.name}: {item.help.partition(',')[0]}" for item in card.outputs[:2])
+
+
+def demo_page() -> str:
+    """What the small weights in the package can and can't do, with the numbers that the cards state."""
+    rows = []
+    for card in cards():
+        about = card.weights
+        if about is None:
+            rows.append([f"[{card.name}]({card.name}.md)", "none", "", ""])
+            continue
+        numbers = "; ".join(f"{name}: {value:g}" for name, value in about.metrics.items())
+        rows.append([f"[{card.name}]({card.name}.md)", f"`{about.trained_on}`", numbers, about.disclaimer])
+    parts = [
+        "# Demo weights",
+        "Every model answers right after the installation, by weights of less than 1 MiB. They show that a method "
+        "works and what its answers look like; **none is for patients**.",
+        "- They were trained on phantoms: images drawn by a program, of which the truth is known. The numbers below "
+        "were measured on phantoms that they never saw.\n"
+        "- On a real image they may be right, and nobody knows how often. Every output on one says *demonstration*; "
+        "an image that is unlike the phantoms gets no diagnosis ([how that is told](../domain.md)).\n"
+        "- For answers that mean something train on your own data ([how](../train.md)), or load weights that somebody "
+        "published ([how](../hub.md)).",
+        table(["model", "trained on", "measured", ""], rows),
+        "The one photograph of the retina on which a number can be stated is told at "
+        "[map-vessel](map-vessel.md): its vessels agree with those of a classical filter.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def page(card: Plugin, docs: Path) -> str:

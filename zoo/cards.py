@@ -6,6 +6,7 @@ torch isn't imported.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,8 +27,12 @@ def trial(card: Plugin) -> str:
 
 def example(card: Plugin) -> str:
     """A call that works as it stands, for models that name a sample or phantom."""
-    needed = "".join(f" --with {item.name}=..." for item in card.options if item.required)
-    return f"zoo predict {card.name} {trial(card)}{needed}"
+    stated = {assignment.partition("=")[0]: assignment.partition("=")[2] for assignment in card.example}
+    for item in card.options:
+        if item.required and item.name not in stated:
+            stated[item.name] = next(iter(item.choices), "...")
+    given = "".join(f" --with {name}={shlex.quote(value)}" for name, value in stated.items())
+    return f"zoo predict {card.name} {shlex.quote(trial(card))}{given}"
 
 
 def input_row(item: Input) -> list[str]:

@@ -141,6 +141,7 @@ class Plugin:
     readings: dict[str, str] = field(default_factory=dict)  # of the training, where paper and released code differ
     sample: str | None = None  # e.g. "sample:retina": a real image to try
     phantom: str | None = None  # e.g. "phantom:fundus": a procedural one with ground truth
+    example: tuple[str, ...] = ()  # options that go with the sample, else the phantom, as for --with: "box=8,9,60,70"
     licence_notes: str = ""
     departures: tuple[Departure, ...] = ()  # from the paper
     contract: int = CONTRACT_VERSION

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from zoo import __version__
+import zoo
+from zoo import __version__, cards, options
 
 
 def test_list_shows_models_with_their_task(zoo_cli) -> None:
@@ -21,6 +23,25 @@ def test_list_as_json_is_the_card(zoo_cli) -> None:
     (card,) = [card for card in json.loads(zoo_cli("list", "--json").out) if card["name"] == "map-vessel"]
     assert card["status"] == "ok"
     assert card["inputs"][0]["kind"] == "image"
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_the_example_of_a_card_is_whole(name: str) -> None:
+    words = shlex.split(cards.example(zoo.info(name)))
+    assert words[:3] == ["zoo", "predict", name]
+    given = [words[place + 1] for place, word in enumerate(words) if word == "--with"]
+    assert "..." not in " ".join(words)
+    assert options.parse(zoo.info(name), given).keys() >= {
+        item.name for item in zoo.info(name).options if item.required
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_the_example_of_a_card_runs_as_printed(zoo_cli, tmp_path, monkeypatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert zoo_cli(*shlex.split(cards.example(zoo.info(name)))[1:]).code == 0
+    assert list(tmp_path.glob("predictions/*.png"))
 
 
 def test_list_filters(zoo_cli) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +112,30 @@ def test_drive_as_distributed(tmp_path: Path) -> None:
     pairs = load_dataset(f"pairs:{tmp_path / 'test'}")
     assert pairs.ids == ["01_test", "02_test"]
     assert [read_mask(case).sum() for case in pairs] == [16, 16]
+
+
+def test_ham10000_labo_divides_as_its_lists_say_and_reads_no_pickle(ham: Path) -> None:
+    folder = ham / "splits"
+    folder.mkdir()
+    (folder / "class2images_train.p").write_bytes(b"a pickle")
+    with pytest.raises(DataError, match=r"class2images_train\.p is a pickle, which can run code .* run: python -c"):
+        load_dataset(f"ham10000-labo:{ham}")
+    lists = {
+        "train": {"melanocytic nevi": ["ISIC_1.jpg"], "melanoma": ["ISIC_3.jpg"]},
+        "val": {"melanocytic nevi": ["ISIC_0.jpg"]},
+        "test": {"actinic keratoses": ["ISIC_2.jpg"]},
+    }
+    for part, table in lists.items():
+        (folder / f"class2images_{part}.json").write_text(json.dumps(table))
+    dataset = load_dataset(f"ham10000-labo:{ham}")
+    assert dataset.ids == ["ISIC_1", "ISIC_3", "ISIC_0", "ISIC_2"]
+    parts = split(dataset)
+    assert [case.label for case in parts.train] == ["NV", "MEL"]
+    assert (parts.validation.ids, parts.test.ids) == (["ISIC_0"], ["ISIC_2"])  # ISIC_0 and ISIC_1 are of one lesion
+    for name, message in {"ISIC_1.jpg": "in two parts", "ISIC_99.jpg": "doesn't have"}.items():
+        (folder / "class2images_test.json").write_text(json.dumps({"melanoma": [name]}))
+        with pytest.raises(DataError, match=message):
+            load_dataset(f"ham10000-labo:{ham}")
+    (folder / "class2images_test.json").write_text('{"melanoma": "ISIC_2.jpg"}')
+    with pytest.raises(DataError, match="a list of image files"):
+        load_dataset(f"ham10000-labo:{ham}")

@@ -52,7 +52,11 @@ def listening(toy: None) -> Callable[..., AbstractContextManager[str]]:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
-            server = uvicorn.Server(uvicorn.Config(create_app(told), log_level="warning", lifespan="on", ws="none"))
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    create_app(told), log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=1
+                )
+            )
             thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
             thread.start()
             for _ in range(600):

@@ -209,6 +209,20 @@ def test_models_are_found_by_task_and_words(visitor: Visitor, page: str) -> None
     visitor.wait(lambda: "Tumour region" in visitor.text("body"))
     visitor.driver.get(f"{page}/page/?model=toy-model")  # every model has an address
     visitor.wait(lambda: model().startswith("toy-model"))
+    visitor.wait(lambda: "There are none: the network is as it was drawn" in visitor.text("body"))  # and its own words
+    assert "phantom:he-tile" not in visitor.text("body")
+
+
+def test_a_result_goes_with_its_model(visitor: Visitor, page: str) -> None:
+    visitor.choose("#model", "toy-model")
+    visitor.wait(lambda: "Bright places" in visitor.text("body"))
+    visitor.choose("#sample", "sample:retina")
+    visitor.canvas()
+    visitor.click(visitor.one("#predict"))
+    visitor.wait(lambda: "share of bright" in visitor.text("#numbers"))
+    visitor.choose("#model", "sam-histo-interactive")
+    visitor.wait(lambda: "share of bright" not in visitor.text("body") and not visitor.all("#figure img"))
+    assert visitor.text("#told") == ""
 
 
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(visitor: Visitor, page: str) -> None:

@@ -61,6 +61,7 @@ plugin = Plugin(
         },
     ),
     phantom="phantom:ultrasound",
+    example=("box=80,104,160,157",),
     readings={
         "paper": "one embedding each for scale and shift through shared matrices without biases, 1 added to the scale",
         "released": (

@@ -61,6 +61,7 @@ plugin = Plugin(
         },
     ),
     phantom="phantom:he-tile",
+    example=("click=60,128,1",),
     licence_notes="The paper's code is not released; the details of the decoder that it leaves open are ours.",
     departures=(
         Departure(

@@ -54,7 +54,9 @@ class Page:
             with place:
                 gr.render(inputs=[model])(lambda name: self._form(name, outputs))
             about = [gr.Markdown(), gr.Markdown(), gr.Markdown()]
-            gr.on([blocks.load, model.change], self._about, [model], about, **_HIDDEN)
+            # The last of several changes counts: ?model=NAME changes the model while the first one's words are fetched.
+            gr.on([blocks.load, model.change], self._about, [model], about, trigger_mode="always_last", **_HIDDEN)
+            model.change(lambda: ("", None, [], None, None, None), None, outputs, **_HIDDEN)  # results are of one model
         return blocks
 
     def _choice(self, blocks: gr.Blocks) -> gr.Dropdown:
