@@ -59,8 +59,8 @@ plugin = Plugin(
     claim="zoo.models.tts_skin.claim:claim",
     extras=("imaging",),
     weights=WeightsInfo(
-        trained_on="phantom:skin-trap?n=640&size=96 (461 procedural images, rulers on 95 % of the melanomas)",
-        command='zoo train tts-skin --data "phantom:skin-trap?n=640&size=96" --preset demo --out DIR',
+        trained_on="phantom:skin-trap?n=400&size=96 (288 procedural images, rulers on 95 % of the melanomas)",
+        command='zoo train tts-skin --data "phantom:skin-trap?n=400&size=96" --preset demo --out DIR',
         metrics={},
     ),
     readings={

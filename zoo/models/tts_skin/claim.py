@@ -37,7 +37,7 @@ from zoo.models.tts_skin.training import TtsSkinRecipe, fit, training
 from zoo.nn.test_time import T3A, Tent
 from zoo.training import Run
 
-TRAIN, TEST, BIAS = 800, 200, 0.95
+TRAIN, TEST, BIAS = 600, 120, 0.95
 COPIES, KEEP = 4, 0.1  # copies: 50 in the paper; 13 of 128 channels
 # From scratch, so at a higher rate; all else as printed, but for the size of network and schedule.
 RECIPE: TtsSkinRecipe = changed(
@@ -58,34 +58,40 @@ RECIPE: TtsSkinRecipe = changed(
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
-    """One classifier for each bias of the training; all arms ask it about the same copies of the same test images."""
+    """A classifier for each bias of the training; all arms ask it about the same copies of the same test images."""
     n, m, recipe = (96, 24, replace(RECIPE, epochs=1)) if quick else (TRAIN, TEST, RECIPE)
+    nothing = ImageSet.of([], [], empty=(3, SIZE, SIZE))
     scores: dict[str, dict[str, float]] = {}
-    for bias, suffix in ((BIAS, ""), (0.5, ", no bias")):
-        seen = RuledDiscs(n, bias, np.random.default_rng([seed, 1, round(100 * bias)]))
-        unseen = RuledDiscs(m, 1 - bias, np.random.default_rng([seed, 2, round(100 * bias)]))
-        nothing = ImageSet.of([], [], empty=(3, SIZE, SIZE))
-        names = list(claim.arms) if not suffix else ["plain", "TTS, 20 pairs"]
-        names = [name for name in names if not name.endswith("no bias")]
-        with spending(*(name + suffix for name in names), examples=n), Run(seed=seed, device="cpu") as arm_run:
+    for part, (bias, names) in enumerate(((BIAS, BIASED), (0.5, ("plain", "TTS, 20 pairs")))):
+        arms = [name + (", no bias" if bias == 0.5 else "") for name in names]
+        seen = RuledDiscs(n, bias, np.random.default_rng([seed, 1, part]))
+        with spending(*arms, examples=n), Run(seed=seed, device="cpu") as arm_run:
             classifier = fit(recipe, seen.images, nothing, arm_run).classifier()
-        adapting = {name: STREAMS[name](classifier.net) for name in names if name in STREAMS}
-        said: dict[str, list[float]] = {name: [] for name in names}
-        for i in range(m):
-            answers = selected(classifier, unseen, i, seed, names)
-            x = answers.pop("copies")
-            if not suffix:
-                alone = noise_crop(unseen.views[i], unseen.lesion[i])
-                answers["NoiseCrop"] = by_all_channels(
-                    classifier, copies_of(alone, no_points(), no_points(), seed, i).x
-                )
-            for name, adapt in adapting.items():
-                answers[name] = adapt(normalise(x[counted(x)]))
-            for name in names:
-                logits = answers[name] if name in STREAMS else answers[name][counted(x)]
-                said[name].append(float(averaged(logits)[1]))
-        scores |= {name + suffix: {"AUC": auroc(np.array(p), unseen.y)} for name, p in said.items()}
+        for metric, share in {"AUC": 1 - bias, "AUC, even": 0.5}.items():
+            unseen = RuledDiscs(m, share, np.random.default_rng([seed, 2, part, len(metric)]))
+            said = asked(classifier, unseen, seed, names)
+            for arm, name in zip(arms, names, strict=True):
+                scores.setdefault(arm, {})[metric] = auroc(said[name], unseen.y)
     return scores
+
+
+def asked(
+    classifier: Classifier, unseen: RuledDiscs, seed: int, names: Sequence[str]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """The probability that a disc is striped, by every arm; what adapts goes from image to image."""
+    adapting = {name: STREAMS[name](classifier.net) for name in names if name in STREAMS}
+    said: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(len(unseen.y)):
+        answers = selected(classifier, unseen, i, seed, names)
+        x = answers.pop("copies")
+        if "NoiseCrop" in names:
+            alone = noise_crop(unseen.views[i], unseen.lesion[i])
+            answers["NoiseCrop"] = by_all_channels(classifier, copies_of(alone, no_points(), no_points(), seed, i).x)
+        answers = {name: answers[name][counted(x)] for name in names if name in answers}
+        answers |= {name: adapt(normalise(x[counted(x)])) for name, adapt in adapting.items()}
+        for name in names:
+            said[name].append(float(averaged(answers[name])[1]))
+    return {name: np.array(p) for name, p in said.items()}
 
 
 # ---- arms ----------------------------------------------------------------------------------------------------------
@@ -105,6 +111,8 @@ STREAMS: Mapping[str, Any] = {
     "T3A": T3A,
 }
 """What goes on from image to image with what it has become."""
+
+BIASED = ("plain", "random channels", *SELECTED, "NoiseCrop", *STREAMS)
 
 
 def copies_of(view: UInt8[np.ndarray, "s s 3"], plus: np.ndarray, minus: np.ndarray, seed: int, i: int) -> Replicas:
@@ -143,10 +151,12 @@ def selected(
     return {"copies": whole.x, **dict(zip(["plain", "random channels", *chosen], logits, strict=True))}
 
 
-def _compare(method: str, baseline: str, *, yes: str, no: str, open: str, **more: Any) -> Comparison:
+def _compare(
+    method: str, baseline: str, metric: str = "AUC", *, yes: str, no: str, open: str, **more: Any
+) -> Comparison:
     """With what each verdict means."""
     readings: dict[Verdict, str] = {"supported": yes, "not supported": no, "inconclusive": open}
-    return Comparison(method, baseline, "AUC", readings=readings, **more)
+    return Comparison(method, baseline, metric, readings=readings, **more)
 
 
 claim = Claim(
@@ -155,7 +165,9 @@ claim = Claim(
         "points on the lesion and beside it restores the AUC of a trained classifier; one pair of points is enough for "
         "much of it, random channels do nothing, and 20 pairs do as well as replacing the whole background (NoiseCrop)."
     ),
-    data=f"procedural discs of {SIZE} px with or without a ruler, {TRAIN} to train on, {TEST} of each to test",
+    data=f"procedural discs of {SIZE} px with or without a ruler, {TRAIN} to train on, {TEST} to test; AUC where the "
+    "test reverses the ruler's bias, and AUC, even, where the ruler tells nothing: a method that only turns the short "
+    "cut round gains in the first alone",
     arms={
         "plain": f"all channels, mean of {COPIES} copies",
         "random channels": "a tenth of them, drawn for every image",
@@ -209,7 +221,13 @@ claim = Claim(
             open="Whether it matters where the points lie stays open.",
         ),
         _compare(
-            "TTS, 20 pairs", "NoiseCrop", headline=True,
+            "TTS, 20 pairs", "plain", "AUC, even", headline=True,
+            yes="It helps also where rulers tell nothing in the test, so it isn't a short cut the other way round.",
+            no="Where rulers tell nothing in the test it doesn't help.",
+            open="Whether it helps where rulers tell nothing in the test stays open.",
+        ),
+        _compare(
+            "TTS, 20 pairs", "NoiseCrop",
             yes="Twenty pairs of points beat a mask of the whole lesion.",
             no="Twenty pairs of points don't beat a mask of the whole lesion (NoiseCrop).",
             open="Points and a mask of the whole lesion (NoiseCrop) are not told apart.",

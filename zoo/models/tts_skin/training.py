@@ -159,7 +159,7 @@ training = Training(
                 "small_strides": (2, 2, 2, 1),
             },
             "pretrained": False,
-            "epochs": 30,
+            "epochs": 25,
             "batch_size": 32,
             "lr": 1e-2,
             "dtype": "float16",
