@@ -8,8 +8,8 @@ from jaxtyping import Bool, UInt8
 from zoo.data.images import ImageSet
 
 SIZE = 32  # px
-STRIPES = 0.10  # amplitude, in noise of deviation 0.12: plain enough to learn, and no more
-NOISE = 0.12
+STRIPES = 0.13  # amplitude, in noise of deviation 0.12: plain enough to learn, and no more
+NOISE = 0.12  # deviation
 
 
 class RuledDiscs:
