@@ -24,15 +24,8 @@ from zoo.metrics import auroc
 from zoo.models.tts_skin.data import ALPHA, ALPHA_ARTIFACTS, Window, draw, no_points, noise_crop
 from zoo.models.tts_skin.model import Classifier
 from zoo.models.tts_skin.replicas import Replicas, replicas
-from zoo.models.tts_skin.selection import (
-    as_mask,
-    averaged,
-    best_channels,
-    by_all_channels,
-    channel_scores,
-    counted,
-    random_channels,
-)
+from zoo.models.tts_skin.selection import as_mask, averaged, best_channels, by_all_channels, channel_scores, counted
+from zoo.models.tts_skin.selection import random_channels as draw_channels
 from zoo.models.tts_skin.training import TtsSkinRecipe, fit, training
 from zoo.nn.test_time import T3A, Tent
 from zoo.training import Run
@@ -43,18 +36,11 @@ COPIES, KEEP = 4, 0.1  # copies: 50 in the paper; 13 of 128 channels
 RECIPE: TtsSkinRecipe = changed(
     training.configure("paper"),
     {
-        "network": {
-            "backbone": "small",
-            "image_size": SIZE,
-            "small_channels": (24, 48, 128),
-            "small_strides": (1, 2, 2),
-        },
-        "pretrained": False,
-        "epochs": 6,
-        "batch_size": 64,
-        "lr": 1e-2,
+        "network": {"backbone": "small", "image_size": SIZE, "small_channels": (24, 48, 128),
+                    "small_strides": (1, 2, 2)},
+        "pretrained": False, "epochs": 6, "batch_size": 64, "lr": 1e-2,
     },
-)
+)  # fmt: skip
 
 
 def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
@@ -137,7 +123,7 @@ def selected(
     chosen = [name for name in SELECTED if name in names]
 
     def choose(maps: Tensor) -> Tensor:
-        drawn = random_channels((1, maps.shape[1]), KEEP, rng).expand(len(maps), -1)
+        drawn = draw_channels((1, maps.shape[1]), KEEP, rng).expand(len(maps), -1)
         masks = [torch.ones_like(drawn), drawn]
         for name in chosen:
             alpha = ALPHA_ARTIFACTS if SELECTED[name].get("source") == "artifact" else ALPHA
@@ -187,8 +173,12 @@ claim = Claim(
     },
     run="zoo.models.tts_skin.claim:run",
     seeds=(301, 302, 303, 304, 305, 306, 307, 308),
-    tuned_on=(0, 1),
-    tuning="All arms ask the same trained classifier, so there is nothing to tune for one and not for another.",
+    tuned_on=(0,),
+    tuning=(
+        "All arms ask the same trained classifier, so there is nothing to tune for one and not for another. On seed 0 "
+        "the stripes' amplitude was chosen: at 0.10 the network learns them too seldom for any arm to find (NoiseCrop "
+        "0.52), at 0.13 it does (0.99) and arms are told apart."
+    ),
     primary=_compare(
         "TTS, 20 pairs", "plain", margin=0.15, recipe="paper",
         yes="Points undo most of the harm that the artifact does.",
@@ -257,9 +247,5 @@ claim = Claim(
             "TTS, 20 pairs, released vs. plain, AUC",
         ),
         "Random channels do as well as one pair of points": ("TTS, 1 pair vs. random channels, AUC",),
-    },
-    unequal={
-        "Tent": "it adapts to the test images, as is its nature",
-        "Tent, forgetting": "it adapts to the test images, as is its nature",
     },
 )  # fmt: skip

@@ -100,9 +100,8 @@ class Selection:
 
 @torch.no_grad()
 def select(
-    classifier: Apart, copies: Replicas, alpha: float, keep: float, lookup: Lookup = "bilinear",
-    rescale: bool = False,
-) -> Selection:  # fmt: skip
+    classifier: Apart, copies: Replicas, alpha: float, keep: float, lookup: Lookup = "bilinear", rescale: bool = False
+) -> Selection:
     """Answers by all channels and by the best of each copy, from one pass of the trunk."""
     parts: list[tuple[Tensor, ...]] = []
     first: Tensor | None = None
