@@ -155,8 +155,7 @@ class TtsSkin(Model[SelectedClassification]):
         p = [classifier.named(averaged(logits)) for logits in (found.plain[own], by_method)]
         if wanted.method == "tts" and not applied:
             notes.append("no points and no mask: this is the plain classifier, test-time selection was not applied")
-        if classifier.name:
-            notes.insert(0, f"probabilities of {classifier.name}")
+        notes = [*([f"probabilities of {classifier.name}"] if classifier.name else []), *notes]
         return SelectedClassification(
             image=image,
             options={"alpha": alpha, "lookup": lookup},

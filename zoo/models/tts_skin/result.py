@@ -17,7 +17,6 @@ from zoo.spec import is_kind
 LESION, ELSEWHERE = fig.colour(3), fig.colour(6)
 NAMES = {"tts": "selected features", "none": "all features", "random": "random features", "noisecrop": "NoiseCrop",
          "tent": "Tent", "t3a": "T3A"}  # fmt: skip
-SHOWN = 6  # classes with a bar
 DOT = 6  # px, of the figure
 
 
@@ -121,7 +120,7 @@ class SelectedClassification(Classification):
                 fig.Bar("all features", self.baseline[name], (150, 150, 150)),
                 fig.Bar(NAMES[self.method], self.probabilities[name], fig.colour(5)),
             ]
-            for name in (ranked if len(ranked) > SHOWN else self.probabilities)
+            for name in (ranked if len(ranked) > 5 else self.probabilities)
         }
         return fig.grouped_bars(rows)
 
