@@ -61,7 +61,14 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on="phantom:skin-trap?n=400&size=96 (288 procedural images, rulers on 95 % of the melanomas)",
         command='zoo train tts-skin --data "phantom:skin-trap?n=400&size=96" --preset demo --out DIR',
-        metrics={},
+        seconds=68,
+        metrics={
+            # zoo evaluate tts-skin --data "phantom:skin-trap?n=60&size=96&seed=5000&bias=0.05" --split all
+            "AUC by selection, 60 other phantoms with the ruler's bias reversed": 0.966,
+            "AUC by all channels (method=none), the same phantoms": 0.979,
+            "balanced accuracy by selection, the same phantoms": 0.717,
+            "balanced accuracy by all channels, the same phantoms": 0.933,
+        },
     ),
     readings={
         "paper": "as printed: maps are read between cells; the default",
@@ -73,10 +80,7 @@ plugin = Plugin(
         "4.0: weights trained on it are for non-commercial use. The paper's annotated key points are not released."
     ),
     departures=(
-        Departure(
-            "The classifier is ResNet-50 with ImageNet's weights.",
-            "The paper names no network; its code trains this one.",
-        ),
+        Departure("The classifier is ResNet-50 with ImageNet's weights.", "The paper names none; its code has it."),
         Departure(
             "Maps are read bilinearly between the centres of cells.",
             "The paper says upsampled; its code repeats each cell, which is lookup=cell and recipe=released.",
@@ -90,18 +94,12 @@ plugin = Plugin(
             "Copies are the whole image with flips and hue, and one more pass of the image as it is makes the picture.",
             "The paper says as in training; its code tests with these. augment=crops is the training's.",
         ),
-        Departure(
-            "An image without a marked artifact is ranked by its positive points alone.",
-            "The paper is silent; so does its code.",
-        ),
+        Departure("An image without a marked artifact is ranked by positive points alone.", "So does the paper's code."),
         Departure(
             "Training draws both classes equally often and keeps the epoch of best balanced accuracy.",
             "As in the authors' code; the paper says validation performance, and nothing of sampling.",
         ),
-        Departure(
-            "NoiseCrop's noise is Gaussian with the mean and deviation of natural images.",
-            "The authors' noise images are not released.",
-        ),
+        Departure("NoiseCrop's noise is Gaussian, with natural images' mean and deviation.", "Theirs isn't released."),
         Departure(
             "method=tent and method=t3a forget every image; the claim also has them as released, which never do.",
             "A prediction must not depend on the images before it.",
