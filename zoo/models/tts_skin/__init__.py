@@ -94,7 +94,7 @@ plugin = Plugin(
             "Copies are the whole image with flips and hue, and one more pass of the image as it is makes the picture.",
             "The paper says as in training; its code tests with these. augment=crops is the training's.",
         ),
-        Departure("An image without a marked artifact is ranked by positive points alone.", "So does the paper's code."),
+        Departure("An image without marked artifacts is ranked by positive points alone.", "So does the paper's code."),
         Departure(
             "Training draws both classes equally often and keeps the epoch of best balanced accuracy.",
             "As in the authors' code; the paper says validation performance, and nothing of sampling.",
