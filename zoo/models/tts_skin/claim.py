@@ -109,7 +109,7 @@ def copies_of(view: UInt8[np.ndarray, "s s 3"], plus: np.ndarray, minus: np.ndar
 
 def selected(
     classifier: Classifier, data: RuledDiscs, i: int, seed: int, names: Sequence[str]
-) -> dict[str, Float[Tensor, "r _"]]:
+) -> dict[str, Float[Tensor, "r ..."]]:
     """Logits of the copies of an image by all channels, by random ones and by those of each arm; and the ``copies``."""
     rng = np.random.default_rng([seed, 4, i])
     lesion, everywhere = data.lesion[i], np.ones_like(data.lesion[i])
