@@ -103,7 +103,7 @@ def fit(recipe: TtsSkinRecipe, images: ImageSet, validation: ImageSet, run: Run)
 
 
 def drawn(
-    recipe: TtsSkinRecipe, places: Sequence[Int[np.ndarray, ...]], count: int, run: Run, step: int
+    recipe: TtsSkinRecipe, places: Sequence[np.ndarray], count: int, run: Run, step: int
 ) -> Int[np.ndarray, " b"]:
     """Which images a step takes; balanced, each class is as likely as any other, and an image may come again."""
     if not recipe.balanced:
