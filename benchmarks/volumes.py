@@ -152,7 +152,7 @@ PARTS = {"windows": windows, "slices": slices, "supports": supports, "ct": ct}
 
 
 def held(what: str) -> float:
-    """MB that this process holds now (``VmRSS``) or held at most (``VmHWM``; ru_maxrss is inherited)."""
+    """MB that this process holds now (``VmRSS``) or held at most (``VmHWM``, which no process inherits)."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) * 1024 / 1e6
 
