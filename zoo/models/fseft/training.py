@@ -233,7 +233,8 @@ DEMO: dict[str, Any] = {
     "patches": 1,
     "positive": 0.8,
     "turns": 0.0,
-    "adaptation": {"epochs": 15, "patches": 2},
+    # one step an epoch where one volume is given: few steps need a larger rate to get away from the bias of -4
+    "adaptation": {"epochs": 30, "patches": 2, "lr_adapter": 3e-2},
     "dtype": "float16",
 }
 

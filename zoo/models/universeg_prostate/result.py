@@ -73,6 +73,11 @@ class InContextSegmentation(Segmentation):
             return f"{self.roi} {self.measurements['volume ml']:.1f} ml"
         return super().summary()
 
+    def legend(self) -> list[figure.LegendEntry]:
+        if "volume ml" not in self.measurements or self.unlike:
+            return super().legend()
+        return [figure.LegendEntry(f"{self.roi} ({self.measurements['volume ml']:.1f} ml)", figure.colour(1))]
+
     def to_dict(self) -> dict[str, Any]:
         support, index, w = self.used
         per_slice = [
