@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from zoo import Classification, Input, Model, Output, Paper, Plugin, media
-from zoo.domain import SHARE, Cloud, Domain, read
+from zoo.domain import SHARE, Cloud, Contrast, Domain, calibrated, looks, read, together
 from zoo.errors import MediaError, WeightsError
-from zoo.media.appearance import MEASURES, statistics
+from zoo.media.appearance import BANDS, COLOURS, GREY_BANDS, MEASURES, bands, colours, statistics
 from zoo.prediction import Provenance, tempered
 from zoo.training.reference import fitted
+from zoo.training.strangers import COUNT, MEASURED, stranger, strangers
 from zoo.weights import DOMAIN
 
 CARD = Plugin(
@@ -243,6 +244,80 @@ def test_a_domain_that_was_made_before_colours_were_measured_still_serves(tmp_pa
     model.domain = read(path)
     assert not model.predict(pale(1000)).unlike
     assert model.predict(ground(5, 0.15)).unlike
+
+
+def many_looks(seed: int) -> np.ndarray:
+    """Speckle on ground of any level and steepness: a kind so wide that most pictures lie within its cloud."""
+    rng = np.random.default_rng([9, seed])
+    slope = np.kron(rng.normal(0, rng.uniform(0, 0.4), (4, 4)), np.ones((24, 24)))
+    speckle = rng.gamma(rng.choice([1, 2, 4]), 1.0, (96, 96))
+    grey = (rng.uniform(0.1, 0.9) + slope) * speckle / speckle.mean()
+    return (255 * np.clip(grey, 0, 1)).astype(np.uint8)
+
+
+def test_a_kind_of_many_looks_is_told_by_how_its_details_are_made(tmp_path: Path) -> None:
+    """Blurred, it has the levels of the kind and none of its speckle."""
+    model = Toy()
+    measured = model.measured(media.read(many_looks(seed)) for seed in range(240))
+    model.domain = Domain.of(measured, strangers())
+    without = Domain.of(measured)
+    assert without.contrast is None
+    soft = [np.asarray(Image.fromarray(many_looks(2000 + k)).resize((24, 24)).resize((96, 96))) for k in range(12)]
+    found = [model.measured([media.read(one)]) for one in (*soft, *(stranger(9000 + k) for k in range(30)))]
+    caught, before = (sum(domain.judge(one).unlike for one in found) for domain in (model.domain, without))
+    assert caught >= max(before + 4, 36)
+    assert not any(model.predict(many_looks(1000 + seed)).unlike for seed in range(40))
+    assert Domain.of({name: rows[:100] for name, rows in measured.items()}, strangers()).contrast is None
+    (tmp_path / DOMAIN).write_text(model.domain.to_json())
+    stored = read(tmp_path / DOMAIN)
+    assert [stored.judge(one) for one in found] == [model.domain.judge(one) for one in found]
+    damaged = json.loads(model.domain.to_json())
+    damaged["contrast"]["form"] = damaged["contrast"]["form"][:-1]
+    (tmp_path / DOMAIN).write_text(json.dumps(damaged))
+    with pytest.raises(WeightsError, match="its shapes don't fit"):
+        read(tmp_path / DOMAIN)
+
+
+def test_a_contrast_is_the_difference_of_two_distances() -> None:
+    rng = np.random.default_rng(3)
+    kind, others = rng.normal(size=(4000, 3)) * 3, rng.normal(size=(3000, 3)) * 0.3
+    found = calibrated(lambda part: Contrast.of(part, others), kind)
+    new = rng.normal(size=(40_000, 3)) * 3
+    assert float((found.farther(new) < SHARE).mean()) < 0.0015
+    inside = np.zeros((1, 3))  # amidst the kind, and of the others nine times out of ten
+    assert Cloud.calibrated(kind, 0.0).farther(inside)[0] == pytest.approx(0.1)
+    assert found.distance(inside)[0] > np.quantile(found.distance(new), 0.98)
+    z = 3 * np.arcsinh((kind - found.median) / found.unit / 3), 3 * np.arcsinh((others - found.median) / found.unit / 3)
+    point = 3 * np.arcsinh((new[:5] - found.median) / found.unit / 3)
+    first, second = (
+        np.einsum("ij,jk,ik->i", point - one.mean(0), np.linalg.inv(np.cov(one.T)), point - one.mean(0)) for one in z
+    )
+    np.testing.assert_allclose(found.distance(new[:5]), (first - second) / 3, rtol=0.1, atol=0.5)
+
+
+def test_bands_tell_noise_by_what_is_known_of_it() -> None:
+    """White normal noise: details of equal spread at every direction, half of it at each coarser scale, unrelated."""
+    noise = np.clip(128 + 20 * np.random.default_rng(0).standard_normal((64, 64)), 0, 255).astype(np.uint8)
+    found = bands(media.read(noise))
+    assert len(found) == BANDS
+    assert found[[0, 2, 4]] == pytest.approx(np.log(20 / 255 + 0.003), abs=0.08)
+    assert found[20] == pytest.approx(np.log(10 / 255 + 0.003), abs=0.12)
+    assert found[1] / 3 == pytest.approx(np.log(np.sqrt(2 / np.pi)), abs=0.03)
+    assert np.abs(found[6:17]).max() < 0.25
+    assert np.ptp(found[GREY_BANDS::4]) == 0  # no colour
+    assert len(colours(media.read(noise))) == COLOURS
+
+
+def test_what_is_measured_on_drawn_pictures_comes_with_the_package() -> None:
+    stored = strangers()
+    for name, of in MEASURED.items():
+        assert len(stored[name]) == COUNT
+        for seed in (0, 1, COUNT - 1):
+            np.testing.assert_allclose(stored[name][seed], of(media.read(stranger(seed))), rtol=2e-3, atol=5e-3)
+    names = looks(stored)
+    assert names == ("statistics", "bands", "colours")
+    assert together(stored, names).shape == (COUNT, len(MEASURES) + BANDS + COLOURS)
+    assert together(stored, ("statistics", "bands", "fine")).shape == (COUNT, len(MEASURES) + 2 * GREY_BANDS)
 
 
 def test_too_few_images_say_nothing() -> None:

@@ -21,7 +21,7 @@ from zoo import domain, loading, media, options, weights
 from zoo.data import patients
 from zoo.data.seen import Seen
 from zoo.errors import PluginError
-from zoo.media.appearance import colours, statistics, textures
+from zoo.media.appearance import bands, colours, fine_bands, statistics, textures
 from zoo.media.doubts import require_content
 from zoo.media.reading import listening
 from zoo.plugin import Plugin
@@ -158,15 +158,25 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
 
     @torch.inference_mode()
     def measured(self, pictures: Iterable[media.Image]) -> domain.Measured:
-        """What tells the kind of 2-D images: a row of statistics, of textures, of colours and, where the plugin gives
-        them, of features for each."""
-        rows: dict[str, list[np.ndarray]] = {"statistics": [], "textures": [], "colours": []}
+        """What tells the kind of 2-D images: a row of statistics, of textures, of colours, of bands, of their shorter
+        side in px and, where the plugin gives them, of features for each."""
+        rows: dict[str, list[np.ndarray]] = {
+            "statistics": [],
+            "textures": [],
+            "colours": [],
+            "bands": [],
+            "fine": [],
+            "side": [],
+        }
         stream = iter(pictures)
         with _evaluating(self):
             while batch := list(islice(stream, MEASURED)):
                 rows["statistics"] += [statistics(one) for one in batch]
                 rows["textures"] += [textures(one) for one in batch]
                 rows["colours"] += [colours(one) for one in batch]
+                rows["bands"] += [bands(one) for one in batch]
+                rows["fine"] += [fine_bands(one) for one in batch]
+                rows["side"] += [np.array([min(one.size)], float) for one in batch]
                 found = self._network_features(batch)
                 if found is not None:
                     rows.setdefault("features", []).extend(found.double().cpu().numpy())

@@ -531,6 +531,23 @@ def test_jpeg_lossless_is_read() -> None:
     assert np.abs(image.rgb() - plain.rgb()).mean() < 0.02
 
 
+def test_twelve_bit_jpeg_is_read_and_damage_to_it_is_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The values are libjpeg-turbo's. GDCM says of damage on the error stream alone, which shows nothing."""
+    pytest.importorskip("gdcm")
+    path = pydicom.data.get_testdata_file("JPGExtended.dcm", download=False)
+    found = read(path)
+    assert (found.array.sum(), found.array.max()) == (3767007, 264)
+    assert found.array[500, ::64].tolist() == [1, 23, 10, 22]
+    dataset = pydicom.dcmread(path)
+    (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
+    for cut in (300, 3000):
+        dataset.PixelData = pydicom.encaps.encapsulate([frame[:cut] + b"\xff\xd9"])
+        dataset.save_as(tmp_path / "a.dcm")
+        with pytest.raises(MediaError, match="is damaged or"):
+            read(tmp_path / "a.dcm")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_missing_codec_is_said_with_its_remedy() -> None:
     path = pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)
     try:

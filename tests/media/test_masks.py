@@ -100,6 +100,21 @@ def test_a_resized_mask_is_cut_at_half(blobs: np.ndarray, tmp_path: Path) -> Non
     np.testing.assert_array_equal(read_labels(np.asarray(small)).array, labels.array)
 
 
+@pytest.mark.parametrize("side", [96, 100, 128, 40])
+def test_few_shades_of_an_edge_are_an_edge_too(side: int, tmp_path: Path) -> None:
+    """A square, resized, has three to a dozen shades, in lines; a class that fills an area is none."""
+    square = np.zeros((64, 64), np.uint8)
+    square[15:40, 17:41] = 255
+    small = np.asarray(PILImage.fromarray(square).resize((side, side), PILImage.Resampling.BILINEAR))
+    PILImage.fromarray(small).save(tmp_path / "m.png")
+    labels = read_labels(tmp_path / "m.png")
+    assert set(np.unique(labels.array)) == {0, 1}
+    assert labels.array.mean() == pytest.approx((square > 0).mean(), rel=0.05)
+    assert "cut at half" in labels.notes[0]
+    classes = np.repeat(np.repeat(np.array([[0, 60, 255], [120, 180, 255]], np.uint8), 9, 0), 9, 1)
+    np.testing.assert_array_equal(read_labels(classes).array, classes)
+
+
 @pytest.mark.parametrize("values", [[0, 1, 2], [0, 85, 170, 255], [0, 7, 20, 255], list(range(256)), [3, 255]])
 def test_label_numbers_stay_what_they_are(values: list[int], tmp_path: Path) -> None:
     labels = np.resize(np.array(values, np.uint8), (17, 19))

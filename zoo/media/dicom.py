@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import MediaError, MissingExtraError, ZooError
-from zoo.media import limits
+from zoo.media import jpeg12, limits
 from zoo.media.deflated import SYNTAX, read_deflated
 from zoo.media.files import brief, printable, quiet, refusal
 from zoo.media.geometry import dicom_affine, is_map, orientation_code, slice_normal
@@ -126,6 +126,7 @@ def decode(path: Path, dataset: Any) -> np.ndarray:
     try:
         from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
+        jpeg12.register()
         with quiet():
             array = pixel_array(dataset, raw=False)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":

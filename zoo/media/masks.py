@@ -120,14 +120,24 @@ def _numbers(image: Image) -> tuple[np.ndarray, list[str]]:
     top = 255 if array.max() <= 255 else 65535
     if array.max() == top and np.isin(array, (0, top)).all():
         return (array > 0).astype(np.uint8), []
-    greys = array[(array > top // 8) & (array < top - top // 8)]
-    white = int((array >= top - top // 8).sum())
-    # Label numbers are few or spread evenly; edges are many shades, fewer than the white that they surround.
-    if white and array.min() >= 0 and (lossy or (len(np.unique(greys)) >= 8 and white >= len(greys))):
+    grey = (array > top // 8) & (array < top - top // 8)
+    greys, white = array[grey], int((array >= top - top // 8).sum())
+    # Label numbers are few, spread evenly or fill areas; edges are several shades, in lines, fewer than the white that
+    # they surround.
+    shades = len(np.unique(greys))
+    edges = white >= len(greys) and (shades >= 8 or (shades >= 3 and _in_lines(array, grey)))
+    if white and array.min() >= 0 and (lossy or edges):
         return (array > top // 2).astype(np.uint8), [f"mask {image.source} has grey edges; it was cut at half"]
     if lossy and array.any():
         raise MediaError(f"mask {image.source} is a JPEG, which doesn't keep label numbers; store it as PNG")
     return array, []
+
+
+def _in_lines(array: np.ndarray, where: np.ndarray) -> bool:
+    """Whether hardly any of these pixels makes a square of one value with its neighbours."""
+    corner = array[..., 1:, 1:]
+    square = (corner == array[..., 1:, :-1]) & (corner == array[..., :-1, 1:]) & (corner == array[..., :-1, :-1])
+    return int((square & where[..., 1:, 1:]).sum()) <= 0.05 * int(where.sum())
 
 
 def _picture(mask: np.ndarray) -> PILImage.Image:

@@ -27,7 +27,7 @@ from zoo.weights import CONFIG, DOMAIN, SEEN
 
 ENOUGH = 200  # cases that the temperature is fitted to: drawing them takes long
 SEED = 500_000  # of the phantoms by which the kind is known
-SMALL = 64  # px
+SMALL = 256  # px
 KNOWN_BY = {True: 1000, False: 300}  # images up to SMALL, and larger ones, which take ten times as long to draw
 
 

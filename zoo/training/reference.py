@@ -19,6 +19,7 @@ from zoo.data.splits import TrainData
 from zoo.domain import MINIMUM, Domain
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.training.strangers import strangers
 
 MOST = 1000  # images that the kind is known by, and cases that the temperature is fitted to
 RANGE = 0.1, 20.0  # of temperatures
@@ -43,7 +44,7 @@ def refer(model: Model, data: TrainData, training: Any, most: int = MOST) -> Non
 
 def domain_of(model: Model, dataset: Dataset, most: int = MOST) -> Domain | None:
     """What the images of ``dataset`` are like; ``None`` where they are too few, or the model looks at no images."""
-    return Domain.of(model.measured(islice(_pictures(model, dataset), most)))
+    return Domain.of(model.measured(islice(_pictures(model, dataset), most)), strangers())
 
 
 def _pictures(model: Model, dataset: Dataset) -> Iterator[media.Image]:
