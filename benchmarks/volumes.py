@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -152,19 +151,19 @@ def ct(file: Path, ours: bool) -> tuple[Callable[[], Any], str]:
 PARTS = {"windows": windows, "slices": slices, "supports": supports, "ct": ct}
 
 
-def resident() -> float:
-    """MB that this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
+def held(what: str) -> float:
+    """MB that this process holds now (``VmRSS``) or held at most (``VmHWM``, which no process inherits)."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def one(part: str, ours: bool, file: Path, out: Path) -> None:
     run, what = PARTS[part](file, ours)
-    before = resident()
+    before = held("VmRSS")
     start = time.perf_counter()
     result = run()
     took = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    peak = held("VmHWM")
     np.save(out, result)
     print(json.dumps({"what": what, "seconds": took, "peak_mb": peak - before, "before_mb": before}))
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from tests.media.conftest import dicom_file  # noqa: F401
 from zoo import media
 from zoo.data.case import Case
 from zoo.data.phantoms.abdominal_ct import abdominal_ct
@@ -41,6 +45,33 @@ def test_scanners_store_a_volume_their_own_way_and_it_comes_out_alike(case: Case
     )  # fmt: skip
     a, b = (read_scan(image, VIEW, "x").x for image in (case.image, flipped))
     torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_every_form_of_a_volume_looks_alike(tmp_path: Path, dicom_file: Callable[..., Path]) -> None:  # noqa: F811
+    """NIfTI, NRRD, a DICOM series and an array with its spacing."""
+    nibabel, sitk = pytest.importorskip("nibabel"), pytest.importorskip("SimpleITK")
+    image = abdominal_ct(9, size=32, slices=16, scanner="a").image  # stored as scanners do, LPS
+    array, affine, spacing = image.array, image.affine, image.spacing
+    assert affine is not None
+    assert spacing is not None
+    nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), tmp_path / "ct.nii.gz")
+    nrrd = sitk.GetImageFromArray(array)
+    nrrd.SetSpacing(spacing[::-1])
+    nrrd.SetOrigin((-affine[0, 3], -affine[1, 3], affine[2, 3]))
+    sitk.WriteImage(nrrd, str(tmp_path / "ct.nrrd"))
+    for z, plane in enumerate(array):
+        position = [-affine[0, 3], -affine[1, 3], affine[2, 3] + z * spacing[0]]
+        dicom_file(
+            f"series/{z:03}.dcm", plane.astype(np.int16), SeriesInstanceUID="1.2.3", RescaleSlope=1, RescaleIntercept=0,
+            ImagePositionPatient=[float(c) for c in np.round(position, 6)], ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            PixelSpacing=[round(s, 8) for s in spacing[1:]],
+        )  # fmt: skip
+    flipped = media.Image(array[:, ::-1, ::-1], spacing=spacing, ndim_spatial=3)  # without an affine: RAS
+    files = [tmp_path / name for name in ("ct.nii.gz", "ct.nrrd", "series")]
+    first, *others = (read_scan(media.read(one), VIEW, "x") for one in (*files, flipped))
+    for one in others:
+        torch.testing.assert_close(one.x, first.x, atol=1e-3, rtol=0)
+        assert one.grid.voxel_ml == pytest.approx(first.grid.voxel_ml, rel=1e-6)
 
 
 def test_what_is_no_ct_or_has_no_spacing_is_refused() -> None:

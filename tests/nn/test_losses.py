@@ -20,6 +20,7 @@ from zoo.nn.losses import (
     dice_losses,
     low_cross_entropy,
     normalised_focal_loss,
+    partial_dice,
     project_on_simplex,
     root_weights,
     supervised_contrastive_loss,
@@ -131,3 +132,16 @@ def test_normalised_focal_loss_weighs_every_sample_alike_and_without_focus_is_cr
     sure = torch.where(target > 0, 40.0, -40.0).requires_grad_()
     normalised_focal_loss(sure, target).backward()
     assert torch.isfinite(sure.grad).all()
+
+
+def test_only_annotated_classes_teach_by_partial_labels() -> None:
+    logits, y = torch.randn(2, 3, 4, 4, 4), (torch.rand(2, 3, 4, 4, 4) > 0.5).float()
+    known = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    logits.requires_grad_()
+    loss = partial_dice(logits, y, known)
+    other = y.clone()
+    other[0, 1:], other[1, 2] = 1 - other[0, 1:], 0
+    torch.testing.assert_close(partial_dice(logits, other, known), loss)
+    loss.backward()
+    assert not logits.grad[0, 1:].any()
+    assert logits.grad[1, 1].any()

@@ -62,6 +62,13 @@ def test_a_flat_network_looks_at_each_plane_alone() -> None:
     torch.testing.assert_close(before, after)
 
 
+def test_the_frozen_swinunetr_ends_in_the_block_that_the_paper_of_fseft_counts() -> None:
+    with torch.device("meta"):
+        backbone = SwinBackbone(48)
+    assert sum(p.numel() for p in backbone.decoder1.parameters()) == 209_664
+    assert sum(p.numel() for p in backbone.parameters()) == 62_187_296 - 14 * 49  # less MONAI's head of 14 channels
+
+
 def test_joints_are_what_the_last_block_joins() -> None:
     torch.manual_seed(0)
     net = UnetBackbone((4, 6, 8), flat=False).eval()

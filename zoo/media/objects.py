@@ -170,7 +170,7 @@ def _grouped(hd: Any, header: Any, frames: tuple[int, ...] | None) -> tuple[Any,
         return made, made_up
     if not placed:
         sized = spacing and thickness(header)  # highdicom reads no size of pixels without a thickness
-        made.FrameOfReferenceUID, made_up = hd.UID(), ("place",) if sized else ("place", "size")
+        made.FrameOfReferenceUID, made_up = hd.UID(), ("place",) if sized else ("place", "size")  # type: ignore[assignment]
         planes = [((0, 0, -number), (1, 0, 0, 0, 1, 0), None) for number in range(count)]
     groups.PlaneOrientationSequence = hd.PlaneOrientationSequence("PATIENT", list(planes[0][1]))
     for item, (place, _, _) in zip(made.PerFrameFunctionalGroupsSequence, planes, strict=True):
