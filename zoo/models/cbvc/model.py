@@ -36,9 +36,9 @@ class CbvcConfig:
     normalised: bool = True  # features have length 1; False as LaBo's code has them
     candidates: int = field(default=1, metadata={"min": 1, "max": 1_000_000})  # phrases that there were to choose from
     shots: int = field(default=0, metadata={"min": 0, "max": 1_000_000})  # labelled images of each class; 0: all
-    alpha: float = field(default=1.0, metadata={"min": 0.0, "max": 1e12})  # these three: as they were chosen by
-    beta: float = field(default=1.0, metadata={"min": 0.0, "max": 1e12})
-    gamma: float = field(default=1.0, metadata={"min": 0.0, "max": 1e12})
+    alpha: float = field(default=1.0, metadata={"min": 0.0, "max": 1e6})  # these three: as they were chosen by
+    beta: float = field(default=1.0, metadata={"min": 0.0, "max": 1e6})
+    gamma: float = field(default=1.0, metadata={"min": 0.0, "max": 1e6})
     most_frequent: str | None = None  # class of the training images; what a constant answer would say
 
     def __post_init__(self) -> None:

@@ -97,9 +97,9 @@ def greedy(phi: Float[Tensor, "n n"], modular: Float[Tensor, " n"], beta: float,
 class Objective:
     """F' of Eq. 8, and how its terms are brought to one scale; the paper prints none of the three weights."""
 
-    alpha: float = field(default=1.0, metadata={"min": 0.0, "max": 1e12})  # of the discriminability D
-    beta: float = field(default=1.0, metadata={"min": 0.0, "max": 1e12})  # of the coverage
-    gamma: float = field(default=1.0, metadata={"min": 0.0, "max": 1e12})
+    alpha: float = field(default=1.0, metadata={"min": 0.0, "max": 1e6})  # of the discriminability D
+    beta: float = field(default=1.0, metadata={"min": 0.0, "max": 1e6})  # of the coverage
+    gamma: float = field(default=1.0, metadata={"min": 0.0, "max": 1e6})
     """Of V, standardised among a class's candidates; 0 is LaBo (Eq. 2)."""
     terms: Literal["standardised", "released"] = "standardised"
     """``standardised``: D with mean 0 and deviation 1 among a class's candidates, phi from 0 to 1, coverage times
