@@ -213,7 +213,7 @@ claim = Claim(
             "released, image norm vs. released baseline, image norm, target mean",
         )
     },
-    seeds=(201, 202, 203, 204, 205),
+    seeds=(201, 202, 203, 204, 205, 206, 207, 208),
     tuning=(
         "No arm was tuned: rates and losses are the paper's, or the authors' code's, and the arms without episodes"
         " have the rate of meta-train. Network, squares and epochs are scaled down for time, and rates are halved "
