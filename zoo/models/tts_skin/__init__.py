@@ -75,6 +75,7 @@ plugin = Plugin(
         "released": "as the authors' code: a point reads the cell that it falls in",
     },
     phantom="phantom:skin-trap?size=96",
+    example=("positive=44,56", "negative=90,40"),
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. ISIC 2019 is CC BY-NC "
         "4.0: weights trained on it are for non-commercial use. The paper's annotated key points are not released."

@@ -115,10 +115,11 @@ class SelectedClassification(Classification):
 
     def _bars(self) -> PILImage.Image:
         ranked = sorted(self.probabilities, key=lambda name: -self.probabilities[name])
+        changed = self.tts_applied or self.method != "tts"  # without points nothing was selected
         rows = {
             self.spelled(name): [
                 fig.Bar("all features", self.baseline[name], (150, 150, 150)),
-                fig.Bar(NAMES[self.method], self.probabilities[name], fig.colour(5)),
+                *([fig.Bar(NAMES[self.method], self.probabilities[name], fig.colour(5))] if changed else []),
             ]
             for name in (ranked if len(ranked) > 5 else self.probabilities)
         }
