@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -254,6 +255,15 @@ def dots(monkeypatch):
     phantoms = pytest.importorskip("zoo.data.phantoms")
     monkeypatch.setitem(sys.modules, "dots_phantom", sys.modules[__name__])
     monkeypatch.setitem(phantoms.PHANTOMS, "dots", Found("phantom", "dots", "dots_phantom:make_dots"))
+
+
+def test_a_set_of_phantoms_travels_to_another_process(dots):
+    dataset = load_dataset("phantom:dots?n=3&seed=7&size=5")
+    first = dataset[0]
+    assert dataset[0] is first  # kept in memory
+    there = pickle.loads(pickle.dumps(dataset))
+    np.testing.assert_array_equal(there[0].image, first.image)
+    assert there.ids == dataset.ids
 
 
 def test_phantoms_are_made_when_asked_for_and_alike_each_time(dots):

@@ -25,7 +25,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -333,6 +333,23 @@ def _reader(kind: str) -> Callable[[str, Path], Dataset]:
     return layout.read
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """Phantoms by their seeds, the latest kept in memory; another process gets it without them."""
+
+    draw: Callable[[int], Case]
+
+    def __call__(self, seed: int) -> Case:
+        return self._kept(seed)
+
+    @cached_property
+    def _kept(self) -> Callable[[int], Case]:
+        return lru_cache(PHANTOMS_IN_MEMORY)(self.draw)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"draw": self.draw}
+
+
 def _phantoms(spec: str, stated: Spec, plugin: Any) -> Dataset:
     if not stated.name and plugin is not None and plugin.phantom:
         stated = Spec("phantom", Spec.parse(plugin.phantom).name + stated.rest)
@@ -340,7 +357,7 @@ def _phantoms(spec: str, stated: Spec, plugin: Any) -> Dataset:
         parsed = phantoms.parse_spec(str(stated))
     except DataError as error:
         raise OptionError(str(error)) from error
-    name, draw = parsed.name, lru_cache(PHANTOMS_IN_MEMORY)(partial(parsed.draw, **parsed.options))
+    name, draw = parsed.name, _Drawn(partial(parsed.draw, **parsed.options))
     seeds = range(parsed.seed, parsed.seed + (parsed.n or PHANTOM_CASES))
     whole = parsed.identity
     entries = [Entry(f"{name}-{s}", partial(draw, s), patient=f"{name}-{s}", drawn=f"{whole}#{s}") for s in seeds]

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -306,6 +306,18 @@ class Run:
     def backward(self, loss: torch.Tensor) -> None:
         """``loss.backward()``, scaled and synchronised as mixed precision and several processes need it."""
         self.accelerator.backward(loss)
+
+    def average(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """After ``backward``: the mean over the processes of gradients whose loss passed by what ``track`` returned.
+
+        A loss of that module's own output needs it not, and one process has nothing to average.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        for parameter in parameters:
+            if parameter.requires_grad:
+                grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(grad, "mean")
 
     def accumulate(self, *modules: torch.nn.Module) -> AbstractContextManager[Any]:
         """Within it, tracked optimisers step only every ``gradient_accumulation`` times."""

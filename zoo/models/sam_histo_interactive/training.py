@@ -151,6 +151,7 @@ def fit(model: SamHistoInteractive, recipe: SamHistoRecipe, items: list[Item], r
         loss = loss_of(model, [items[i] for i in index], recipe, run.generator("clicks", step))
         adam.zero_grad()
         run.backward(loss)
+        run.average(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         adam.step()
         schedule.step()

@@ -119,6 +119,7 @@ def fit(recipe: SamaugRecipe, items: list[Item], run: Run) -> Samaug:
                 loss = torch.stack([loss_of(model.maps(view), truth, recipe.loss) for view in group]).sum()
                 optimiser.zero_grad()
                 run.backward(loss)
+                run.average(model.parameters())
                 if recipe.clip:
                     torch.nn.utils.clip_grad_value_(model.parameters(), recipe.clip)
                 optimiser.step()

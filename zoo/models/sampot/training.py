@@ -173,15 +173,15 @@ def centre_of(inside: Bool[np.ndarray, "h w"]) -> tuple[float, float] | None:
 def fit(model: Sampot, recipe: SampotRecipe, samples: Samples, validation: Samples | None, run: Run) -> None:
     """The loop: mean squared error between the guessed and the true Dice."""
     adam = torch.optim.Adam(model.regressor.parameters(), lr=recipe.lr)
-    net, adam = run.track(model=model, adam=adam)
+    net, adam = run.track(regressor=model.regressor, adam=adam)
     stopping = EarlyStopping(recipe.epochs + 1, maximise=False, module=model.regressor)
     run.keep(stopping=stopping)
     batch = min(recipe.batch_size, len(samples.dice))
     per_epoch = max(1, len(samples.dice) // batch)
     for step in run.steps(recipe.epochs * per_epoch, description="score"):
-        net.train()
+        model.train()
         grey, mask, wanted = samples.batch(run.indices(len(samples.dice), batch, step), model.device)
-        loss = F.mse_loss(model.regressor(grey, mask), wanted)
+        loss = F.mse_loss(net(grey, mask), wanted)
         adam.zero_grad()
         run.backward(loss)
         adam.step()
