@@ -63,7 +63,6 @@ plugin = Plugin(
         metrics={
             # zoo evaluate fseft --data "phantom:abdominal-ct?n=6&size=48&slices=32&seed=20000" --split all
             "Dice of the liver by its adapter, 6 other phantoms": 0.924,
-            # --with organ=liver --with support="phantom:abdominal-ct?n=1&seed=70001&size=48&slices=32", seeds 61001 on
             "Dice of the liver adapted on the spot from one volume, 8 other phantoms": 0.904,
             "Dice of the spleen by the foundation's own head (organ=spleen)": 0.953,
         },

@@ -220,8 +220,7 @@ def score(model: Fseft, case: Case, options: Mapping[str, Any]) -> list[dict[str
 
 
 DEMO: dict[str, Any] = {
-    "backbone": "unet",
-    "channels": (8, 16, 32),
+    "backbone": "unet", "channels": (8, 16, 32),
     "patch": (32, 32, 32),
     "view": {"spacing": (6.0, 6.0, 6.0)},
     "classes": ("liver", "spleen", "kidney", "stomach", "aorta", "pancreas"),
@@ -233,10 +232,9 @@ DEMO: dict[str, Any] = {
     "patches": 1,
     "positive": 0.8,
     "turns": 0.0,
-    # one step an epoch where one volume is given: few steps need a larger rate to get away from the bias of -4
-    "adaptation": {"epochs": 30, "patches": 2, "lr_adapter": 3e-2},
+    "adaptation": {"epochs": 30, "patches": 2, "lr_adapter": 3e-2},  # one step an epoch, away from a bias of -4
     "dtype": "float16",
-}
+}  # fmt: skip
 
 training = Training(
     recipe=FseftRecipe,
