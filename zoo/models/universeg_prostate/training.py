@@ -155,18 +155,14 @@ def score(model: UniverSegProstate, case: Case, options: Mapping[str, Any]) -> l
 
 
 DEMO = {
-    "channels": (8, 12, 16),
-    "side": 48,
-    "made_up": 40,
-    "supports": 4,
-    "steps": 120,
+    "channels": (8, 12, 16), "side": 48, "made_up": 40, "supports": 4, "steps": 120,
     "batch_size": 4,
     "lr": 3e-3,
     "loss": "dice_bce",
     "validate_every": 40,
     "dtype": "float16",
     "nnunet": {"folds": 2, "steps": 100, "batch_size": 8},
-}
+}  # fmt: skip
 
 training = Training(
     recipe=UniverSegRecipe,
