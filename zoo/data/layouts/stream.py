@@ -46,4 +46,8 @@ def read(spec: str, path: Path) -> Dataset:
     return Dataset(spec, entries, [*columns, "set"])
 
 
-layout = Layout("several sets in a text file, one in each line, in the order in which they arrive", read)
+layout = Layout(
+    "several sets in a text file, one in each line, in the order in which they arrive",
+    read,
+    licence="that of each set",
+)
