@@ -24,7 +24,8 @@ class Learned:
     """What one subnetwork was trained on. Names are for people: the method never looks at them."""
 
     domains: tuple[str, ...] = ()
-    images: tuple[int, ...] = field(default=(), metadata={"min": 0})  # to train on, of each domain
+    # to train on, of each domain
+    images: tuple[int, ...] = field(default=(), metadata={"min": 0, "max": 1_000_000_000})
     clusters: tuple[int, ...] = field(default=(), metadata={"min": 0, "max": 100_000})
     """Of each ensemble that is kept: one for every domain, or of the last alone."""
 
@@ -39,8 +40,10 @@ class Decision:
     ess: tuple[float, ...] = field(default=(), metadata={"min": 0.0, "max": 1e9, "infinite": True})
     """To every subnetwork that there was, and ``gamma``, below which it would be in-distribution."""
     gamma: tuple[float, ...] = field(default=(), metadata={"min": 0.0, "max": 1e9, "infinite": True})
-    images: int = field(default=0, metadata={"min": 0})
-    room: int = field(default=0, metadata={"min": 0})  # subnetworks that there is room for afterwards
+    images: int = field(default=0, metadata={"min": 0, "max": 1_000_000_000})
+    room: int = field(
+        default=0, metadata={"min": 0, "max": 1_000_000_000}
+    )  # subnetworks that there is room for afterwards
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; a distance to no cluster at all is ``None``."""
