@@ -69,7 +69,7 @@ class Lwf:
 
 def fisher_of(
     net: nn.Module, images: ImageSet, places: Sequence[int] | Int[Tensor, " m"], device: torch.device
-) -> dict[str, Float[Tensor, ...]]:
+) -> dict[str, Tensor]:
     """Diagonal Fisher information: mean squared gradient of the log-likelihood of the network's own class, by image."""
     training = net.training
     net.eval()
