@@ -66,7 +66,8 @@ def _no_option(option: str, typed: Sequence[str], message: str) -> str:
     given = f"--with {name}={_value_of(option, typed)}"
     if _declares(_model_in(typed), name):
         return f"{option} is an option of the model; write {given}"
-    return f"{message.rstrip('.')}; zoo {next(iter(typed), '')} --help lists the options".replace("zoo  ", "zoo ")
+    command = " ".join(["zoo", *typed[:1]])
+    return f"{message.rstrip('.')}; {command} --help lists the options"
 
 
 def _value_of(option: str, typed: Sequence[str]) -> str:

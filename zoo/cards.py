@@ -27,10 +27,8 @@ def trial(card: Plugin) -> str:
 
 def example(card: Plugin) -> str:
     """A call that works as it stands, for models that name a sample or phantom."""
-    stated = {assignment.partition("=")[0]: assignment.partition("=")[2] for assignment in card.example}
-    for item in card.options:
-        if item.required and item.name not in stated:
-            stated[item.name] = next(iter(item.choices), "...")
+    needed = {item.name: next(iter(item.choices), "...") for item in card.options if item.required}
+    stated = needed | dict(assignment.split("=", 1) for assignment in card.example)
     given = "".join(f" --with {name}={shlex.quote(value)}" for name, value in stated.items())
     return f"zoo predict {card.name} {shlex.quote(trial(card))}{given}"
 
