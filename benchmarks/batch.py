@@ -20,7 +20,7 @@ from PIL import Image
 
 from zoo import media
 
-MODEL, SIZE, GOAL = "map-vessel", 128, 0.95
+MODEL, PHANTOM, SIZE, GOAL = "avit", "skin-lesion", 128, 0.95
 LOOP = """
 import sys
 import zoo
@@ -36,7 +36,7 @@ def draw(folder: Path, count: int) -> None:
     """Photographs of 128 px: 20 phantoms, again and again."""
     for i in range(count):
         if i < 20:
-            picture = Image.fromarray(media.read(f"phantom:fundus?seed={i}&size={SIZE}").array)
+            picture = Image.fromarray(media.read(f"phantom:{PHANTOM}?seed={i}&size={SIZE}").array)
             picture.save(folder / f"{i:04d}.png")
         else:
             shutil.copy(folder / f"{i % 20:04d}.png", folder / f"{i:04d}.png")
