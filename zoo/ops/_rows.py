@@ -38,7 +38,7 @@ def refuse_not_finite(**rows: Float[Tensor, "... _"]) -> None:
             raise RuntimeError(f"{name} must be finite (and small enough to be squared)")
 
 
-def sample(shape: Sequence[int], seed: int) -> Float[Tensor, ...]:
+def sample(shape: Sequence[int], seed: int) -> Tensor:
     """Numbers of a normal distribution, on the CPU; always the same, and from no generator that others draw from."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
