@@ -2,14 +2,12 @@
 
 Every operator has a plain PyTorch reference that gives the same answer; ``ZOO_OPS=reference`` or ``ZOO_OPS=compiled``
 (read once, on import) forces one of the two, :func:`by_reference` the reference for a while, as an export to ONNX does.
-:func:`status` tells which is in use, and why. On a GPU the first call of an operator compares the two on a small case,
-and where they differ the reference runs; :func:`self_tests` compares them all.
+:func:`status` tells which is in use, and why.
 """
 
 from __future__ import annotations
 
-from zoo.ops._library import Status, by_reference, self_tests, status
-from zoo.ops._trust import Finding
+from zoo.ops._library import Status, by_reference, status
 from zoo.ops.cosine_filter import Filtered, cosine_filter
 from zoo.ops.cosine_topk import cosine_topk
 from zoo.ops.icp import Registration, icp
@@ -19,7 +17,6 @@ from zoo.ops.prototype_similarity import prototype_similarity
 
 __all__ = [
     "Filtered",
-    "Finding",
     "Neighbors",
     "PointTree",
     "Registration",
@@ -31,6 +28,5 @@ __all__ = [
     "masked_attention",
     "nearest_neighbors",
     "prototype_similarity",
-    "self_tests",
     "status",
 ]
