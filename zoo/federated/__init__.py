@@ -27,6 +27,7 @@ _EXPORTS = {
     "HistoryPolicy": "history",
     "Request": "retraining",
     "Settings": "unlearning",
+    "arrived": "link",
     "lossy": "link",
     "by_attribute": "partition",
     "by_file": "partition",
