@@ -2,12 +2,14 @@
 
 ``python benchmarks/batch.py`` writes ``benchmarks/results/``; ``--images N`` takes fewer and writes nothing. Both are
 processes of their own, timed from start to end, imports and loading included, and take turns. Both write JSON and mask
-of each image; the command writes the table too, and both are also timed with the figure.
+of each image; the command writes the table too, and both are also timed with the figure. Processor seconds stand beside
+those of the clock: they hold on a machine that does other things, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from PIL import Image
 
 from zoo import media
 
-MODEL, SIZE, GOAL = "map-vessel", 128, 0.95
+MODEL, PHANTOM, SIZE, GOAL = "avit", "skin-lesion", 128, 0.95
 LOOP = """
 import sys
 import zoo
@@ -36,16 +38,19 @@ def draw(folder: Path, count: int) -> None:
     """Photographs of 128 px: 20 phantoms, again and again."""
     for i in range(count):
         if i < 20:
-            picture = Image.fromarray(media.read(f"phantom:fundus?seed={i}&size={SIZE}").array)
+            picture = Image.fromarray(media.read(f"phantom:{PHANTOM}?seed={i}&size={SIZE}").array)
             picture.save(folder / f"{i:04d}.png")
         else:
             shutil.copy(folder / f"{i % 20:04d}.png", folder / f"{i:04d}.png")
 
 
-def seconds(command: list[str]) -> float:
-    start = time.perf_counter()
+def seconds(command: list[str]) -> tuple[float, float]:
+    """By the clock, and of processor time."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, worked
 
 
 def main() -> None:
@@ -77,14 +82,18 @@ def main() -> None:
                 str(out / "zoo"),
             ]
             times: dict[str, list[float]] = {"zoo predict": [], "loop in Python": []}
+            work: dict[str, list[float]] = {"zoo predict": [], "loop in Python": []}
             for _ in range(asked.repeats):
                 for name, command in (("loop in Python", loop), ("zoo predict", zoo)):
                     shutil.rmtree(out, ignore_errors=True)
-                    times[name].append(
-                        seconds([*command, *(["--no-figure"] if command is zoo and figure == "none" else [])])
-                    )
+                    plain = ["--no-figure"] if command is zoo and figure == "none" else []
+                    by_clock, worked = seconds([*command, *plain])
+                    times[name].append(by_clock)
+                    work[name].append(worked)
             best = {name: min(found) for name, found in times.items()}
             speed = best["loop in Python"] / best["zoo predict"]
+            cheap = min(work["loop in Python"]) / min(work["zoo predict"])
+            each = min(work["zoo predict"]) / count
             medians = {name: (sorted(found)[len(found) // 2], min(found)) for name, found in times.items()}
             cases.append(
                 {
@@ -92,13 +101,15 @@ def main() -> None:
                     "times": medians,
                     "ours": "zoo predict",
                     "notes": [
-                        f"zoo predict is as fast as {speed:.3f} loops: {count / best['zoo predict']:.1f} images/s."
+                        f"zoo predict is as fast as {speed:.3f} loops: {count / best['zoo predict']:.1f} images/s.",
+                        f"By processor time as {cheap:.3f} loops: {1000 * each:.1f} ms for an image.",
                     ],
                     "goal": f"at least {GOAL} of the loop",
-                    "reached": "yes" if speed >= GOAL else "no",
+                    "reached": "yes" if min(speed, cheap) >= GOAL else "no",
                 }
             )
-            print(cases[-1]["title"], {name: round(value, 2) for name, value in best.items()}, f"{speed:.3f}")
+            told = {name: round(value, 2) for name, value in best.items()}
+            print(cases[-1]["title"], told, f"{speed:.3f} {cheap:.3f}", flush=True)
     if asked.images >= 1000:
         contest.publish("batch", f"`{MODEL}` with its demo weights; processes from start to end.", facts, cases)
 

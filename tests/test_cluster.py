@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -201,29 +202,55 @@ def kill_a_worker(running: subprocess.Popen[str], out: Path) -> bool:
     return False
 
 
+def where(protocol: str, bucket: str) -> dict[str, str]:
+    """The environment in which addresses of this kind are asked of ``bucket``, without credentials."""
+    if protocol == "s3":
+        return {"FSSPEC_S3_ENDPOINT_URL": bucket, "FSSPEC_S3_ANON": "true", "AWS_DEFAULT_REGION": "us-east-1"}
+    # Which kind of bucket it is would be asked by gRPC, which this server does not speak.
+    plain = {"FSSPEC_GS_TOKEN": "anon", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+    return {"STORAGE_EMULATOR_HOST": bucket, **plain}
+
+
+@pytest.mark.parametrize("protocol", ["s3", "gs"])
+def test_a_bucket_is_looked_through_and_read(protocol: str, bucket: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom zoo import cluster\n"
+        "for address in sys.argv[1:]:\n    print(cluster.expand(address))\n"
+        "with cluster._fetched(cluster.expand(sys.argv[1])[0]) as path:\n    print(len(Path(path).read_bytes()))"
+    )
+    addresses = [f"{protocol}://scans/{what}" for what in ("*.png", "", "eye1.png")]
+    command = [sys.executable, "-W", "ignore", "-c", code, *addresses]
+    environment = {**os.environ, **where(protocol, bucket)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    both = [f"{protocol}://scans/eye{i}.png" for i in range(2)]
+    size = (tmp_path / "bucket" / "eye0.png").stat().st_size
+    assert ran.stdout.splitlines() == [str(both), str(both), str(both[1:]), str(size)], ran.stderr
+    assert not ran.stderr
+
+
 @pytest.mark.slow
-def test_inputs_may_lie_in_a_bucket(tmp_path: Path, bucket: str) -> None:
+@pytest.mark.parametrize("protocol", ["s3", "gs"])
+def test_inputs_may_lie_in_a_bucket(protocol: str, tmp_path: Path, bucket: str) -> None:
     out = tmp_path / "out"
-    there = {"FSSPEC_S3_ENDPOINT_URL": bucket, "FSSPEC_S3_ANON": "true", "AWS_DEFAULT_REGION": "us-east-1"}
-    given = ["s3://scans/*.png", f"file://{pictures(tmp_path, 3)[2]}", "s3://scans/none.png"]
-    running = start("predict", "map-vessel", *given, "--out", out, *RAN, **there)
+    given = [f"{protocol}://scans/*.png", f"file://{pictures(tmp_path, 3)[2]}", f"{protocol}://scans/none.png"]
+    running = start("predict", "map-vessel", *given, "--out", out, *RAN, **where(protocol, bucket))
     _, said = running.communicate(timeout=500)
     assert running.returncode == 2, said
-    assert "can't read s3://scans/none.png" in said
+    assert f"can't read {protocol}://scans/none.png" in said
     rows = table(out)
-    assert [row["input"] for row in rows if not row["error"]] == [
-        given[1],
-        "s3://scans/eye0.png",
-        "s3://scans/eye1.png",
-    ]
+    there = [f"{protocol}://scans/eye{i}.png" for i in range(2)]
+    assert [row["input"] for row in rows if not row["error"]] == sorted([given[1], *there])
     assert (out / "eye0_mask.png").is_file()
-    assert '"source": "s3://scans/eye0.png"' in (out / "eye0.json").read_text()
+    assert f'"source": "{there[0]}"' in (out / "eye0.json").read_text()
 
 
 @pytest.fixture
 def bucket(tmp_path: Path) -> Iterator[str]:
-    """As much of S3 as reading takes: the bucket ``scans`` with two pictures and a note; its address."""
+    """As much of S3 and of Google's storage as reading takes: the bucket ``scans`` with two pictures and a note."""
     held = {path.name: path.read_bytes() for path in pictures(tmp_path / "bucket", 2)} | {"notes.txt": b"x"}
+
+    def described(name: str) -> dict[str, str]:
+        return {"kind": "storage#object", "name": name, "bucket": "scans", "size": str(len(held[name]))}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -233,12 +260,15 @@ def bucket(tmp_path: Path) -> Iterator[str]:
 
         def do_GET(self) -> None:
             url = urlsplit(self.path)
+            prefix = parse_qs(url.query).get("prefix", [""])[0]
+            place, found, key = unquote(url.path).partition("/storage/v1/b/scans/o")
+            if found:
+                return self.google(place, key.lstrip("/"), prefix)
             key = unquote(url.path).removeprefix("/scans").lstrip("/")
             if key in held:
                 return self.answer(200, held[key], "image/png")
             if key or not url.path.startswith("/scans"):
                 return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-            prefix = parse_qs(url.query).get("prefix", [""])[0]
             parts = "".join(
                 f"<Contents><Key>{escape(name)}</Key><Size>{len(content)}</Size><ETag>x</ETag>"
                 "<LastModified>2026-01-01T00:00:00.000Z</LastModified><StorageClass>STANDARD</StorageClass></Contents>"
@@ -248,6 +278,15 @@ def bucket(tmp_path: Path) -> Iterator[str]:
             self.answer(200, body.encode())
 
         do_HEAD = do_GET
+
+        def google(self, place: str, key: str, prefix: str) -> None:
+            if key and key not in held:
+                self.answer(404, b'{"error": {"code": 404, "message": "no such object"}}', "application/json")
+            elif place == "/download":
+                self.answer(200, held[key], "image/png")
+            else:
+                found = {"items": [described(name) for name in sorted(held) if name.startswith(prefix)]}
+                self.answer(200, json.dumps(described(key) if key else found).encode(), "application/json")
 
         def answer(self, status: int, body: bytes, kind: str = "application/xml") -> None:
             self.send_response(status)

@@ -113,6 +113,8 @@ def _opened(url: str) -> tuple[Any, str]:
     extras.require(("cluster",), "an input with ://")
     import fsspec
 
+    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # without credentials it warns at every step, and reads
+
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:

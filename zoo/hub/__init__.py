@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from zoo.hub.backbones import fetch_backbone, timm_backbone, transformers_backbone
 from zoo.hub.client import Address, address, size_text
+from zoo.hub.configs import foreign_config
 from zoo.hub.snapshots import Fetched, fetch, pull
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "address",
     "fetch",
     "fetch_backbone",
+    "foreign_config",
     "pull",
     "size_text",
     "timm_backbone",

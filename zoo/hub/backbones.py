@@ -13,6 +13,7 @@ from huggingface_hub.hf_api import RepoSibling
 
 from zoo.errors import MissingExtraError, WeightsError
 from zoo.hub.client import Address, NotCached, Unreachable, download, explained, in_cache, listing_of, size_text
+from zoo.hub.configs import foreign_config
 from zoo.hub.snapshots import SAFE_NAME, has_hash, require_portable, stated_hash
 from zoo.weights import TENSORS
 
@@ -106,6 +107,10 @@ def timm_backbone(name: str, *, needed_by: str, **options: Any) -> nn.Module:
 
 
 def transformers_backbone(model_class: Any, repo: str, *, needed_by: str, **options: Any) -> nn.Module:
-    """``model_class.from_pretrained(repo, **options)`` with the care of :func:`fetch_backbone`: safetensors only."""
+    """``model_class.from_pretrained(repo, **options)`` with the care of :func:`fetch_backbone`: safetensors only.
+
+    What its configuration names as code is dropped (:func:`foreign_config`).
+    """
     folder = fetch_backbone(repo, needed_by=needed_by)
+    options.setdefault("config", foreign_config(model_class.config_class, folder))
     return model_class.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)

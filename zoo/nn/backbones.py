@@ -163,14 +163,17 @@ def clip_images(where: str, *, needed_by: str, what: str = "the backbone") -> Cl
         from transformers import CLIPVisionModelWithProjection
     except ImportError:
         raise MissingExtraError(needed_by, "transformers", "text") from None
-    if where.startswith("hf-hub:"):
-        from zoo.hub import transformers_backbone
+    from zoo.hub import foreign_config, transformers_backbone
 
+    if where.startswith("hf-hub:"):
         name = where.removeprefix("hf-hub:")
         return ClipImages(transformers_backbone(CLIPVisionModelWithProjection, name, needed_by=needed_by)).eval()
     try:
-        net = CLIPVisionModelWithProjection.from_pretrained(where, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError) as error:
+        config = foreign_config(CLIPVisionModelWithProjection.config_class, where)
+        net = CLIPVisionModelWithProjection.from_pretrained(
+            where, config=config, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, WeightsError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{what} {where} is no folder of CLIP weights: {reason}") from None
     return ClipImages(net).eval()

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from zoo import media
 from zoo.data.images import normalise, rgb_bytes, to_tensor
 from zoo.errors import WeightsError
-from zoo.hub import address, fetch_backbone
+from zoo.hub import address, fetch_backbone, foreign_config
 from zoo.hub.backbones import BACKBONE_FILES
 from zoo.storage import user_path
 
@@ -142,7 +142,7 @@ def load_clip(source: str = DEMO, *, needed_by: str) -> Clip:
         where = address(source)
         folder = fetch_backbone(where.repo, needed_by=needed_by, revision=where.revision, files=FILES)
     try:
-        config = CLIPConfig.from_pretrained(folder, local_files_only=True)
+        config = foreign_config(CLIPConfig, folder)
         if config.model_type != "clip":
             raise WeightsError(f"{source} is a {config.model_type}, not a CLIP; choose another checkpoint")
         model, report = _quietly(folder, config)

@@ -32,7 +32,7 @@ def load_sam(source: str = DEMO, *, needed_by: str, image_size: int | None = Non
 
     Raises ``WeightsError`` when there is nothing to load or it is no SAM; offline it says what to fetch.
     """
-    from zoo.hub import address, fetch_backbone
+    from zoo.hub import address, fetch_backbone, foreign_config
 
     if source == DEMO:
         folder = DEMO_FOLDER
@@ -43,7 +43,7 @@ def load_sam(source: str = DEMO, *, needed_by: str, image_size: int | None = Non
         where = address(source)
         folder = fetch_backbone(where.repo, needed_by=needed_by, revision=where.revision)
     try:
-        config = SamConfig.from_pretrained(folder, local_files_only=True)
+        config = foreign_config(SamConfig, folder)
         if config.model_type != "sam":
             raise WeightsError(f"{source} is a {config.model_type}, not a SAM; choose another checkpoint")
         with _without_bars():
