@@ -271,6 +271,12 @@ def reproduce(
             help="Run the first seed of a record again: does this code give its numbers?",
         ),
     ] = False,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --confirm, on a processor unlike the record's: the folder of a run by the record's own code."
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write the table of all claims to this page.")] = None,
     json: Json = False,
 ) -> None:
@@ -286,6 +292,8 @@ def reproduce(
         page = claims.report(out, report)
         print(f"{page} tells what {out} holds")
         return
+    if beside is not None and not confirm:
+        raise OptionError("--beside goes with --confirm")
     names = [model] if model else [n for n in registry.list_models() if registry.info(n).claim]
     if confirm:
         if seeds or quick or record:
@@ -294,7 +302,7 @@ def reproduce(
             if model is None and claims.is_current(name):
                 print(f"{name}: the record is by this code")
                 continue
-            result = claims.confirm(name)
+            result = claims.confirm(name, beside)
             print(f"{name}: seed {result.claim.seeds[0]} gives the recorded numbers, and the record now says so")
         return
     for name in names:

@@ -164,6 +164,31 @@ def test_confirming_renews_digests_where_numbers_stay_and_says_what_differs_wher
         claims.confirm(toy.plugin)
 
 
+def test_a_record_of_another_processor_is_confirmed_beside_its_own_code(toy, tmp_path, monkeypatch) -> None:
+    claims.reproduce(toy.plugin, out=tmp_path / "own", record=True)
+    path = claims.record_path(toy.plugin)
+    record = json.loads(path.read_text())
+    record["results"]["0"]["better"]["dice"] += 1e-9  # as its own processor rounded
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="doesn't give what the record says"):
+        claims.confirm(toy.plugin)
+    with pytest.raises(OptionError, match=r"there is no .*other.toy-threshold\.json; run: zoo reproduce"):
+        claims.confirm(toy.plugin, tmp_path / "other")
+    claims.confirm(toy.plugin, tmp_path / "own")
+    confirmed = claims.load_result(path)
+    assert confirmed.results[0]["better"]["dice"] == record["results"]["0"]["better"]["dice"]
+    assert "by the record's own code on a processor with" in confirmed.confirmed
+    real = toy.arms
+    monkeypatch.setattr(toy, "arms", lambda seed, *, quick: real(seed + 1, quick=quick))
+    with pytest.raises(DataError, match="doesn't give what the record's code gives here"):
+        claims.confirm(toy.plugin, tmp_path / "own")
+    other = json.loads((tmp_path / "own" / "toy-threshold.json").read_text())
+    other["modules"]["toy_plugin"] = "of other code"
+    (tmp_path / "own" / "toy-threshold.json").write_text(json.dumps(other))
+    with pytest.raises(OptionError, match="isn't by the code of the record"):
+        claims.confirm(toy.plugin, tmp_path / "own")
+
+
 def test_a_record_is_of_the_operators_that_were_compiled_in(toy, tmp_path, monkeypatch) -> None:
     def compiled(level: str, sources: str) -> None:
         built = replace(status(), mode="auto", simd=level, build={"sources": sources})

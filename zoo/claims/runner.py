@@ -85,11 +85,14 @@ def reproduce(
     return result
 
 
-def confirm(model: str | Plugin) -> ClaimResult:
+def confirm(model: str | Plugin, beside: str | Path | None = None) -> ClaimResult:
     """Run the first seed of a recorded claim again; the record then says that today's code gives its numbers.
 
     Digests and words of the record are renewed only if all numbers are the same to the bit, times of the machine aside.
-    Raises ``DataError`` saying what differs, ``OptionError`` where there is no record to confirm.
+    Processors with other instructions round otherwise. There, run that seed by the record's own code first, in a
+    checkout of its commit, and give the folder of the result as ``beside``: today's code must give these numbers.
+    Raises ``DataError`` saying what differs, ``OptionError`` where there is no record to confirm, or where the result
+    beside it isn't by the record's code.
     """
     plugin, claim = _claim(model)
     path = _home(plugin, claim, None, quick=False)
@@ -100,25 +103,44 @@ def confirm(model: str | Plugin) -> ClaimResult:
     if stored.claim.question != claim.question or sorted(stored.results) != sorted(claim.seeds):
         raise OptionError(f"the claim of {plugin.name} asks something else than its record; {again}")
     seed = claim.seeds[0]
+    operators, _ = digests.operators()
+    reference = stored if beside is None else _beside(stored, Path(beside), operators)
     (one,) = _run_seeds(claim, [seed], quick=False, jobs=1)
     found = _checked(plugin.name, claim, one.arms)
-    operators, _ = digests.operators()
-    if moved := _moved(stored.results[seed], found, claim.timed):
-        before = stored.environment.get("operators", operators)
+    if moved := _moved(reference.results[seed], found, claim.timed):
+        before = reference.environment.get("operators", operators)
         moved += [f"operators are {operators}, not {before}"] if operators != before else []
-        raise DataError(f"seed {seed} of {plugin.name} doesn't give what the record says: {'; '.join(moved)}; {again}")
+        said = "the record says" if beside is None else "the record's code gives here"
+        raise DataError(f"seed {seed} of {plugin.name} doesn't give what {said}: {'; '.join(moved)}; {again}")
     if (spent := stored.budgets.get(seed)) and spent != one.budgets:
         raise DataError(f"the arms of {plugin.name} spend {one.budgets} by now, not {spent} as recorded; {again}")
-    environment = {**stored.environment, "operators": operators}
-    result = replace(
-        stored,
-        claim=claim,
-        cpu_seconds={**stored.cpu_seconds, seed: one.cpu_seconds},
-        environment=environment,
-        modules=one.modules,
-        confirmed=digests.commit(claim.run),
-    )
+    here = digests.commit(claim.run)
+    result = replace(stored, claim=claim, modules=one.modules, confirmed=here)
+    if beside is None:
+        result = replace(
+            result,
+            cpu_seconds={**stored.cpu_seconds, seed: one.cpu_seconds},
+            environment={**stored.environment, "operators": operators},
+        )
+    else:
+        result = replace(result, confirmed=f"{here}, by the record's own code on a processor with {operators}")
     write_file(path, _text(result))
+    return result
+
+
+def _beside(stored: ClaimResult, folder: Path, operators: str) -> ClaimResult:
+    """What the record's code gives on this machine."""
+    path = folder / f"{stored.model}.json"
+    how = f"zoo reproduce {stored.model} --seeds 2 --out {folder} in a checkout of {stored.confirmed or stored.commit}"
+    if not path.is_file():
+        raise OptionError(f"there is no {path}; run: {how}")
+    result = load_result(path)
+    if result.claim.question != stored.claim.question or stored.claim.seeds[0] not in result.results:
+        raise OptionError(f"{path} lacks seed {stored.claim.seeds[0]} of the recorded claim; run: {how}")
+    if not stored.modules.items() <= result.modules.items():
+        raise OptionError(f"{path} isn't by the code of the record; run: {how}")
+    if result.environment.get("operators") != operators:
+        raise OptionError(f"{path} was made with operators {result.environment.get('operators')}, not {operators}")
     return result
 
 
