@@ -112,7 +112,7 @@ def confirm(model: str | Plugin, beside: str | Path | None = None) -> ClaimResul
         moved += [f"operators are {operators}, not {before}"] if operators != before else []
         said = "the record says" if beside is None else "the record's code gives here"
         raise DataError(f"seed {seed} of {plugin.name} doesn't give what {said}: {'; '.join(moved)}; {again}")
-    if (spent := stored.budgets.get(seed)) and spent != one.budgets:
+    if (spent := reference.budgets.get(seed)) and spent != one.budgets:
         raise DataError(f"the arms of {plugin.name} spend {one.budgets} by now, not {spent} as recorded; {again}")
     here = digests.commit(claim.run)
     result = replace(stored, claim=claim, modules=one.modules, confirmed=here)
