@@ -25,6 +25,7 @@ _EXPORTS = {
     "federate": "engines",
     "History": "history",
     "HistoryPolicy": "history",
+    "arrived": "link",
     "lossy": "link",
     "by_attribute": "partition",
     "by_file": "partition",

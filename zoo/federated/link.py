@@ -22,12 +22,13 @@ class _Lossy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, rate: float, rng: np.random.Generator) -> Tensor:
         ctx.rate, ctx.rng = rate, rng
-        return z * _arrived(z, rate, rng)
+        return z * arrived(z, rate, rng)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0] * _arrived(gradients[0], ctx.rate, ctx.rng), None, None
+        return gradients[0] * arrived(gradients[0], ctx.rate, ctx.rng), None, None
 
 
-def _arrived(z: Tensor, rate: float, rng: np.random.Generator) -> Tensor:
+def arrived(z: Float[Tensor, "*maps w"], rate: float, rng: np.random.Generator) -> Float[Tensor, "*maps 1"]:
+    """For each row of ``z`` 1 or, with probability ``rate``, 0: which packets arrive."""
     return torch.from_numpy(rng.random((*z.shape[:-1], 1)) >= rate).to(z)
