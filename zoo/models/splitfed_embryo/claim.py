@@ -2,7 +2,7 @@
 
 Without loss both cuts must give the same weights. With loss the deep cut should give the better model, measured over a
 link that loses nothing, and over one that loses as much as in training. Controls lose features alone, gradients alone,
-or numbers instead of rows; the reading of the same authors' later code is run too, with and without its leak.
+or numbers instead of rows; the reading of the same authors' later code is an arm too.
 """
 
 from __future__ import annotations
@@ -24,24 +24,21 @@ from zoo.training import Run
 TRAIN, TEST = 72, 40
 NETWORK = SplitFedConfig(widths=(8, 16), bottleneck=32, image_size=32)
 COMMON: dict[str, Any] = {
-    "network": NETWORK, "clients": 3, "shares": (32.0, 24.0, 16.0), "lossy_clients": 3, "rounds": 8, "local_epochs": 3,
-    "batch_size": 8, "lr": 3e-3,
+    "network": NETWORK, "clients": 3, "shares": (32.0, 24.0, 16.0), "lossy_clients": 3, "rounds": 6, "local_epochs": 3,
+    "batch_size": 8, "lr": 1e-2,
 }  # fmt: skip
 RELEASED = {**training.readings["released"], **COMMON}
 SPLITS: tuple[Split, ...] = ("deep", "shallow")
 # What is run: what the arm is called beside its cut, what its metrics are called, and what differs.
 RUNS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("", "0", {"packet_loss": 0.0}),
-    ("", "0.5", {"packet_loss": 0.5}),
     ("", "0.7", {"packet_loss": 0.7}),
     ("", "0.9", {"packet_loss": 0.9}),
     ("", "0.9 at one client", {"packet_loss": 0.9, "lossy_clients": 1}),
-    (", dropout", "0.5", {"packet_loss": 0.5, "link": "dropout"}),
     (", dropout", "0.9", {"packet_loss": 0.9, "link": "dropout"}),
     (", features only", "0.9", {"packet_loss": 0.9, "lost": "features"}),
     (", gradients only", "0.9", {"packet_loss": 0.9, "lost": "gradients"}),
     (", released", "0.9", {"packet_loss": 0.9, "recipe": "released"}),
-    (", released and leaking", "0.9", {"packet_loss": 0.9, "recipe": "released", "leak": True}),
 )
 
 
@@ -99,7 +96,6 @@ def _arms() -> dict[str, str]:
         ", features only": "control: gradients arrive whole",
         ", gradients only": "control: features arrive whole",
         ", released": "the same authors' later code: fixed masks, no mirroring, the best local epoch",
-        ", released and leaking": "the same with gradients that never crossed the link added, as that code does",
     }
     cuts = {"deep": "first and last block on the client", "shallow": "a convolution at either end on the client"}
     return {f"{split}{suffix}": f"{cuts[split]}; {text}" for suffix, text in about.items() for split in SPLITS}
@@ -107,13 +103,14 @@ def _arms() -> dict[str, str]:
 
 claim = Claim(
     statement=(
-        "Under heavy packet loss a split federation gives a better network if it is cut deep than if it is cut shallow; "
-        "without loss the two cuts are the same network and give the same weights."
+        "Under heavy packet loss a split federation gives a better network if it is cut deep than if it is cut "
+        "shallow; without loss the two cuts are the same network and give the same weights."
     ),
     data=(
-        "Procedural embryos of 32 px (phantom:embryo): 72 for three clients (32, 24, 16, of which each holds out 15 %), "
-        "40 others for the test. A U-Net of 8 and 16 filters and 32 at the bottom, soft Dice, Adam of 3e-3, batches of "
-        "8, 3 local epochs in each of 8 rounds, FedAvg. MJI: mean over images, then over the four components."
+        "Procedural embryos of 32 px (phantom:embryo): 72 for three clients (32, 24, 16; each holds out 15 %), 40 others "
+        "for the test. A U-Net of 8 and 16 filters and 32 at the bottom, soft Dice, Adam of 1e-2, batches of 8, 3 local "
+        "epochs in each of 6 rounds, FedAvg. MJI: mean over images, then over the four components; of a lossless test "
+        "pass, or of one that loses as much as the training (lossy MJI)."
     ),
     arms=_arms(),
     run="zoo.models.splitfed_embryo.claim:run",
@@ -125,7 +122,6 @@ claim = Claim(
     ),
     secondary=(
         _deep("MJI, 0.7", headline=True),
-        _deep("MJI, 0.5"),
         _deep("MJI, 0.9 at one client"),
         _deep("lossy MJI, 0.7"),
         _deep("lossy MJI, 0.9", headline=True),
@@ -137,10 +133,8 @@ claim = Claim(
         _deep("MJI, 0.9", ", dropout"),
         Comparison("deep, dropout", "deep", "MJI, 0.9", recipe="paper"),
         Comparison("shallow, dropout", "shallow", "MJI, 0.9", recipe="paper"),
-        Comparison("deep", "deep, dropout", "MJI, 0.5", recipe="paper", tolerance=0.02),
         _deep("MJI, 0.9", ", released", headline=True),
-        _deep("MJI, 0.9", ", released and leaking"),
-        Comparison("shallow, released and leaking", "shallow, released", "MJI, 0.9", recipe="released"),
+        _deep("lossy MJI, 0.9", ", released"),
     ),
     falsified_if={
         "the deep cut isn't better at 90 % loss": ("deep vs. shallow, MJI, 0.9",),
@@ -150,7 +144,7 @@ claim = Claim(
     seeds=tuple(range(2701, 2709)),  # named before any of them was run
     tuned_on=(900,),
     tuning=(
-        "No arm was tuned: network, rate, batch, epochs and rounds were set beforehand and are the same for all; seed 900 "
-        "showed that it runs."
+        "Rate and rounds are the same for all arms; they were chosen on seed 900 without loss, where both cuts are one "
+        "network. Everything else was set beforehand."
     ),
 )  # fmt: skip
