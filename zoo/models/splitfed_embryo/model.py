@@ -91,7 +91,7 @@ class SplitFedEmbryo(Model[EmbryoSegmentation]):
             named = {f"jaccard_{n}": float(v) for n, v in zip(labels[1:], each, strict=True) if not np.isnan(v)}
             found |= named | ({"MJI": mean_of(each)} if named else {})
         shown = rate > 0 or tensors
-        crossing = Crossing(*(_maps(pair) for pair in (passed.up, passed.down)), network.split) if shown else None
+        crossing = Crossing(_maps(passed.up), _maps(passed.down), network.split) if shown else None
         return EmbryoSegmentation(
             options={"split": network.split},
             image=image,

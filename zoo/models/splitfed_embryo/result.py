@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image as PILImage
 
-from zoo import figure
+from zoo import figure as fig
 from zoo.prediction import Segmentation
 from zoo.storage import write_file
 
@@ -55,23 +55,23 @@ class EmbryoSegmentation(Segmentation):
         link = {} if self.crossing is None else {"rows_lost": round(self.crossing.lost(), 4)}
         return {**super().to_dict(), "split": self.options.get("split"), **link}
 
-    def panels(self) -> list[figure.Panel]:
-        picture = self.image.thumbnail(figure.PANEL_SIDE)
+    def panels(self) -> list[fig.Panel]:
+        picture = self.image.thumbnail(fig.PANEL_SIDE)
         spacing = self.image.spacing[-1] if self.image.spacing else None
 
         def drawn(mask: np.ndarray) -> PILImage.Image:
-            return figure.contour(figure.overlay(picture, mask, opacity=0.5), mask)
+            return fig.contour(fig.overlay(picture, mask, opacity=0.5), mask)
 
-        panels = [figure.Panel("input", picture, spacing=spacing, pixels=self.mask.shape[1])]
+        panels = [fig.Panel("input", picture, spacing=spacing, pixels=self.mask.shape[1])]
         if self.clean is None:
-            panels.append(figure.Panel("components", drawn(self.mask)))
+            panels.append(fig.Panel("components", drawn(self.mask)))
         else:
-            panels.append(figure.Panel("components, nothing lost", drawn(self.clean)))
-            panels.append(figure.Panel(f"components, {self.rate:.0%} of packets lost", drawn(self.mask)))
+            panels.append(fig.Panel("components, nothing lost", drawn(self.clean)))
+            panels.append(fig.Panel(f"components, {self.rate:.0%} of packets lost", drawn(self.mask)))
         values = {n.removeprefix("jaccard_"): v for n, v in self.measurements.items() if n.startswith("jaccard_")}
         if values:
-            bars = figure.bars({**values, "mean (MJI)": self.measurements["MJI"]})
-            panels.append(figure.Panel("Jaccard with the reference", bars))
+            bars = fig.bars({**values, "mean (MJI)": self.measurements["MJI"]})
+            panels.append(fig.Panel("Jaccard with the reference", bars))
         return [*panels, *self.extra_panels]
 
     def figure(self) -> PILImage.Image:
@@ -79,9 +79,9 @@ class EmbryoSegmentation(Segmentation):
         if self.crossing is None or self.clean is None:
             return super().figure()
         parts = [("", self.panels()), (f"on the link, {self.crossing.split} cut", self.link_panels())]
-        return figure.rows(parts, legend=self.legend(), title=self.title, footer=self.footer)
+        return fig.rows(parts, legend=self.legend(), title=self.title, footer=self.footer)
 
-    def link_panels(self) -> list[figure.Panel]:
+    def link_panels(self) -> list[fig.Panel]:
         """The liveliest map up and the liveliest down, as sent and as arrived: rows that were lost are black."""
         assert self.crossing is not None
         panels = []
@@ -91,13 +91,13 @@ class EmbryoSegmentation(Segmentation):
             low, high = float(sent[channel].min()), max(float(sent[channel].max()), 1e-12)
             size = "x".join(map(str, sent.shape))
             for name, maps in ((f"{sends} {size}: channel {channel}", sent), (gets, arrived)):
-                shown = np.array(figure.heatmap((maps[channel] - low) / max(high - low, 1e-12)))
+                shown = np.array(fig.heatmap((maps[channel] - low) / max(high - low, 1e-12)))
                 gone = (np.abs(maps[channel]).max(1) == 0) & (np.abs(sent[channel]).max(1) > 0)
                 shown[gone] = 0
                 if maps is arrived:
                     name = f"{gets}: {int(gone.sum())} of {len(gone)} rows lost"
-                big = PILImage.fromarray(shown).resize((figure.PANEL_SIDE,) * 2, PILImage.Resampling.NEAREST)
-                panels.append(figure.Panel(name, big))
+                big = PILImage.fromarray(shown).resize((fig.PANEL_SIDE,) * 2, PILImage.Resampling.NEAREST)
+                panels.append(fig.Panel(name, big))
         return panels
 
     def files(self) -> dict[str, Callable[[Path], Path]]:

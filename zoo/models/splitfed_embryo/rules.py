@@ -43,7 +43,7 @@ def ncl_v2(models: Sequence[Tensors], share: Tensor, losses: Tensor, mean: Tenso
 
 
 def ncl_v4(
-    models: Sequence[Tensors], share: Tensor, mean: Tensors, names: Sequence[str], literal: bool
+    models: Sequence[Tensors], share: Tensor, mean: Tensors, names: Sequence[str], literal: bool = False
 ) -> dict[str, Tensor]:
     """The aggregate, each layer by s_k ~ n_k / N / (eps + d_k) of its own parameters; buffers as FedAvg has them.
 

@@ -34,7 +34,7 @@ from zoo.models.splitfed_embryo.data import (
 )
 from zoo.models.splitfed_embryo.link import Link
 from zoo.models.splitfed_embryo.model import SplitFedEmbryo, across_link
-from zoo.models.splitfed_embryo.network import SplitUNet, part_of
+from zoo.models.splitfed_embryo.network import Part, SplitUNet, part_of
 from zoo.models.splitfed_embryo.result import loss_curves
 from zoo.models.splitfed_embryo.rules import Aggregation
 from zoo.models.splitfed_embryo.setting import Setting, SplitFedRecipe, refuse
@@ -146,7 +146,7 @@ def build(recipe: SplitFedRecipe, data: TrainData, seed: int) -> Federation:
         "target": "mask",
     }  # fmt: skip
     if recipe.wire == "messages":
-        ends = ("front", "back")
+        ends: tuple[Part, ...] = ("front", "back")
         steps = max(setting.schedule(len(train), 0, 0).steps for train, _ in parts)
         return Federation(
             model=lambda: SplitUNet(recipe.network, ends),
