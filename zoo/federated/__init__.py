@@ -25,6 +25,8 @@ _EXPORTS = {
     "federate": "engines",
     "History": "history",
     "HistoryPolicy": "history",
+    "Request": "retraining",
+    "Settings": "unlearning",
     "arrived": "link",
     "lossy": "link",
     "by_attribute": "partition",
