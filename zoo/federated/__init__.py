@@ -27,6 +27,8 @@ _EXPORTS = {
     "HistoryPolicy": "history",
     "Request": "retraining",
     "Settings": "unlearning",
+    "Link": "link",
+    "Aggregation": "rules",
     "arrived": "link",
     "lossy": "link",
     "by_attribute": "partition",
