@@ -20,8 +20,8 @@ import torch
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData, divide
 from zoo.federated import Context, Federation, Update, federate
+from zoo.models.splitfed_embryo.data import Setting, SplitFedRecipe
 from zoo.models.splitfed_embryo.network import SplitFedConfig, SplitUNet
-from zoo.models.splitfed_embryo.setting import Setting, SplitFedRecipe
 from zoo.models.splitfed_embryo.sides import soft_dice
 from zoo.models.splitfed_embryo.training import Data, build, training
 from zoo.training import Run

@@ -17,13 +17,11 @@ from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData
 from zoo.data.splits import divide as split_data
 from zoo.errors import DataError, OptionError
-from zoo.federated import State, Update, federate
+from zoo.federated import Aggregation, State, Update, federate
 from zoo.metrics.pixels import counts
-from zoo.models.splitfed_embryo import messages
-from zoo.models.splitfed_embryo.data import Measured, Schedule, divide, held_out, load
+from zoo.models.splitfed_embryo.data import Measured, Schedule, Setting, SplitFedRecipe, divide, held_out, load
 from zoo.models.splitfed_embryo.network import SplitFedConfig
-from zoo.models.splitfed_embryo.rules import Aggregation
-from zoo.models.splitfed_embryo.setting import Setting, SplitFedRecipe
+from zoo.models.splitfed_embryo.sides import SplitServer
 from zoo.models.splitfed_embryo.training import build, train, training, whole
 from zoo.training import Run
 from zoo.training.recipe import digest
@@ -118,7 +116,7 @@ def test_a_client_that_sends_another_shape_is_out_for_the_round() -> None:
     recipe = replace(TINY, wire="messages", batch_size=2)
     setting = Setting(recipe, 0)
     names = [name for name, _ in setting.initial().named_parameters()]
-    server = messages.SplitServer(setting, Aggregation("fedavg", names))
+    server = SplitServer(setting, Aggregation("fedavg", names))
 
     def sent(client: int, shape: tuple[int, ...]) -> Update:
         update = Update({"features": {"z": torch.zeros(shape)}}, num_examples=2)

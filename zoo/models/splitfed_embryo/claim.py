@@ -14,10 +14,9 @@ from zoo.claims import Claim, Comparison, spending
 from zoo.claims.types import Recipe
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData
-from zoo.models.splitfed_embryo.data import Shard, load, mean_of
-from zoo.models.splitfed_embryo.link import Link
+from zoo.federated import Link
+from zoo.models.splitfed_embryo.data import Shard, SplitFedRecipe, load, mean_of
 from zoo.models.splitfed_embryo.network import Split, SplitFedConfig, SplitUNet
-from zoo.models.splitfed_embryo.setting import SplitFedRecipe
 from zoo.models.splitfed_embryo.training import build, measured, training, whole
 from zoo.training import Run
 

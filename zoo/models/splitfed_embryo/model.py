@@ -14,11 +14,11 @@ from torch import Tensor
 from zoo import media
 from zoo.data.images import resize, to_tensor
 from zoo.errors import OptionError
+from zoo.federated import Link
 from zoo.metrics.pixels import counts
 from zoo.model import Model
 from zoo.models.splitfed_embryo import plugin
 from zoo.models.splitfed_embryo.data import jaccard, mean_of, nearest, view
-from zoo.models.splitfed_embryo.link import Link
 from zoo.models.splitfed_embryo.network import Split, SplitFedConfig, SplitUNet
 from zoo.models.splitfed_embryo.result import Crossing, EmbryoSegmentation
 

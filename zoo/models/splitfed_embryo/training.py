@@ -17,13 +17,14 @@ from torch import Tensor
 from zoo.data.case import Case
 from zoo.data.splits import Split, TrainData
 from zoo.errors import DataError
-from zoo.federated import Context, Federation, State, Update
+from zoo.federated import Aggregation, Context, Federation, Link, State, Update
 from zoo.federated.figures import client_curves
 from zoo.metrics.pixels import counts
-from zoo.models.splitfed_embryo import messages
 from zoo.models.splitfed_embryo.data import (
     Measured,
+    Setting,
     Shard,
+    SplitFedRecipe,
     classes_of,
     divide,
     held_out,
@@ -31,14 +32,21 @@ from zoo.models.splitfed_embryo.data import (
     load,
     mean_of,
     measure,
-)
-from zoo.models.splitfed_embryo.link import Link
+    refuse,
+)  # fmt: skip
 from zoo.models.splitfed_embryo.model import SplitFedEmbryo, across_link
 from zoo.models.splitfed_embryo.network import Part, SplitUNet, part_of
 from zoo.models.splitfed_embryo.result import loss_curves
-from zoo.models.splitfed_embryo.rules import Aggregation
-from zoo.models.splitfed_embryo.setting import Setting, SplitFedRecipe, refuse
-from zoo.models.splitfed_embryo.sides import ClientSide, ServerSide, soft_dice, train_step
+from zoo.models.splitfed_embryo.sides import (
+    ClientSide,
+    ServerSide,
+    SplitServer,
+    exchanges,
+    message,
+    sends,
+    soft_dice,
+    train_step,
+)  # fmt: skip
 from zoo.storage import write_file
 from zoo.training import Run, Training
 
@@ -151,10 +159,10 @@ def build(recipe: SplitFedRecipe, data: TrainData, seed: int) -> Federation:
         return Federation(
             model=lambda: SplitUNet(recipe.network, ends),
             start=lambda: {"network": part_of(setting.initial().state_dict(), recipe.network, ends)},
-            client=partial(messages.client, setting=setting),
-            aggregate=messages.SplitServer(setting, rule),
-            exchanges=messages.exchanges(steps),
-            sends=messages.sends,
+            client=partial(message, setting=setting),
+            aggregate=SplitServer(setting, rule),
+            exchanges=exchanges(steps),
+            sends=sends,
             **common,
         )
     more = {"ncl-v2": ("judge",), "auto": tuple(f"mix-{k}" for k in range(recipe.mix_steps))}
