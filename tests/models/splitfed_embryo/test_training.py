@@ -48,7 +48,10 @@ class TestSplitFedEmbryo(PluginTests):
     name = "splitfed-embryo"
     recipe = replace(TINY, rounds=6, local_epochs=1)
     data = DATA
-    facts: ClassVar = {"MJI in %, 40 other phantoms, nothing lost": "MJI"}
+    facts: ClassVar = {
+        "MJI in %, 40 other phantoms, nothing lost": "MJI",
+        "Jaccard in %, inner cell mass, 40 other phantoms": "jaccard_ICM",
+    }
     facts_on = ("phantom:embryo?n=40&seed=20000&size=64", "all")
 
     def test_a_training_leaves_scores_of_both_passes_and_pictures(self, trained: Any) -> None:

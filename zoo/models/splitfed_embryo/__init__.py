@@ -46,7 +46,8 @@ plugin = Plugin(
         command='zoo train splitfed-embryo --data "phantom:embryo?n=160&size=64" --preset demo --out DIR',
         metrics={
             # zoo evaluate splitfed-embryo --data "phantom:embryo?n=40&seed=20000&size=64" --split all
-            "MJI in %, 40 other phantoms, nothing lost": 0.0,
+            "MJI in %, 40 other phantoms, nothing lost": 84.9,
+            "Jaccard in %, inner cell mass, 40 other phantoms": 79.8,
         },
     ),
     readings={
