@@ -142,7 +142,8 @@ def train_step(client: ClientSide, server: ServerSide, x: Images, y: Truth, link
     # of the joined graph, through the masks of the features
     whole = server.backward(link.across(gradient, "features-down", step), again=True)
     back = server.learn(link.across(gradient, "gradients-up", step))
-    client.learn(link.across(back, "gradients-down", step), more=link.across(whole, "features-up", step))
+    # in one graph the server's second pass reaches the front-end too, before what crossed the link does
+    client.learn(link.across(back, "gradients-down", step), more=link.across(whole + back, "features-up", step))
     return loss
 
 
