@@ -79,7 +79,7 @@ def train(
         model,
         data,
         preset=preset,
-        overrides=_assignments(given or []),
+        overrides=assignments(given or []),
         out=out or Path("runs") / model,
         resume=resume,
         seed=seed,
@@ -110,7 +110,7 @@ def runs(
         print(f"\nto go on with {unfinished.folder}, repeat its command with --resume")
 
 
-def _assignments(given: list[str]) -> dict[str, str]:
+def assignments(given: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for assignment in given:
         name, equals, value = assignment.partition("=")

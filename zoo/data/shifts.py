@@ -54,3 +54,19 @@ def draw_set(look: Look, count: int, rng: np.random.Generator) -> ImageSet:
     y = np.arange(count) % len(KINDS)
     views = [np.round(255 * draw_lesion(look, int(kind), rng)).astype(np.uint8) for kind in y]
     return ImageSet.of(views, y.tolist(), empty=(3, SIDE, SIDE))
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a device makes of colours: each channel times a gain, plus an offset. Clients of a federation differ in it."""
+
+    gain: RGB
+    offset: RGB
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, gain: float = 0.25, offset: float = 0.08) -> Response:
+        """Gains around 1 and offsets around 0 with these standard deviations."""
+        return cls(tuple(1 + gain * rng.standard_normal(3)), tuple(offset * rng.standard_normal(3)))
+
+    def __call__(self, image: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+        return image * np.array(self.gain) + np.array(self.offset)

@@ -39,7 +39,8 @@ class Federation:
     ``uniform``, ``metric:NAME`` (a number that the clients report) or a function from the clients' numbers to their
     weights; elsewhere, and with ``None``, by cases. ``evaluate``: numbers on the state after each round. A round goes
     on while at least ``min_clients`` of the clients return usable updates within ``timeout`` seconds. ``target``: what
-    every training case needs, ``label`` or ``mask``.
+    every training case needs, ``label`` or ``mask``. ``refuse``: of an update that is well formed, why it's of no use
+    all the same, such as a data set of unknown classes; an empty text takes it.
     """
 
     model: Callable[[], nn.Module]
@@ -56,6 +57,7 @@ class Federation:
     timeout: float = 3600.0
     target: str | None = None
     history: HistoryPolicy | None = None
+    refuse: Callable[[Update], str] | None = None
 
     @property
     def clients(self) -> int:
