@@ -58,7 +58,7 @@ def draw_set(look: Look, count: int, rng: np.random.Generator) -> ImageSet:
 
 @dataclass(frozen=True)
 class Response:
-    """What a device makes of colours: each channel times a gain, plus an offset. Clients of a federation differ in it."""
+    """What a device makes of colours: each channel times a gain, plus an offset."""
 
     gain: RGB
     offset: RGB

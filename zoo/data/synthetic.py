@@ -17,10 +17,10 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.storage import user_path, write_file
-from zoo.text import printable
+from zoo.text import printable, strict_json
 
 FORMAT = "zoo-synthetic-set-1"
-MOST_BYTES, MOST_IMAGES, MOST_CLASSES, MOST_FACTS = 512 << 20, 20_000, 1000, 64
+MOST_BYTES, MOST_HEADER, MOST_IMAGES, MOST_CLASSES, MOST_FACTS = 512 << 20, 1 << 20, 20_000, 1000, 64
 SIDES = 4, 1024  # px
 LARGEST = 100.0  # of a number in units of [0, 1]
 
@@ -51,11 +51,8 @@ class SyntheticSet:
 
         if fault := faults(self.images, self.y, len(self.labels)):
             raise DataError(f"this synthetic set can't be sent: {fault}")
-        about = {
-            "format": FORMAT,
-            "labels": json.dumps(list(self.labels)),
-            **{k: str(v) for k, v in self.facts.items()},
-        }
+        # one entry: safetensors writes several in any order, and the same set shall be the same bytes
+        about = {"about": json.dumps({"format": FORMAT, "labels": list(self.labels), "facts": dict(self.facts)})}
         data = save({"images": self.images.contiguous(), "labels": self.y.to(torch.int16)}, about)
         write_file(path, data)
         return len(data)
@@ -108,14 +105,15 @@ def read(path: str | Path) -> SyntheticSet:
 
 def _about(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """The labels and the facts of a header. Raises ``ValueError``."""
-    if metadata.get("format") != FORMAT:
+    text = metadata.get("about", "null")
+    about = strict_json(text) if len(text) <= MOST_HEADER else None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"its header doesn't say {FORMAT}")
-    labels = json.loads(metadata.get("labels", "null"))
+    labels, facts = about.get("labels"), about.get("facts", {})
     if not isinstance(labels, list) or not 2 <= len(labels) <= MOST_CLASSES or len(set(map(str, labels))) < len(labels):
         raise ValueError("its header doesn't name two or more classes, each once")
-    if len(metadata) > MOST_FACTS or not all(
-        isinstance(x, str) and 0 < len(x) <= 100 and x.isprintable() for x in labels
-    ):
+    if not all(isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable() for name in labels):
         raise ValueError("its header has names that no table can hold")
-    facts = {k: v for k, v in metadata.items() if k not in ("format", "labels")}
-    return tuple(labels), {printable(k, 60): printable(v, 200) for k, v in facts.items()}
+    if not isinstance(facts, dict) or len(facts) > MOST_FACTS:
+        raise ValueError("its header states facts that nobody can read")
+    return tuple(labels), {printable(str(k), 60): printable(str(v), 200) for k, v in facts.items()}

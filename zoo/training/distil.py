@@ -36,8 +36,8 @@ def distil(
     """Condense the images of ``data``, all of which are one client's, to a synthetic set in the file ``out``.
 
     The same seed gives the same file. Where the set states splits, only its training part is used. Raises
-    ``OptionError`` for a model that distils nothing, a wrong option or a name that isn't ``.safetensors``, ``DataError``
-    for unusable data.
+    ``OptionError`` for a model that distils nothing, a wrong option or a name that isn't ``.safetensors``, and
+    ``DataError`` for unusable data.
     """
     from zoo.data.check import require
     from zoo.data.sets import load_dataset

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from zoo.claims import Claim, Comparison, spending
-from zoo.claims.types import Recipe, Verdict
+from zoo.claims import spending
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry
 from zoo.data.shifts import LOOKS, Response
@@ -33,10 +32,11 @@ RECIPE = GDDRecipe(
 )  # fmt: skip
 # As the authors' code, in the extractor's small form: their ResNet-18 takes no images of 16 px.
 AS_RELEASED: dict[str, Any] = {"recipe": "released", "redraw": False}
-JOINT: dict[str, Any] = {**AS_RELEASED, "level": "feature", "shift": "instance", "objective": "joint"}
+JOINT: dict[str, Any] = {**AS_RELEASED, "level": "convolution", "shift": "instance", "objective": "joint"}
 ARMS: dict[str, dict[str, Any]] = {
     "GDD": {"method": "gdd"},
     "GDD, halved": {"method": "gdd", "objective": "mean"},
+    "GDD, features shifted": {"method": "gdd", "level": "block"},
     "GDD, noise per image": {"method": "gdd", "shift": "instance"},
     "GDD, formula as printed": {"method": "gdd", "printed": True},
     "GDD, released": {"method": "gdd", **JOINT},
@@ -94,9 +94,7 @@ def recipe_of(arm: str, quick: bool = False) -> GDDRecipe:
     return replace(recipe, iterations=3, least_steps=5, rounds=2) if quick else recipe
 
 
-def trained(
-    recipe: GDDRecipe, drawn: Draw, test: Dataset, more: Dataset | None, seed: int
-) -> tuple[Any, float, int]:
+def trained(recipe: GDDRecipe, drawn: Draw, test: Dataset, more: Dataset | None, seed: int) -> tuple[Any, float, int]:
     """The server's network, its AUC on the test images, and the bytes that were sent."""
     nothing = Dataset("none", [])
     every = test if more is None else Dataset("both", [*test.entries, *more.entries])
@@ -111,7 +109,7 @@ def draw(seed: int, quick: bool = False) -> Draw:
     n, m = (24, 20) if quick else (IMAGES, TEST)
     clients = [Response.drawn(rng) for _ in range(CLIENTS)]
     rates = rng.uniform(0.1, 0.4, CLIENTS)
-    train = [_device(f"client-{i}", one, n, rate, rng) for i, (one, rate) in enumerate(zip(clients, rates, strict=True))]
+    train = [_device(f"client-{i}", clients[i], n, rates[i], rng) for i in range(CLIENTS)]
     seen = [_device(f"seen-{i}", one, m, 0.3, rng) for i, one in enumerate(clients)]
     unseen = [_device(f"unseen-{i}", Response.drawn(rng), m, 0.3, rng) for i in range(UNSEEN)]
     own = np.random.default_rng([0x6DDE, seed])

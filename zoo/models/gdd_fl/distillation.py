@@ -26,8 +26,8 @@ class Distillation:
     """How a client condenses its images; comments name the section, or say that the paper leaves a value open."""
 
     method: Literal["gdd", "dm", "dm-doubled", "random", "full", "fedavg"] = "gdd"
-    """``gdd``: L_ST + L_U (Algorithm 1); ``dm``: L_ST alone; ``dm-doubled``: twice that, the control for a longer step;
-    ``random``: real images that each client draws; ``full``: all real images in one place; ``fedavg``: weights travel."""
+    """``gdd``: L_ST + L_U (Algorithm 1); ``dm``: L_ST alone; ``dm-doubled``: twice that, the control for longer steps;
+    ``random``: real images that clients draw; ``full``: all real images in one place; ``fedavg``: weights travel."""
     images_per_class: int = field(default=1, metadata={"min": 1, "max": 1000})  # 1 or 10; Table 1
     iterations: int = field(default=300, metadata={"min": 1, "max": 1_000_000})
     """Sec. 3.2 says 300 epochs; the authors' code makes 300 steps of one batch for each class, and so do we."""
@@ -35,8 +35,9 @@ class Distillation:
     momentum: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})  # open; DM's
     real_batch: int = field(default=64, metadata={"min": 2, "max": 65_536})  # of each class; Sec. 3.2
     p: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})  # of U_p; Sec. 2.2
-    level: Literal["input", "feature"] = "input"
-    """Where U_p acts: on the images (Algorithm 1), or after every convolution, as the text says and the code does."""
+    level: Literal["input", "block", "convolution"] = "input"
+    """Where U_p acts: on the images (Algorithm 1), on the features after every block (the text), or between every
+    convolution and its norm, as released: instance normalisation then takes all of it back."""
     shift: Literal["batch", "instance"] = "batch"
     """Whether all images of a batch get the same epsilon, one other client, or each its own; open."""
     objective: Literal["sum", "mean", "joint"] = "sum"
@@ -135,8 +136,8 @@ def class_loss(
             target = both(real)
         return (target - both(synthetic)).square().sum()
 
-    def mean_embedding(x: Tensor, shift: Shift = unchanged) -> Float[Tensor, " d"]:
-        return nets[0].features(change(x), shift).mean(0)
+    def mean_embedding(x: Tensor, shift: Shift = unchanged, late: Shift = unchanged) -> Float[Tensor, " d"]:
+        return nets[0].features(change(x), shift, late).mean(0)
 
     of_synthetic = mean_embedding(synthetic)  # O_S
     with torch.no_grad():
@@ -144,11 +145,12 @@ def class_loss(
     loss = (of_real - of_synthetic).square().sum()
     if how.method != "gdd":
         return 2 * loss if how.method == "dm-doubled" else loss
+    move = partial(uncertain, how=how, rng=rng)
     with torch.no_grad():  # O_U
         if how.level == "input":
-            shifted = mean_embedding(uncertain(real, how, rng))
+            shifted = mean_embedding(move(real))
         else:
-            shifted = mean_embedding(real, partial(uncertain, how=how, rng=rng))
+            shifted = mean_embedding(real, **{"late" if how.level == "block" else "shift": move})
     loss = loss + (shifted - of_synthetic).square().sum()
     return loss / 2 if how.objective == "mean" else loss
 

@@ -65,7 +65,7 @@ def unchanged(x: Tensor) -> Tensor:
 
 
 class ConvNet(nn.Module):
-    """Blocks of 3 x 3 convolution, instance normalisation, ReLU and 2 x 2 average pooling; a linear head ([5], Sec. 3.2)."""
+    """Blocks of 3 x 3 convolution, instance normalisation, ReLU and average pooling; a linear head ([5], Sec. 3.2)."""
 
     def __init__(self, classes: int, size: int, width: int = 128, depth: int = 3) -> None:
         super().__init__()
@@ -74,14 +74,18 @@ class ConvNet(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(width, width) for _ in ins)
         self.head = nn.Linear(width * (size >> depth) ** 2, classes)
 
-    def maps(self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged) -> Float[Tensor, "b w t t"]:
-        """``shift`` acts after every convolution, before its norm."""
+    def maps(
+        self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged, late: Shift = unchanged
+    ) -> Float[Tensor, "b w t t"]:
+        """``shift`` acts after every convolution, before its norm; ``late`` after every block."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.avg_pool2d(F.relu(norm(shift(convolution(x)))), 2)
+            x = late(F.avg_pool2d(F.relu(norm(shift(convolution(x)))), 2))
         return x
 
-    def features(self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged) -> Float[Tensor, "b d"]:
-        return self.maps(x, shift).flatten(1)
+    def features(
+        self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged, late: Shift = unchanged
+    ) -> Float[Tensor, "b d"]:
+        return self.maps(x, shift, late).flatten(1)
 
     def forward(self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged) -> Float[Tensor, "b k"]:
         return self.head(self.features(x, shift))
@@ -123,15 +127,19 @@ class InstanceResNet(nn.Module):
             side = (side + 1) // 2
         self.head = nn.Linear(before * (side // POOL) ** 2, classes)
 
-    def maps(self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged) -> Float[Tensor, "b w t t"]:
-        """``shift`` acts after every convolution, before its norm: in 20 places."""
+    def maps(
+        self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged, late: Shift = unchanged
+    ) -> Float[Tensor, "b w t t"]:
+        """``shift`` acts after every convolution, before its norm, in 20 places; ``late`` after every block."""
         x = F.relu(self.norm(shift(self.stem(x))))
         for block in self.blocks:
-            x = block(x, shift)
+            x = late(block(x, shift))
         return F.avg_pool2d(x, POOL)
 
-    def features(self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged) -> Float[Tensor, "b d"]:
-        return self.maps(x, shift).flatten(1)
+    def features(
+        self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged, late: Shift = unchanged
+    ) -> Float[Tensor, "b d"]:
+        return self.maps(x, shift, late).flatten(1)
 
     def forward(self, x: Float[Tensor, "b 3 s s"], shift: Shift = unchanged) -> Float[Tensor, "b k"]:
         return self.head(self.features(x, shift))
@@ -177,6 +185,7 @@ class GDDFL(Model[SyntheticClassification]):
         super().__init__(config)
         self.network = build_network(self.config)
         side, count = self.config.image_size, len(self.config.shown_clients)
+        self.synthetic: Tensor
         self.register_buffer("synthetic", torch.zeros(count, 3, side, side, dtype=torch.uint8))
 
     def forward(self, x: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b k"]:

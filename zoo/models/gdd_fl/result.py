@@ -99,8 +99,8 @@ class Arm:
 
 
 ARM_NAMES = {
-    "gdd": "GDD", "dm": "DM", "dm-doubled": "DM, loss doubled", "random": "random real images", "full": "all real images",
-    "fedavg": "FedAvg",
+    "gdd": "GDD", "dm": "DM", "dm-doubled": "DM, loss doubled", "random": "random real images", "fedavg": "FedAvg",
+    "full": "all real images",
 }  # fmt: skip
 _MARKS = {"gdd": "o", "dm": "s", "dm-doubled": "D", "random": "^", "fedavg": "P"}
 

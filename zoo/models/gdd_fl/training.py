@@ -18,7 +18,7 @@ from zoo.data.images import ImageSet
 from zoo.data.sets import Dataset, load_dataset
 from zoo.data.splits import PARTS, TrainData
 from zoo.data.synthetic import SyntheticSet, faults
-from zoo.errors import DataError, OptionError
+from zoo.errors import OptionError
 from zoo.federated import Context, Federation, State, Update, federate, split_figure
 from zoo.models.gdd_fl import data as sets
 from zoo.models.gdd_fl.baselines import averaging_client, make_sgd
@@ -28,7 +28,6 @@ from zoo.models.gdd_fl.result import Arm, save_arms
 from zoo.models.gdd_fl.siamese import siamese
 from zoo.nn.schedules import cosine
 from zoo.seeds import derive_seed, seed_torch
-from zoo.storage import user_path
 from zoo.training import Run, Training
 
 MethodName = Literal["gdd", "dm", "dm-doubled", "random", "full", "fedavg"]
@@ -161,22 +160,27 @@ def one_arm(recipe: GDDRecipe, data: TrainData, run: Run, prefix: str = "") -> t
     """Everything of one method: its messages, its server, and the bytes between; AUC is that of the test images."""
     if recipe.method == "full":
         images = sets.load_images(data.train, recipe.network)
-        pool: sets.Pool | None = sets.Pool(images.views, images.y)
-        network, up, down, rounds = train_server(recipe, pool, run, f"{prefix}server"), images.views.numel(), 0, 1
-    else:
-        outcome = federate(build, recipe, data, run, stage=f"{prefix}federated")
-        up, down = (sum(int(row[way]) for row in outcome.ledger) for way in ("up", "down"))
-        rounds = recipe.rounds if recipe.method == "fedavg" else 1
-        if recipe.method == "fedavg":
-            pool, network = None, first_network(recipe.network, run.seed).to(run.device)
-            network.load_state_dict(outcome.state_dict())
-        else:
-            sent = [(int(who), one["images"], one["y"]) for who, one in outcome.state.own["sets"].items()]
-            pool = sets.Pool.of(sent)
-            network = train_server(recipe, pool, run, f"{prefix}server")
-    score = sets.auc(network, sets.load_images(data.test, recipe.network), run.device)
-    lr = recipe.lr if recipe.method in ("gdd", "dm", "dm-doubled") else math.nan
-    return network, pool, Arm(recipe.method, score, up, down, rounds, 0 if pool is None else len(pool.y), lr)
+        everything = sets.Pool(images.views, images.y)
+        network, up = train_server(recipe, everything, run, f"{prefix}server"), images.views.numel()
+        return network, None, Arm("full", measured(network, recipe, data, run), up, 0, 1, len(images))
+    outcome = federate(build, recipe, data, run, stage=f"{prefix}federated")
+    up, down = (sum(int(row[way]) for row in outcome.ledger) for way in ("up", "down"))
+    if recipe.method == "fedavg":
+        network = first_network(recipe.network, run.seed).to(run.device)
+        network.load_state_dict(outcome.state_dict())
+        y = sets.classes_of(data.train, recipe.network.labels)
+        score = measured(network, recipe, data, run)
+        return network, None, Arm("fedavg", score, up, down, recipe.rounds, int((y >= 0).sum()))
+    sent = [(int(who), one["images"], one["y"]) for who, one in outcome.state.own["sets"].items()]
+    pool = sets.Pool.of(sent)
+    network = train_server(recipe, pool, run, f"{prefix}server")
+    lr = math.nan if recipe.method == "random" else recipe.lr
+    return network, pool, Arm(recipe.method, measured(network, recipe, data, run), up, down, 1, len(pool.y), lr)
+
+
+def measured(network: Any, recipe: GDDRecipe, data: TrainData, run: Run) -> float:
+    """AUC on the test images; NaN where they aren't of two classes."""
+    return sets.auc(network, sets.load_images(data.test, recipe.network), run.device)
 
 
 def refuse_recipe(recipe: GDDRecipe) -> None:
@@ -196,9 +200,8 @@ def train(recipe: GDDRecipe, data: TrainData, run: Run) -> GDDFL:
     if given:
         if recipe.baselines or recipe.method in ("full", "fedavg"):
             raise OptionError("only synthetic sets are here, so there is nothing to compare with; leave out the arms")
-        pool: sets.Pool | None = sets.received(list(data.train), recipe.network)
-        assert pool is not None
-        network, arms = train_server(recipe, pool, run, "server"), []
+        known = sets.received(list(data.train), recipe.network)
+        network, pool, arms = train_server(recipe, known, run, "server"), known, []
     else:
         network, pool, arm = one_arm(recipe.arm(recipe.method), data, run)
         arms = [arm]
@@ -259,7 +262,7 @@ def score(model: GDDFL, case: Case, options: Mapping[str, Any]) -> list[dict[str
 # What the authors' code sets, at the state that has the method.
 RELEASED: dict[str, Any] = {
     "network": {"architecture": "resnet18-instance", "image_size": 128}, "iterations": 100, "images_per_class": 10,
-    "level": "feature", "shift": "instance", "objective": "joint", "extractor": "resnet18-instance",
+    "level": "convolution", "shift": "instance", "objective": "joint", "extractor": "resnet18-instance",
     "extractor_width": 64, "redraw": False, "message": "float32", "partition": "iid", "alpha": 0.5, "epochs": 100,
     "least_steps": 1, "weight_decay": 1e-5, "lr_floor": 0.01, "server_augment": False, "class_weighted": True,
 }  # fmt: skip

@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from zoo import media
 from zoo.data import phantoms
-from zoo.data.dermoscopy import DIAGNOSES
-from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, label_index, resize, rgb_bytes
+from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, resize, rgb_bytes
 from zoo.data.keypoints import keypoints_of
 from zoo.errors import OptionError
 from zoo.models.tts_skin import plugin
