@@ -101,6 +101,26 @@ def fitted(p: Float[np.ndarray, "n c"], truth: Int[np.ndarray, " n"]) -> float:
     return math.exp((low + high) / 2)
 
 
+def platt(z: Float[np.ndarray, " n"], y: Int[np.ndarray, " n"]) -> tuple[float, float]:
+    """Slope and offset for which ``sigmoid(slope z + offset)`` is the probability of class 1; both classes are there.
+
+    A slope below 0, of scores that rank the wrong way round, becomes 0: the share of the class is then all that is
+    said. Source: J. Platt, Probabilistic Outputs for Support Vector Machines, 1999, with his targets.
+    """
+    counts = np.bincount(y, minlength=2)
+    target = np.where(y == 1, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
+    scale = max(float(z.std()), 1e-6)
+    x = np.stack([(z - z.mean()) / scale, np.ones_like(z)], 1)
+    w = np.zeros(2)
+    for _ in range(50):  # Newton's steps, none above 1
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2)
+        w = w - np.clip(np.linalg.solve(hessian, x.T @ (p - target)), -1, 1)
+    if w[0] <= 0:
+        return 0.0, float(np.log(target.mean() / (1 - target.mean())))
+    return float(w[0] / scale), float(w[1] - w[0] * z.mean() / scale)
+
+
 def classified(model: Any, case: Case, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Truth and probabilities of a case, as ``Training.score`` gives them."""
     p = model.predict(_input(case), **options).probabilities

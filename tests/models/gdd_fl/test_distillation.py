@@ -14,8 +14,9 @@ from zoo.data.images import ImageSet
 from zoo.errors import DataError, OptionError
 from zoo.models.gdd_fl import distillation as gdd
 from zoo.models.gdd_fl.distillation import Distillation, class_loss, client_shift, distil, refuse
-from zoo.models.gdd_fl.model import ConvNet, InstanceResNet, to_network
+from zoo.models.gdd_fl.model import to_network
 from zoo.models.gdd_fl.siamese import OPERATIONS, looked_up, moved, siamese
+from zoo.nn.instance_nets import ConvNet, InstanceResNet
 
 SMALL = Distillation(extractor_width=8, extractor_depth=2, iterations=5, real_batch=8, augment=())
 CPU = torch.device("cpu")

@@ -21,6 +21,7 @@ from zoo.metrics import auroc
 from zoo.models.gdd_fl import plugin
 from zoo.models.gdd_fl.model import GDDConfig, to_network, view
 from zoo.seeds import derive_seed
+from zoo.training.reference import platt
 
 RENAME = "choose other classes with --set network.labels=A,B,..."
 
@@ -140,25 +141,8 @@ def auc(network: Any, images: ImageSet, device: torch.device) -> float:
     return float(np.mean([auroc(p[:, k], (y == k).astype(np.int64)) for k in present]))
 
 
-def calibration(logits: Float[np.ndarray, "n 2"], y: Int[np.ndarray, " n"]) -> tuple[float, float] | tuple[()]:
-    """Slope and offset of Platt's scaling of the difference of logits; none without ten images of either class.
-
-    Source: J. Platt, Probabilistic Outputs for Support Vector Machines, 1999, with his targets. A slope below 0, of a
-    network that ranks the wrong way round, becomes 0: the share of the class is then all that is said.
-    """
-    counts = np.bincount(y, minlength=2)
-    if logits.shape[1] != 2 or counts.min() < 10:
+def calibration(logits: Float[np.ndarray, "n k"], y: Int[np.ndarray, " n"]) -> tuple[float, ...]:
+    """Slope and offset of the difference of two logits, for probabilities; none without ten images of either class."""
+    if logits.shape[1] != 2 or np.bincount(y, minlength=2).min() < 10:
         return ()
-    z = logits[:, 1] - logits[:, 0]
-    target = np.where(y == 1, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
-    scale = max(float(z.std()), 1e-6)
-    x = np.stack([(z - z.mean()) / scale, np.ones_like(z)], 1)
-    w = np.zeros(2)
-    for _ in range(50):  # Newton, damped
-        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2)
-        w = w - np.clip(np.linalg.solve(hessian, x.T @ (p - target)), -1, 1)
-    if w[0] <= 0:
-        share = float(np.clip(target.mean(), 1e-6, 1 - 1e-6))
-        return 0.0, float(np.log(share / (1 - share)))
-    return round(float(w[0] / scale), 6), round(float(w[1] - w[0] * z.mean() / scale), 6)
+    return tuple(round(value, 6) for value in platt(logits[:, 1] - logits[:, 0], y))

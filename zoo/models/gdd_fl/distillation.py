@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from zoo.errors import DataError, OptionError
-from zoo.models.gdd_fl.model import Shift, build_extractor, check_size, to_network, unchanged
+from zoo.models.gdd_fl.model import build_extractor, to_network
 from zoo.models.gdd_fl.siamese import siamese
+from zoo.nn.instance_nets import Shift, check_size, unchanged
 from zoo.seeds import seed_torch
 
 LEAST = 2  # images of a class; from fewer, its mean is that image
