@@ -71,7 +71,7 @@ def grid(some: Shown, names: Sequence[str]) -> Any:
     side = next(iter(some.values())).shape[0]
     lacking = np.full((side, side, 3), 225, np.uint8)
     tiles = [
-        fig.Tile(some.get((client, k), lacking), f"client {client}: {name if (client, k) in some else 'sent none'}")
+        fig.Tile(some.get((client, k), lacking), (f"client {client}", name if (client, k) in some else "sent none"))
         for k, name in enumerate(names)
         for client in clients
     ]
@@ -111,7 +111,7 @@ def save_arms(arms: Sequence[Arm], network_bytes: int, out: Path) -> list[Path]:
             for arm in arms]  # fmt: skip
     record = {"arms": rows, "fedavg_bytes_per_client_and_round": 2 * network_bytes}
     written = [write_file(out / "comparison.json", json.dumps(record, indent=1) + "\n")]
-    if any(math.isfinite(arm.auc) for arm in arms):
+    if any(math.isfinite(arm.auc) and arm.method != "full" for arm in arms):
         written.append(write_file(out / "comparison.png", arms_figure(arms)))
     return written
 
@@ -129,10 +129,23 @@ def arms_figure(arms: Sequence[Arm]) -> bytes:
     for arm in arms:
         if arm.method == "full" and math.isfinite(arm.auc):
             plots.lines(axis, [], level=arm.auc, target=f"{ARM_NAMES['full']}, pooled ({arm.auc:.2f})")
+    low, high = math.floor(math.log10(min(arm.bytes for arm in sent))), math.log10(max(arm.bytes for arm in sent))
+    low = math.floor(math.log10(min(arm.bytes for arm in sent)))
+    high = math.log10(max(arm.bytes for arm in sent))
+    decades = range(low, max(math.ceil(high), low + 1) + 1)
     axis.set_xscale("log")
+    axis.set_xticks([10.0**k for k in decades], [_spelled(k) for k in decades])
+    axis.minorticks_off()
     aucs = [arm.auc for arm in arms if math.isfinite(arm.auc)]
     plots.scatter(
-        axis, sets, title="AUC on test images against what was sent", x="bytes, all clients and rounds, both ways",
-        y="AUC", ylim=(min(0.45, min(aucs) - 0.03), 1.0), legend="outside",
+        axis, sets, title="AUC on test images against what was sent", x="sent by all clients in all rounds, both ways",
+        y="AUC", xlim=(10.0 ** decades[0], 10.0 ** decades[-1]), ylim=(min(0.45, min(aucs) - 0.03), 1.0),
+        legend="outside",
     )  # fmt: skip
     return plots.png(drawing)
+
+
+def _spelled(decade: int) -> str:
+    """10^3 bytes as 1 kB."""
+    unit, rest = min(decade // 3, 4), decade - 3 * min(decade // 3, 4)
+    return f"{10**rest} {('B', 'kB', 'MB', 'GB', 'TB')[unit]}"
