@@ -54,7 +54,7 @@ plugin = Plugin(
         Departure("300 iterations, each with one batch of each class.", "The paper says 300 epochs; the authors' code "
                   "makes 300 (later 100) such steps."),
         Departure("The shift's noise is one draw for a batch, not for an image.", "Not stated. Noise of its own for "
-                  "each image averages out in the mean that is matched; shift=instance has it.", "see the claim"),
+                  "each image averages out in the mean that is matched; shift=instance has it."),
         Departure("The server makes 1,000 steps at least, with the clients' augmentation, momentum 0.9 and a cosine.",
                   "50 epochs of 20 images are 50 steps; the rest is not stated."),
         Departure("Sets are sent as bytes.", "Table 1's 2.88 MB fit nothing else; message=float32 sends four times as "
