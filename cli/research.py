@@ -40,6 +40,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     app.command()(train)
+    app.command()(unlearn)
     app.command()(runs)
     app.command()(evaluate)
     app.command()(robustness)
@@ -71,10 +72,22 @@ def train(
         str | None,
         typer.Option(help="Where a federated model's clients run: local (default), simulation or deployment."),
     ] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHODS", help="Of a federated model: keep what zoo unlearn needs for these, such as ifu, or all."
+        ),
+    ] = None,
+    history_gb: Annotated[float, typer.Option(min=0.001, help="How much of the rounds is kept at most.")] = 2.0,
 ) -> None:
     """Train a model on your data by its paper's recipe."""
     from zoo.training import train as run_training
 
+    kept = None
+    if history is not None:
+        from zoo.unlearning import policy
+
+        kept = policy(history, history_gb)
     folder = run_training(
         model,
         data,
@@ -85,12 +98,50 @@ def train(
         seed=seed,
         device=device,
         engine=engine,
+        history=kept,
     )
     if os.environ.get("RANK", "0") == "0":  # once, also under `accelerate launch`
         from zoo.runs import after
 
         print(f"trained weights are in {folder}; next:")
         print("\n".join(f"  {line}" for line in after(model, data, folder).splitlines()))
+
+
+def unlearn(
+    run: Annotated[Path, typer.Argument(help="A finished run of a federated model, trained with --history.")],
+    client: Annotated[list[str], typer.Option(help="Who leaves: a name or number; may be repeated.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="How; may be repeated, to compare; default ifu. See docs, Federated.")
+    ] = None,
+    given: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A setting, such as epsilon=1.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default RUN/unlearned/CLIENT.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    least: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Score that RUN must have on every client's data.")
+    ] = None,
+    noise_seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of IFU's noise, which then guarantees nothing.")
+    ] = None,
+    device: Device = "auto",
+    engine: Annotated[str, typer.Option(help="Where the clients run: local, simulation or deployment.")] = "local",
+    json: Json = False,
+) -> None:
+    """Forget clients of a federated training: weights without them, and what became of utility and memory."""
+    from zoo.unlearning import unlearn as run_unlearning
+
+    report = run_unlearning(
+        run, client, method or ["ifu"], settings=_assignments(given or []), out=out, resume=resume, least=least,
+        noise_seed=noise_seed, device=device, engine=engine,
+    )  # fmt: skip
+    if json:
+        print_json(report.to_dict())
+        return
+    print_table(report.columns, report.table(), title=f"{run} without {', '.join(report.clients)}")
+    for note in report.notes:
+        print(f"note: {note}")
+    print(f"weights, unlearning.json and unlearning.png are in {report.folder}")
 
 
 def runs(

@@ -92,7 +92,7 @@ class Robustness:
         groups = {name: [k for k in kinds if (k, self.severities[0]) in self.values] for name, kinds in GROUPS.items()}
         groups = {name: kinds for name, kinds in groups.items() if kinds}
         drawing, axes = plots.canvas(
-            "the figure of a robustness table", 1, len(groups), size=(3.1 * len(groups) + 0.6, 3.6),
+            "the figure of a robustness table", 1, len(groups), size=(3.1 * len(groups) + 0.6, 4.2),
             title=f"{self.model} on {self.data} ({self.split}, n = {self.cases}), weights: {self.weights}",
         )  # fmt: skip
         clean, x = self.values[CLEAN][self.metric], [0, *self.severities]
@@ -102,8 +102,8 @@ class Robustness:
                 plots.Line(kind.replace("_", " "), x, [clean, *(self._value(kind, s) for s in self.severities)])
                 for kind in kinds
             ]
-            plots.lines(axis, some, title=name, x="severity", y=self.metric.replace("_", " "),
-                        ylim=(0, 1.05 * highest), legend="lower left")  # fmt: skip
+            plots.lines(axis, some, title=name, x="severity", y=self.metric.replace("_", " ").replace("iou", "IoU"),
+                        ylim=(0, 1.05 * highest), legend="below", whole=True)  # fmt: skip
         return plots.png(drawing)
 
     def _value(self, kind: str, severity: int) -> float:

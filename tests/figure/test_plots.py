@@ -88,3 +88,10 @@ def test_histograms_share_their_bins() -> None:
     plots.histogram(at, {"in": np.zeros(5), "out": np.ones(7)}, bins=4)
     assert at.get_ylim()[1] >= 7
     assert {text.get_text() for text in at.get_legend().get_texts()} == {"in", "out"}
+
+
+def test_a_legend_below_covers_no_line() -> None:
+    drawing, at = axis()
+    plots.lines(at, [Line("fog", [0, 5], [1, 0.0]), Line("jpeg", [0, 5], [1, 0.9])], x="severity", legend="below")
+    plots.png(drawing)
+    assert at.get_legend().get_window_extent().y1 < at.get_window_extent().y0

@@ -25,6 +25,8 @@ _EXPORTS = {
     "federate": "engines",
     "History": "history",
     "HistoryPolicy": "history",
+    "Request": "retraining",
+    "Settings": "unlearning",
     "lossy": "link",
     "by_attribute": "partition",
     "by_file": "partition",

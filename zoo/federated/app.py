@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +24,7 @@ from zoo import config as configs
 from zoo.errors import DataError, OptionError, ZooError
 from zoo.federated.client import Clients
 from zoo.federated.federation import Federation, construct, initial_models
+from zoo.federated.history import HistoryPolicy
 from zoo.federated.server import serve
 from zoo.storage import write_file
 from zoo.training import Run
@@ -44,6 +46,7 @@ def facts_of(build: Callable[..., Federation], recipe: Any, run: Run, stage: str
         "recipe_type": f"{type(recipe).__module__}:{type(recipe).__qualname__}",
         "recipe": configs.to_dict(recipe),
         "seed": run.seed,
+        "history": None if run.history is None else asdict(run.history),
         "device": str(run.device),
         "stage": stage,
         "out": str(run.out.resolve()),
@@ -94,14 +97,18 @@ def rebuild(facts: str) -> Federation:
 
     known = json.loads(facts)
     dataset = load_dataset(known["data"], plugin=SimpleNamespace(phantom=known["phantom"]))
-    recipe = configs.from_dict(_load(known["recipe_type"]), known["recipe"])
+    recipe = configs.from_dict(load_name(known["recipe_type"]), known["recipe"])
     parts = divide(dataset, Split(tuple(known["split"]["fractions"]), known["split"]["folds"]), recipe, known["seed"])
     if digest(parts) != known["cases"]:
         raise DataError(f"{known['data']} holds other cases here than where the training was started")
     with flower.quiet():
-        return construct(_load(known["build"]), recipe, parts, known["seed"])
+        federation = construct(load_name(known["build"]), recipe, parts, known["seed"])
+    if known.get("history"):
+        policy = {**known["history"], "schemes": tuple(known["history"]["schemes"])}
+        federation = replace(federation, history=HistoryPolicy(**policy))
+    return federation
 
 
-def _load(name: str) -> Any:
+def load_name(name: str) -> Any:
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from zoo.errors import OptionError
@@ -30,15 +31,20 @@ def federate(
 ) -> Outcome:
     """Train what ``build(recipe, data, seed)`` describes, as the stage ``stage`` of ``run``, on ``run.engine``.
 
-    ``models``: what to start from, such as ``{"network": state_dict}``; by default what ``Federation.start`` says. A
-    killed run goes on after its last whole round, and equals one that wasn't killed.
+    A run with ``history`` keeps what later forgetting a client needs; one with ``forget`` trains without a client
+    (``zoo.federated.retraining``). ``models``: what to start from, such as ``{"network": state_dict}``; by default what
+    ``Federation.start`` says. A killed run goes on after its last whole round, and equals one that wasn't killed.
 
     Raises ``OptionError`` and ``DataError`` for a federation that can't be trained, ``DataError`` when a round has too
     few usable answers, ``MissingExtraError`` without Flower.
     """
     with flower.quiet():
         run.stage(stage)
+        if run.forget is not None:
+            build, recipe, models = run.forget.begin(build, recipe, data, run, stage, models)
         federation = construct(build, recipe, data, run.seed)
+        if run.history is not None:
+            federation = replace(federation, history=run.history)
         check(federation, data.train)
         if run.accelerator.num_processes > 1:
             raise OptionError("a federation runs in one process; start it without accelerate launch")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
@@ -41,6 +41,13 @@ class Federation:
     on while at least ``min_clients`` of the clients return usable updates within ``timeout`` seconds. ``target``: what
     every training case needs, ``label`` or ``mask``. ``refuse``: of an update that is well formed, why it's of no use
     all the same, such as a data set of unknown classes; an empty text takes it.
+
+    What follows is for ``zoo unlearn``. ``names``: what the clients are called. ``held_out``: for each client, its
+    indices into ``data.test``. ``objective``: ``(network, data, rng) -> (loss, score)`` of a batch of a client's data,
+    which is lower for a better network, and a score in [0, 1], which is higher; schemes that climb it need it.
+    ``learned``: the score that the whole model must reach on everybody's data before anything is compared.
+    ``remaining`` and ``before``: of a training without some clients, which numbers the others had, and how many rounds
+    it goes on from.
     """
 
     model: Callable[[], nn.Module]
@@ -58,6 +65,16 @@ class Federation:
     target: str | None = None
     history: HistoryPolicy | None = None
     refuse: Callable[[Update], str] | None = None
+    names: Sequence[str] = ()
+    held_out: Sequence[Sequence[int] | np.ndarray] = ()
+    objective: Callable[[Any, Any, np.random.Generator], tuple[Tensor, float]] | None = None
+    learned: float = 0.0
+    remaining: Sequence[int] = ()
+    before: int = 0
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        return self.remaining or range(self.clients)
 
     @property
     def clients(self) -> int:

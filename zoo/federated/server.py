@@ -14,6 +14,7 @@ import torch
 from zoo.errors import DataError
 from zoo.federated import records
 from zoo.federated.accounts import Table, live_table
+from zoo.federated.contributions import Contributions, of_state
 from zoo.federated.exchange import State, Tensors, Update
 from zoo.federated.federation import Federation, Outcome, weigh
 from zoo.federated.grid import Cohort, line
@@ -41,6 +42,8 @@ def serve(
     history = None
     if federation.history is not None:
         history = History(federation.history, None if run.out is None else run.out / "history" / stage)
+        if federation.history.schemes:
+            server.contributions = history.continued(federation)
     clients, ledger = Table(folder, f"{stage}-clients"), Table(folder, f"{stage}-communication")
     cohort: Cohort | None = None
     before, run.checkpoint_every = run.checkpoint_every, 1  # clients go back one round at most
@@ -50,7 +53,7 @@ def serve(
                 clients.truncate(step)
                 ledger.truncate(step)
                 cohort = Cohort(grid, federation.clients, federation.timeout, stop)
-                if history is not None and step == 0:
+                if history is not None and step == 0 and not federation.before:
                     history.add(0, server.state.network, {}, federation.clients)
             seed_everything(derive_seed(run.seed, "server", step + 1))
             row = _round(federation, cohort, server, step + 1, clients, ledger, history)
@@ -61,6 +64,8 @@ def serve(
         run.checkpoint_every = before
         clients.close()
         ledger.close()
+    if history is not None and server.contributions is not None:
+        history.conclude(server.contributions, federation.before + federation.rounds, server.state.network)
     return Outcome(server.state, server.rows, clients.read(), ledger.read(), history)
 
 
@@ -77,6 +82,7 @@ def _round(
     sizes: list[dict[str, Any]] = []
     client_rows: list[dict[str, Any]] = []
     returned: dict[int, Tensors] = {}
+    begun, first = server.state.network, []
     for place, exchange in enumerate(federation.exchanges):
         question = records.question(server.state, exchange)
         answers, bytes_ = cohort.ask(question, f"{number}.{place}")
@@ -94,6 +100,7 @@ def _round(
         state = replace(server.state, round=number, exchange=exchange, failed=tuple(failed))
         server.state = federation.aggregate(updates, state)
         if place == 0:
+            first = updates
             row |= {"clients": len(updates), "failed": len(failed)}
             if history is not None and history.policy.clients:
                 returned = {u.client: u.models["network"] for u in updates if "network" in u.models}
@@ -103,7 +110,9 @@ def _round(
         scores = federation.evaluate(server.state) or {}
         row |= {f"global/{_hyphens(name)}": float(value) for name, value in scores.items()}
     if history is not None:
-        history.add(number, server.state.network, returned, federation.clients)
+        history.add(federation.before + number, server.state.network, returned, federation.clients)
+        if server.contributions is not None:
+            server.contributions.add(begun, server.state.network, first, federation.numbers)
     clients.write(number, client_rows)
     ledger.write(number, sizes)
     for way in ("down", "up"):
@@ -117,12 +126,16 @@ class _Server:
     def __init__(self, state: State) -> None:
         self.state = state
         self.rows: list[dict[str, float]] = []
+        self.contributions: Contributions | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"models": self.state.models, "own": self.state.own, "rows": self.rows}
+        kept = {} if self.contributions is None else {"contributions": self.contributions.state_dict()}
+        return {"models": self.state.models, "own": self.state.own, "rows": self.rows, **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.rows = list(state["rows"])
+        if "contributions" in state:
+            self.contributions = of_state(state["contributions"])
         self.state = State(state["models"], state["own"], len(self.rows))
 
 

@@ -129,7 +129,7 @@ def dress(
     """Titles, limits and legend of an axis, and the look they all share.
 
     ``headroom``: share of a logarithmic axis left free for the legend. ``whole``: only whole numbers at x. ``legend``:
-    ``outside``, or a corner of the axis; with fewer than ``least`` entries there is none.
+    ``outside``, ``below``, or a corner of the axis; with fewer than ``least`` entries there is none.
     """
     from matplotlib.ticker import FuncFormatter
 
@@ -157,6 +157,8 @@ def dress(
         place: dict[str, Any] = {"loc": legend}
         if legend == "outside":
             place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "frameon": False}
+        elif legend == "below":
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False, "ncols": 2}
         size = 9 if legend == "outside" else 8
         axis.legend(handles, names, fontsize=size, title=heading or None, title_fontsize=size, **place)
 

@@ -93,6 +93,7 @@ def train(
     mixed_precision: str | None = None,
     gradient_accumulation: int | None = None,
     engine: str | None = None,
+    history: Any = None,
 ) -> Path:
     """Train ``model`` (a name or a plugin) on the data set ``data``; returns the folder ``out`` with its weights.
 
@@ -100,7 +101,9 @@ def train(
     ``run.json``, ``split.json``, ``metrics/``, and for a reader ``README.md`` and ``curves.png``. A run that was killed
     goes on with ``resume=True``; resuming a finished one does nothing. ``seed``: None is 0; a training with a privacy
     guarantee then draws noise that nobody can draw again, and with a seed it guarantees nothing. ``engine`` (``local``,
-    ``simulation`` or ``deployment``) is where the clients of a federated model run. See ``Run`` for the rest.
+    ``simulation`` or ``deployment``) is where the clients of a federated model run, and
+    ``history`` (a ``zoo.federated.HistoryPolicy``) what its server keeps so that a client can be forgotten later. See
+    ``Run`` for the rest.
 
     Raises ``OptionError`` for a wrong option or a folder that holds another run, ``DataError`` for unusable data,
     ``PluginError`` for a model without training.
@@ -114,6 +117,8 @@ def train(
             raise OptionError(f"{plugin.name} isn't a federated model, so engine {engine} means nothing; leave it out")
         if engine not in ENGINES:
             raise OptionError(f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, not {engine!r}")
+    if history is not None and training.federation is None:
+        raise OptionError(f"{plugin.name} isn't a federated model, so it has no history of clients; leave it out")
     recipe = training.configure(preset, overrides)
     dataset = load_dataset(data, plugin=plugin)
     require(dataset, plugin)
@@ -128,6 +133,7 @@ def train(
         "cases": digest(parts),
         "precision": mixed_precision,
         "accumulation": gradient_accumulation,
+        **({} if history is None else {"history": sorted(history.schemes)}),
     }
     with Run(
         out,
@@ -146,6 +152,7 @@ def train(
             "split": asdict(training.split),
             "cases": identity["cases"],
         },
+        history=history,
     ) as run:
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
         if not record.get("finished"):
@@ -159,15 +166,20 @@ def train(
                     _forget(out)
                 raise
             if run.is_main:
-                network.seen = Seen.of(parts)
-                refer(network, parts, training)
-                _save(network, out, recipe, data)
-                _answer(network, out)
+                store(network, parts, training, out, recipe, data)
                 page.write(out, plugin, parts, record["identity"], preset, overrides or {})
                 write_file(out / "run.json", json.dumps({**record, "finished": True}, indent=2) + "\n")
                 remove_folder(run.checkpoints)  # the weights are safe; what led to them may go
             run.accelerator.wait_for_everyone()
     return out
+
+
+def store(network: Model, parts: TrainData, training: Training, out: Path, recipe: Any, data: str) -> None:
+    """What a training on ``parts`` made, with what its images are like and which they were, into ``out``."""
+    network.seen = Seen.of(parts)
+    refer(network, parts, training)
+    _save(network, out, recipe, data)
+    _answer(network, out)
 
 
 def _forget(out: Path) -> None:

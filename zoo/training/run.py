@@ -60,7 +60,8 @@ class Run:
     A checkpoint is written every ``checkpoint_every`` steps if given, else every ``checkpoint_seconds``.
     ``seed``: None is 0, and leaves a training that needs secret numbers free to draw its own; see ``seed_given``.
     ``engine`` says where a federated training runs its clients, and ``source`` holds the plain facts from which another
-    process comes to the same recipe and data.
+    process comes to the same recipe and data. ``history``, a ``zoo.federated.HistoryPolicy``, is what the server of a
+    federated training keeps of its rounds, and ``forget``, a ``zoo.federated.retraining.Request``, whom it leaves out.
 
     Raises ``OptionError`` when ``out`` holds another run, or one to resume that isn't this one.
     """
@@ -80,11 +81,15 @@ class Run:
         progress: bool = True,
         engine: str = "local",
         source: Mapping[str, Any] | None = None,
+        history: Any = None,
+        forget: Any = None,
     ) -> None:
         self.seed = int(seed or 0)
         self.seed_given = seed is not None
         self.engine = engine
         self.source = source
+        self.history = history
+        self.forget = forget
         self.out = None if out is None else Path(out)
         self.checkpoint_every = checkpoint_every
         self.checkpoint_seconds = checkpoint_seconds
