@@ -132,7 +132,7 @@ def unlearn(
     from zoo.unlearning import unlearn as run_unlearning
 
     report = run_unlearning(
-        run, client, method or ["ifu"], settings=_assignments(given or []), out=out, resume=resume, least=least,
+        run, client, method or ["ifu"], settings=assignments(given or []), out=out, resume=resume, least=least,
         noise_seed=noise_seed, device=device, engine=engine,
     )  # fmt: skip
     if json:

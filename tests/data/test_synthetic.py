@@ -60,7 +60,7 @@ Y = torch.tensor([0, 1], dtype=torch.int16)
         ({"images": IMAGES, "labels": Y}, header(["a", "a"]), "two or more classes, each once"),
         ({"images": IMAGES, "labels": Y}, header([[1], 2]), "names that no table can hold"),
         ({"images": IMAGES, "labels": Y}, {"about": "["}, "Expecting value"),
-        ({"images": IMAGES, "labels": Y}, {"about": "[" * 100_000}, ""),
+        ({"images": IMAGES, "labels": Y}, {"about": "[" * 100_000}, "is no synthetic set"),
         ({"images": IMAGES, "labels": Y}, header(facts=[1]), "states facts that nobody can read"),
         ({"images": IMAGES}, GOOD, "doesn't hold images and labels"),
         ({"images": IMAGES, "labels": Y, "more": Y + 1}, GOOD, "doesn't hold images and labels"),
