@@ -32,8 +32,8 @@ plugin = Plugin(
     claim="zoo.models.gdd_fl.claim:claim",
     extras=("imaging", "federated"),
     weights=WeightsInfo(
-        trained_on="phantom:skin-lesion?n=1200&size=64",
-        command='zoo train gdd-fl --data "phantom:skin-lesion?n=1200&size=64" --preset demo --out DIR',
+        trained_on="phantom:skin-lesion?n=900&size=64",
+        command='zoo train gdd-fl --data "phantom:skin-lesion?n=900&size=64" --preset demo --out DIR',
         metrics={"TODO": 0.0},
     ),
     readings={

@@ -279,9 +279,9 @@ training = Training(
         "compare": {"baselines": ALL, "allow_real": True},
         # A small ConvNet on both sides; the clients are the phantom's five devices, which differ in colour.
         "demo": {
-            "network": {"architecture": "convnet", "image_size": 32, "width": 48, "depth": 3},
-            "extractor_width": 48, "extractor_depth": 3, "images_per_class": 10, "iterations": 300, "lr": 1.0,
-            "partition": "column:device", "least_steps": 600, "epochs": 1, "dtype": "float16",
+            "network": {"architecture": "convnet", "image_size": 32, "width": 32, "depth": 3},
+            "extractor_width": 32, "extractor_depth": 3, "images_per_class": 10, "iterations": 150, "real_batch": 32,
+            "partition": "column:device", "least_steps": 500, "epochs": 1, "dtype": "float16",
         },
         "check": {
             "network": {"architecture": "convnet", "image_size": 16, "width": 12, "depth": 2},
