@@ -196,8 +196,9 @@ def train(recipe: GDDRecipe, data: TrainData, run: Run) -> GDDFL:
     """Synthetic sets that were given, or a federation that makes them; then the server, calibration, other arms."""
     refuse_recipe(recipe)
     data = TrainData(*(getattr(data, part).in_memory() for part in PARTS))
-    given = bool(data.train[0].attributes.get("synthetic"))
-    if given:
+    pool: sets.Pool | None
+    arms: list[Arm]
+    if data.train[0].attributes.get("synthetic"):
         if recipe.baselines or recipe.method in ("full", "fedavg"):
             raise OptionError("only synthetic sets are here, so there is nothing to compare with; leave out the arms")
         known = sets.received(list(data.train), recipe.network)
