@@ -149,7 +149,8 @@ def class_loss(
     move = partial(uncertain, how=how, rng=rng)
     with torch.no_grad():  # O_U
         if how.level == "input":
-            shifted = mean_embedding(move(real))
+            other = move(real)
+            shifted = of_real if other is real else mean_embedding(other)  # as it is with probability 1 - p
         else:
             shifted = mean_embedding(real, **{"late" if how.level == "block" else "shift": move})
     loss = loss + (shifted - of_synthetic).square().sum()
