@@ -3,7 +3,8 @@
     python benchmarks/domain_gate.py [MODEL ...]
 
 Images of installed libraries, none of which any weights saw, against every model whose weights state a domain; and as
-many phantoms of the training's kind, of other seeds, for false alarms. What is looked at is the verdict alone.
+many phantoms of the training's kind, of other seeds, for false alarms. What is looked at is the verdict alone. With
+names of models only their columns are made anew.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def verdict(model: Any, pixels: Any) -> str:
         case = model._read(pixels)
         if isinstance(case, media.Image):
             require_content(case)
-        found = model._kind_of(case, {})
+        found = model._kind_of(case, {one.name: one.default for one in model.plugin.inputs})
     except MediaError:
         return "refused"
     if found is None:
@@ -78,7 +79,7 @@ def verdict(model: Any, pixels: Any) -> str:
 
 def alarms(model: Any) -> tuple[int, int]:
     """How many phantoms of the training's kind are called unlike, and of how many."""
-    count = CASES if model.plugin.primary_input.kind == "images" else PHANTOMS
+    count = CASES if model.plugin.primary_input.kind in ("images", "volume") else PHANTOMS
     data = Spec.parse(model.provenance.trained_on).with_options(n=count, seed=SEED)
     verdicts = [verdict(model, _input(case)) for case in load_dataset(str(data), plugin=model.plugin)]
     return verdicts.count("caught"), len(verdicts)
@@ -117,13 +118,26 @@ def main() -> None:
 
 
 def write(models: Iterable[str], rows: list[list[str]]) -> None:
-    """Put the table into the page, as far as it has come."""
-    header = ["modality", "image", *models]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+    """Put the columns of these models into the page's table, as far as it has come; others stay."""
     page = PAGE.read_text(encoding="utf-8")
+    before = page[page.index(START) : page.index(END)]
+    header, *known = _cells(before)
+    columns: dict[str, dict[tuple[str, str], str]] = {
+        name: {(row[0], row[1]): row[place] for row in known} for place, name in enumerate(header) if place > 1
+    }
+    columns |= {name: {(row[0], row[1]): row[place] for row in rows} for place, name in enumerate(models, start=2)}
+    names = sorted(columns)
+    order = dict.fromkeys([(row[0], row[1]) for row in [*rows, *known]])
+    body = [[*key, *(columns[name].get(key, "") for name in names)] for key in order]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [header[:2] + names, ["---"] * (2 + len(names)), *body])
     pattern = re.escape(START) + ".*?" + re.escape(END)
     write_file(PAGE, re.sub(pattern, lambda _: f"{START}\n\n{table}\n\n{END}", page, flags=re.DOTALL))
-    print(table)
+
+
+def _cells(text: str) -> list[list[str]]:
+    """The rows of a table, without its rule."""
+    lines = [line.strip()[1:-1].split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line] for line in lines if set("".join(line)) - set("- ")]
 
 
 if __name__ == "__main__":

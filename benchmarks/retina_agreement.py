@@ -20,9 +20,12 @@ RIM = 20  # px
 
 def main() -> None:
     photograph = skimage.data.retina()
-    inside = binary_erosion(field_of_view(photograph / 255.0), iterations=RIM)
-    model = (zoo.load("map-vessel", device="cpu").predict("sample:retina").mask > 0) & inside
-    print(f"map-vessel marks {model[inside].mean():.1%} of the field of view")
+    field = field_of_view(photograph / 255.0)
+    inside = binary_erosion(field, iterations=RIM)
+    model = zoo.load("map-vessel", device="cpu").predict("sample:retina").mask > 0
+    print(f"map-vessel marks {model[field].mean():.1%} of the field of view", end=", ")
+    model &= inside
+    print(f"{model[inside].mean():.1%} of it without a rim of {RIM} px, where the filters are compared")
     for ridge in (frangi, sato):
         response = ridge(photograph[..., 1] / 255.0, sigmas=SCALES, black_ridges=True)
         classical = (response >= np.quantile(response[inside], 1 - model[inside].mean())) & inside

@@ -14,7 +14,7 @@ from zoo import options, registry
 from zoo.cli.output import print_json_line, print_table, refuse, warn
 from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError, ZooError
-from zoo.plugin import Form
+from zoo.plugin import Form, Plugin
 
 if TYPE_CHECKING:
     from zoo.cluster import Told
@@ -30,7 +30,11 @@ def register(app: typer.Typer) -> None:
 def predict(
     model: Annotated[str, typer.Argument(help="A model, as zoo list shows it.")],
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, sample:NAME or phantom:NAME.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Files, folders, globs, sample:NAME, phantom:NAME, or a CSV table with a column for each named input.",
+        ),
     ],
     weights: Annotated[
         str | None,
@@ -65,15 +69,16 @@ def predict(
     entry = registry.find(model)
     plugin = entry.plugin
     assert plugin is not None
-    chosen = options.parse(plugin, given or [])
+    chosen = options.parse(plugin, given or [], whole=not options.carry(plugin, inputs))
     _check_engine(engine, address, workers)
     found, missing = _expand(inputs, together=plugin.primary_input.kind == "images", anywhere=engine == "ray")
-    if plugin.primary_input.kind == "images" and any(_is_table(one) for one in found):
-        found, torn = _unfolded(found)
+    if any(_is_table(one) for one in found):
+        found, torn = _unfolded(plugin, found, chosen)
         missing |= torn
     names = [_name(one) for one in found]
     stems = _stems(names)
-    _check_out(out, stems, names)
+    files = _files(found)
+    _check_out(out, stems, files)
 
     from zoo import cluster, inference, results
 
@@ -81,11 +86,11 @@ def predict(
         stems = cluster.distinct_files(stems)
     weights = usual_weights(model, weights)
     loaded = inference.load(model, weights=weights, device="cpu" if engine == "ray" else device)
-    settings = results.settings_of(loaded.provenance, options.record(options.complete(plugin, chosen)))
-    sources = _distinct(f"{one[0]} and {len(one) - 1} more" if isinstance(one, list) else str(one) for one in found)
+    settings = results.settings_of(loaded.provenance, options.record(options.complete(plugin, chosen, whole=False)))
+    sources = _distinct(map(_told_as, found))
     table, done = results.begin(out, settings, [*sources, *missing], resume=resume)
     todo = [place for place, source in enumerate(sources) if source not in done]
-    here = (Path(os.path.realpath(name)) for name in names if os.path.exists(name))
+    here = (Path(os.path.realpath(name)) for name in files)
     taken = {
         path.name.casefold() for path in here if str(path.parent) == os.path.realpath(out)
     }  # inputs, and what is written
@@ -161,15 +166,16 @@ def _expand(inputs: Sequence[str], together: bool, anywhere: bool = False) -> tu
     return list(found.values()), errors
 
 
-def _unfolded(found: Sequence[Any]) -> tuple[list[Any], dict[str, ZooError]]:
-    """The inputs with tables replaced by their patients, and the tables that can't be used; raises when none can."""
-    from zoo import inference
+def _unfolded(plugin: Plugin, found: Sequence[Any], chosen: Iterable[str]) -> tuple[list[Any], dict[str, ZooError]]:
+    """The inputs with tables replaced by their lines or patients, and the tables that can't be used; raises when none
+    can."""
+    from zoo import inputs
 
     unfolded: list[Any] = []
     errors: dict[str, ZooError] = {}
     for one in found:
         try:
-            unfolded += inference.unfold([one])
+            unfolded += inputs.unfold(plugin, [one], chosen)
         except ZooError as error:
             errors[_name(one)] = error
     _told(errors, nothing=not unfolded)
@@ -195,7 +201,21 @@ def _expanded(argument: str, anywhere: bool) -> list[str]:
 
 
 def _is_table(one: Any) -> bool:
-    return any(str(name).lower().endswith((".csv", ".tsv")) for name in (one if isinstance(one, list) else [one]))
+    return any(options.is_table(name) for name in (one if isinstance(one, list) else [one]))
+
+
+def _told_as(one: Any) -> str:
+    """What stands for an input in the table."""
+    from zoo import inputs
+
+    return f"{one[0]} and {len(one) - 1} more" if isinstance(one, list) else inputs.told(one)
+
+
+def _files(found: Iterable[Any]) -> list[str]:
+    """All files that are inputs, named ones too."""
+    from zoo import inputs
+
+    return [path for one in found for path in inputs.files_of(one)]
 
 
 def _name(one: Any) -> str:

@@ -137,7 +137,9 @@ def resolve(entry: Entry, what: str) -> Any:
             raise _broken(entry, what, error) from error
         library = lost.partition(".")[0]
         raise MissingExtraError(plugin.name, library, ",".join(plugin.extras) or "all", entry.distribution) from error
-    except (Exception, SystemExit) as error:  # a stranger's module may fail in any way at all
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a stranger's module may fail in any way at all
         raise _broken(entry, what, error) from error
     if found is None:
         raise PluginError(f"{what} of {plugin.name} points to {target}, which does not exist")

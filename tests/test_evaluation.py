@@ -249,6 +249,24 @@ def test_an_operating_point_is_measured_by_lesion_and_resampled_by_patient():
         evaluations.over_rows([row for row in rows if row["truth"] == "benign"], 0)
 
 
+def test_an_answer_that_is_always_the_same_is_measured_beside_the_model():
+    rows = [
+        {"truth": "ab"[i % 4 == 0], "predicted": "a", "constant": "a", "p_a": 0.4 + 0.4 * (i % 3 > 0), "p_b": 0.3}
+        for i in range(40)
+    ]
+    found = {metric.name: metric for metric in evaluations.over_rows(rows, 0)}
+    assert (found["accuracy_always_a"].mean, found["balanced_accuracy_always_a"].mean) == (0.75, 0.5)
+    assert found["accuracy_always_a"].low < 0.75 < found["accuracy_always_a"].high
+
+
+def test_pixels_of_so_many_images_at_a_time():
+    tables = [[[50, 0], [0, 50]], [[90, 0], [10, 0]]] * 6
+    rows = [{"dice": 1.0, "counts": table, "labels": ["none", "lesion"], "together": 2} for table in tables]
+    found = {metric.name: metric for metric in evaluations.over_rows(rows, 0)}
+    assert found["dice_by_2"].mean == pytest.approx(100 / 110)
+    assert found["iou_by_2"].low == found["iou_by_2"].high == pytest.approx(50 / 60)  # every pair is like the others
+
+
 def test_cases_of_one_patient_are_drawn_together():
     """Ten equal cases of each of two patients are two facts, not twenty: the interval says so."""
     rows = [{"dice": float(i % 2), "patient": f"p{i % 2}"} for i in range(20)]

@@ -166,6 +166,7 @@ def test_other_peoples_plugins_can_be_left_out(install_plugin, monkeypatch, stat
         ("import", r"can't be imported \(SyntaxError: "),
         ("from os import no_such_name", r"can't be imported \(ImportError: cannot import name"),
         ("import sys; sys.exit(1)", r"can't be imported \(SystemExit: 1\)"),
+        ("class Stop(BaseException): pass\nraise Stop('now')", r"can't be imported \(Stop: now\)"),
         ("import toy_model_code.inner", r"can't be imported \(ModuleNotFoundError: No module named 'toy_model_code.in"),
         ("Other = 1", "points to toy_model_code:Model, which does not exist"),
         ("None.attribute", r"can't be imported \(AttributeError: 'NoneType' object has no attribute 'attribute'\)"),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo import extras, loading, media, registry
+from zoo import extras, inputs, loading, media, registry
 from zoo.errors import WeightsError
 from zoo.model import Model
 from zoo.plugin import Input, Plugin
@@ -163,7 +163,8 @@ def write_beside(model_class: type[Model], folder: Path) -> Answer | None:
 
 def question(plugin: Plugin) -> str | None:
     """The input that weights of a plugin are asked: its phantom, else its sample; None where it can't be made up."""
-    if any(item.required and not (item.kind in _PLAIN or item.choices) for item in plugin.options):
+    needed = [item for item in plugin.options if item.required and not (item.kind in _PLAIN or item.choices)]
+    if needed and not {item.name for item in needed} <= inputs.drawn(plugin).keys():
         return None
     return str(Spec.parse(plugin.phantom).with_options(seed=SEED)) if plugin.phantom else plugin.sample
 
@@ -173,9 +174,7 @@ def ask(model: Model, located: Located, spec: str, given: Mapping[str, Any] | No
     plugin = model.plugin
     image = media.read(spec)
     if given is None:
-        needed = {item.name: good_values(item, image)[0] for item in plugin.options if item.required}
-        many = {item.name for item in plugin.options if item.many}
-        given = {name: (value,) if name in many else value for name, value in needed.items()}
+        given = made_up(plugin, image)
     prediction = model.predict([spec] if plugin.primary_input.kind == "images" else spec, **given)
     parameter = next(model.parameters())
     distribution = owner(plugin)
@@ -251,6 +250,14 @@ def sketch(array: np.ndarray) -> dict[str, Any]:
     }
 
 
+def made_up(plugin: Plugin, image: media.Image) -> dict[str, Any]:
+    """Something that counts as given for each required option, but for those that the card's phantom draws."""
+    drawn = inputs.drawn(plugin)
+    needed = [item for item in plugin.options if item.required and item.name not in drawn]
+    values = {item.name: good_values(item, image)[0] for item in needed}
+    return {item.name: (values[item.name],) if item.many else values[item.name] for item in needed}
+
+
 def good_values(item: Input, image: media.Image) -> list[Any]:
     """Values that an input must take, for an image to go with them; none where they can't be made up."""
     h, w = image.size[-2:]
@@ -272,6 +279,8 @@ def good_values(item: Input, image: media.Image) -> list[Any]:
         return [np.ones(image.size, np.uint8)]
     if item.kind in ("image", "volume"):
         return [image]
+    if item.kind == "table":
+        return [[{}]]
     if item.kind == "box":
         return [(w // 4, h // 4, 3 * w // 4, 3 * h // 4)]
     if item.kind == "point":

@@ -14,6 +14,7 @@ from typing import Any
 
 from zoo.claims.records import record_of
 from zoo.claims.report import said
+from zoo.options import READ
 from zoo.plugin import Input, Plugin
 
 NOTES = "notes.md"
@@ -27,7 +28,9 @@ def trial(card: Plugin) -> str:
 
 def example(card: Plugin) -> str:
     """A call that works as it stands, for models that name a sample or phantom."""
-    needed = {item.name: next(iter(item.choices), "...") for item in card.options if item.required}
+    drawn = READ if card.phantom and not card.sample else ()  # a phantom draws what its model needs to see
+    asked = [item for item in card.options if item.required and item.kind not in drawn]
+    needed = {item.name: next(iter(item.choices), "...") for item in asked}
     stated = needed | dict(assignment.split("=", 1) for assignment in card.example)
     given = "".join(f" --with {name}={shlex.quote(value)}" for name, value in stated.items())
     return f"zoo predict {card.name} {shlex.quote(trial(card))}{given}"

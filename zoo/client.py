@@ -29,7 +29,7 @@ from zoo.spec import is_kind
 from zoo.storage import user_path
 from zoo.text import printable
 
-_PATHS = ("image", "images", "volume", "mask", "file", "folder")
+_PATHS = ("image", "images", "volume", "mask", "table", "file", "folder")
 _IN_MEMORY = 8 << 20  # bytes of a request that needs no file on its way
 
 

@@ -295,6 +295,8 @@ class Worker:
                 raise outcome
             if isinstance(given, str) and given != read:  # it was fetched
                 outcome.source = given
+                for made in outcome.inputs.values():
+                    made["source"] = made["source"].replace(str(read), given)
             written = outcome.save(folder, stem, figure=self.job.figure, taken=self.job.taken, format=self.job.form)
             row = results.row(outcome, input="", files=written, settings=self.job.settings)
             told = {"row": row, "record": finite(outcome.to_dict()), "summary": outcome.summary(),

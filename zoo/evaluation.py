@@ -21,8 +21,8 @@ from zoo.data.seen import Seen
 from zoo.data.sets import Dataset
 from zoo.data.splits import TrainData
 from zoo.errors import DataError, OptionError, ZooError, noting
-from zoo.metrics import Metric, over_cases, over_operating_point, over_set, segmentation_scores
-from zoo.metrics.pixels import over_counts
+from zoo.metrics import Metric, over_answers, over_cases, over_operating_point, over_set, segmentation_scores
+from zoo.metrics.pixels import over_counts, over_several
 from zoo.model import Model
 from zoo.plugin import Plugin
 from zoo.training import Training
@@ -331,10 +331,12 @@ def _classification(model: Model, case: Case, options: Mapping[str, Any]) -> dic
 def over_rows(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Metric]:
     """The measures of what ``score`` returned, with intervals by resampling cases, or patients where rows name one.
 
-    Rows with ``truth``, ``predicted`` and ``p_<label>`` are of a classification. Two labels with the model's
+    Rows with ``truth``, ``predicted`` and ``p_<label>`` are of a classification; beside its measures stand those of the
+    answer that is always the label ``constant``, where they name one. Two labels with the model's
     ``operating_point`` are measured there, and at Youden's cut-off on the very cases measured (an upper bound, named
     ``*_test_optimal``). All others are means of their numbers; where they hold ``counts`` (pixels of each class of
-    ``labels`` that were called each) the measures of all pixels together stand beside them as ``pooled_*``.
+    ``labels`` that were called each) the measures of all pixels together stand beside them as ``pooled_*``, and with
+    ``together`` those of so many cases' pixels at a time, in their order.
 
     Raises ``DataError`` when only one label occurs.
     """
@@ -348,9 +350,16 @@ def over_rows(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Metric]:
         if "operating_point" in rows[0]:
             called = np.array([row["predicted"] == names[1].removeprefix("p_") for row in rows])
             return over_operating_point(probabilities[:, 1], truth, called, seed, groups)
-        return over_set(probabilities, truth, seed, groups)
+        measured = over_set(probabilities, truth, seed, groups)
+        if constant := rows[0].get("constant"):
+            called = np.full_like(truth, names.index(f"p_{constant}"))
+            measured += over_answers(called, truth, f"_always_{constant}", seed, groups)
+        return measured
     scores = [{name: value for name, value in row.items() if isinstance(value, float)} for row in rows]
     pooled = []
     if "counts" in rows[0]:
-        pooled = over_counts([np.array(row["counts"]) for row in rows], rows[0]["labels"], seed=seed, groups=groups)
+        tables = [np.array(row["counts"]) for row in rows]
+        pooled = over_counts(tables, rows[0]["labels"], seed=seed, groups=groups)
+        if "together" in rows[0]:
+            pooled += over_several(tables, rows[0]["together"], seed)
     return [*over_cases(scores, seed, groups), *pooled]

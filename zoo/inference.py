@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from zoo import extras, media, options, registry
+from zoo import extras, inputs, options, registry
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.plugin import Plugin
 from zoo.prediction import Prediction
 from zoo.results import Results
 from zoo.text import printable
@@ -42,15 +43,15 @@ def predict(
 ) -> Results[Prediction]:
     """Load a model and predict on one input or a list of inputs; the first failure is raised.
 
+    An input is a path, a folder, a specification, an array, a mapping from the names of the card's inputs, or a table
+    (``.csv``) whose columns are these names, with a prediction for each line.
+
     The list that it gives has ``to_frame()``: a ``pandas.DataFrame`` with a row for each input.
     """
     model = load(name, weights=weights, device=device)
-    chosen = options.check(model.plugin, given)
     many = inputs if isinstance(inputs, list | tuple) else [inputs]
-    if model.plugin.primary_input.kind == "images":
-        many = unfold(media.group(many))
-    elif all(isinstance(one, str) for one in many):
-        many = media.expand(list(many))
+    chosen = options.check(model.plugin, given, whole=not options.carry(model.plugin, many))
+    many = expand(model.plugin, many, chosen)
     results: Results[Prediction] = Results()
     for _, outcome in predict_each(model, many, batch_size=batch_size, **chosen):
         if isinstance(outcome, ZooError):
@@ -59,11 +60,9 @@ def predict(
     return results
 
 
-def unfold(items: Iterable[Any]) -> list[Any]:
-    """Inputs of a model of several images, with tables of images replaced by the patients that they stand for."""
-    from zoo.data import patients
-
-    return [one for item in items for one in patients.unfold(item)]
+def expand(plugin: Plugin, given: Iterable[Any], chosen: Mapping[str, Any] | None = None) -> list[Any]:
+    """One item for each prediction that is asked for, see :func:`zoo.inputs.expand`; ``chosen``: by options for all."""
+    return inputs.expand(plugin, given, [name for name, value in (chosen or {}).items() if value is not None])
 
 
 def predict_each(

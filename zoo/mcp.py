@@ -104,13 +104,12 @@ class _Tools:
         self, name: str, inputs: Sequence[str], given: dict[str, Any], weights: str | None
     ) -> list[tuple[dict[str, Any], Path | None]]:
         """Each result with its figure; a failed input among several has its error. Raises ``ZooError`` if all fail."""
-        from zoo import inference, media
+        from zoo import inference
         from zoo import options as option_values
 
         card = registry.info(name)
-        chosen = option_values.check(card, given)
-        together = card.primary_input.kind == "images"
-        found: list[Any] = inference.unfold(media.group(inputs)) if together else media.expand(list(inputs))
+        chosen = option_values.check(card, given, whole=not option_values.carry(card, inputs))
+        found: list[Any] = inference.expand(card, inputs, chosen)
         if not 0 < len(found) <= MOST:
             raise OptionError(f"{len(found)} inputs are no number for one call; give 1 to {MOST}, or run: zoo predict")
         results: list[tuple[dict[str, Any], Path | None]] = []

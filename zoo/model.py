@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from zoo import domain, loading, media, options, weights
+from zoo import domain, inputs, loading, media, weights
 from zoo.data import patients
 from zoo.data.seen import Seen
 from zoo.errors import PluginError
@@ -77,23 +77,33 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         """Predict on one input: a path, ``sample:NAME``, ``phantom:NAME``, array, tensor, PIL or ``zoo.media.Image``.
 
         ``given``: the options that the plugin's card declares, as ``zoo info`` lists them; one that is left out or
-        ``None`` has the card's default. Raises ``MediaError`` for an input that can't be used, which an empty or
-        saturated image can't either, and ``OptionError`` for a wrong option.
+        ``None`` has the card's default. Of a model with several named inputs all may come as one mapping,
+        ``{"image": ..., "prior": ...}``, or as a ``Case`` that has them. Raises ``MediaError`` for an image, named or
+        not, that can't be used, which an empty or saturated one can't either, and ``OptionError`` for an option that
+        is wrong or missing.
 
         An input that is unlike the training images is marked so, and gets no diagnosis: see ``Prediction.unlike``.
         """
         return self.predict_batch([input], **given)[0]
 
     @final
-    def predict_batch(self, inputs: Sequence[Any], /, **given: Any) -> list[P]:
-        """Predict on several inputs with the same options; the same results as one by one."""
-        chosen = options.complete(self.plugin, given)
-        cases = [self._read(one) for one in inputs]
+    def predict_batch(self, cases: Sequence[Any], /, **given: Any) -> list[P]:
+        """Predict on several inputs with the same options; the same results as one by one.
+
+        Inputs with named ones of their own are each predicted on with theirs.
+        """
+        dealt = inputs.deal(self.plugin, cases, given)
+        return [one for run in inputs.alike(dealt) for one in self._together(run)]
+
+    def _together(self, dealt: Sequence[inputs.Dealt]) -> list[P]:
+        """Predictions on cases that have the same options."""
+        chosen, stated = dealt[0].chosen, dealt[0].stated
+        cases = [self._read(one.first) for one in dealt]
         for case in cases:
             if isinstance(case, media.Image):
                 require_content(case)
         with torch.inference_mode(), _evaluating(self), listening() as heard:
-            made = list(self._predict(cases, **chosen)) if cases else []
+            made = list(self._predict(cases, **chosen))
             verdicts = [self._kind_of(case, chosen) for case in cases]
         if len(made) != len(cases) or not all(isinstance(one, Prediction) for one in made):
             kinds = ", ".join(type(one).__name__ for one in made[:3]) or "nothing"
@@ -111,7 +121,9 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
             prediction.provenance = self.provenance
             # what reading had to assume, what the plugin says, and what makes it doubtful
             prediction.notes = (*_notes_of(case, heard), *prediction.notes, *prediction.cautions())
-            prediction.options = {**options.record(chosen), **prediction.options}
+            prediction.options = {**stated, **prediction.options}
+            first = {self.plugin.primary_input.name: inputs.trace(case)} if isinstance(case, media.Image) else {}
+            prediction.inputs = {**first, **dealt[0].traces}
         return made
 
     # ---- what a plugin writes -----------------------------------------------------------------------------------

@@ -16,9 +16,14 @@ from zoo.text import close_to
 
 _FLAGS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
 _COORDINATES = {"box": 4, "point": 2, "click": 3}
-_WRITTEN = {"box": "x0,y0,x1,y1", "point": "x,y", "click": "x,y,label"}
+_WRITTEN = {"box": "x0,y0,x1,y1", "point": "x,y", "click": "x,y,label"} | dict.fromkeys(
+    ("image", "volume", "mask", "table", "file"), "FILE"
+)
 _VALUES = ("text", "number", "integer", "choice", "flag", "box", "point", "click")
-_PATHS = ("image", "images", "volume", "mask", "file", "folder")
+PATHS = ("image", "images", "volume", "mask", "table", "file", "folder")
+"""Kinds that may be given as a path."""
+READ = ("image", "volume", "table")
+"""Kinds of named inputs that are read before a plugin gets them."""
 
 
 def parse(plugin: Plugin, assignments: Iterable[str], *, whole: bool = True) -> dict[str, Any]:
@@ -66,17 +71,32 @@ def check(plugin: Plugin, values: Mapping[str, Any], *, whole: bool = True) -> d
     for declared in plugin.options if whole else ():
         if declared.required and checked.get(declared.name) is None and checked.get(declared.unless) is None:
             also = f" or --with {declared.unless}=..." if declared.unless else ""
-            value = _WRITTEN.get(declared.kind) or shlex.quote(next(iter(declared.choices), "")).replace("''", "...")
+            value = shlex.quote(next(iter(declared.choices), _WRITTEN.get(declared.kind, ""))).replace("''", "...")
             raise OptionError(
                 f"{plugin.name} needs {declared.name} ({declared.help}); add --with {declared.name}={value}{also}"
             )
     return checked
 
 
-def complete(plugin: Plugin, values: Mapping[str, Any]) -> dict[str, Any]:
+def complete(plugin: Plugin, values: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
     """All options of a plugin: what is given, checked, and the card's defaults for the rest. Raises ``OptionError``."""
-    given = check(plugin, values)
+    given = check(plugin, values, whole=whole)
     return {item.name: item.default if given.get(item.name) is None else given[item.name] for item in plugin.options}
+
+
+def carry(plugin: Plugin, inputs: Iterable[Any]) -> bool:
+    """Whether any of these inputs may come with named ones of its own, which are then checked with it: a line of a
+    table, a case, a mapping, or, for a model with named images, tables or texts, a phantom."""
+    named = any(item.kind in (*READ, "mask", "text") and item.required for item in plugin.options)
+    return any(
+        is_table(one) or not isinstance(one, str | os.PathLike) or (named and is_kind(str(one), "phantom"))
+        for one in inputs
+    )
+
+
+def is_table(one: Any) -> bool:
+    """Whether an input names a table."""
+    return isinstance(one, str | os.PathLike) and os.fspath(one).lower().endswith((".csv", ".tsv"))
 
 
 def record(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,6 +107,8 @@ def record(values: Mapping[str, Any]) -> dict[str, Any]:
 def _recorded(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_recorded(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(name): _recorded(one) for name, one in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value if value is None or isinstance(value, bool | int | float | str) else getattr(value, "source", "array")
@@ -142,8 +164,8 @@ def _checked(declared: Input, value: Any) -> Any:
         raise OptionError(
             f"option {declared.name} {shown} is empty or inverted; write x0,y0,x1,y1 with x0 < x1 and y0 < y1"
         )
-    if kind in _PATHS and isinstance(value, str | os.PathLike):
-        made = is_kind(str(value), "sample", "phantom") and kind not in ("file", "folder")
+    if kind in PATHS and isinstance(value, str | os.PathLike):
+        made = is_kind(str(value), "sample", "phantom") and kind not in ("table", "file", "folder")
         if not made and not user_path(value, OptionError).exists():
             raise OptionError(f"option {declared.name} names {value}, which does not exist")
     return value

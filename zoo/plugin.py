@@ -25,8 +25,8 @@ Task = Literal[
     "measurement", "embedding",
 ]  # fmt: skip
 InputKind = Literal[
-    "image", "images", "volume", "mask", "text", "number", "integer", "choice", "flag", "box", "point", "click", "file",
-    "folder",
+    "image", "images", "volume", "mask", "table", "text", "number", "integer", "choice", "flag", "box", "point",
+    "click", "file", "folder",
 ]  # fmt: skip
 Form = Literal["auto", "dicom", "dicom-seg", "dicom-sr", "nifti", "png", "nrrd", "metaimage"]
 """How a mask or a report is written. ``auto``: as its input is, for DICOM files as an object that refers to them."""
@@ -71,7 +71,9 @@ class Input:
 
     ``image`` and ``volume``: every file given is one prediction. ``images``: several images are one prediction, such as
     the images of a patient or an ordered stack; every folder given is one, and so are all files given singly.
-    Everything after the first is passed by name (``--with name=value``) and checked against this declaration.
+    Everything after the first is passed by name (``--with name=value``) and checked against this declaration. A named
+    ``image`` or ``volume`` is read and refused as the first one is, and arrives as ``zoo.media.Image``; a ``table``
+    arrives as a tuple of rows by column. In a batch each case may have its own, by a table whose columns are the names.
     """
 
     name: str

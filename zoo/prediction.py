@@ -92,6 +92,7 @@ class Prediction:
     source: str = ""
     provenance: Provenance = Provenance("")
     options: dict[str, Any] = field(default_factory=dict)  # the optional inputs as used
+    inputs: dict[str, dict[str, str]] = field(default_factory=dict, compare=False)  # what was read, with its digest
     notes: tuple[str, ...] = ()  # what a person should know, such as "modality guessed: fundus"
     measurements: dict[str, float] = field(default_factory=dict)
     label_names: Mapping[str, str] = field(default_factory=dict)  # of the card; filled in too
@@ -215,6 +216,7 @@ class Prediction:
             "kind": self.kind,
             **asdict(self.provenance),
             "options": self.options,
+            "inputs": self.inputs,
             "demonstration": self.demonstration,
             "domain": None if self.domain is None else self.domain.to_dict(),
             "notes": list(self.notes),

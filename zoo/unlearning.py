@@ -44,8 +44,8 @@ WINDOW = 5  # rounds over which a curve is averaged before it is compared with S
 class Forgotten:
     """What one method left. ``utility``: of those who stay; ``residual``: on the training data of those who left.
 
-    ``curve``: utility and residual after each round, where the federation measures its clients. ``reached``: the first
-    round whose utility, averaged over five rounds, is that of SCRATCH at its end; of SCRATCH itself by the same rule.
+    ``curve``: round, utility and residual wherever the federation measured its clients. ``reached``: the first
+    round whose utility, averaged over five of them, is that of SCRATCH at its end; of SCRATCH itself by the same rule.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Forgotten:
     residual: float
     rounds: int = 0
     reached: int | None = None
-    curve: tuple[tuple[float, float], ...] = ()
+    curve: tuple[tuple[int, float, float], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -248,7 +248,7 @@ class _Source:
         """Places of the training cases that some client of these holds."""
         return {int(place) for client in clients for place in self.whole.partitions[client]}
 
-    def curve(self, out: Path, leaving: Sequence[int]) -> tuple[tuple[float, float], ...]:
+    def curve(self, out: Path, leaving: Sequence[int]) -> tuple[tuple[int, float, float], ...]:
         """Of ``global/test-NAME`` and ``global/train-NAME`` in the run's table, where the federation measures them."""
         logs = read_logs(out / "metrics")
         tables = [rows for name, rows in logs.items() if not name.endswith(("-clients", "-communication"))]
@@ -258,7 +258,7 @@ class _Source:
             tested = [row[key] for name in stay if (key := f"global/test-{name}") in row]
             trained = [row[key] for c in leaving if (key := f"global/train-{self.name(c)}") in row]
             if tested and trained:
-                points.append((float(np.mean(tested)), float(np.mean(trained))))
+                points.append((int(row["step"]) + 1, float(np.mean(tested)), float(np.mean(trained))))
         return tuple(points)
 
 
@@ -267,13 +267,14 @@ def compared(results: Sequence[Forgotten]) -> list[Forgotten]:
     scratch = next((one for one in results if one.method == "scratch" and one.curve), None)
     if scratch is None:
         return list(results)
-    target = _smooth([utility for utility, _ in scratch.curve])[-1]
-    return [replace(one, reached=rounds_to([u for u, _ in one.curve], target)) for one in results]
+    target = _smooth([utility for _, utility, _ in scratch.curve])[-1]
+    return [replace(one, reached=rounds_to(one.curve, target)) for one in results]
 
 
-def rounds_to(utility: Sequence[float], target: float, window: int = WINDOW) -> int | None:
-    """The first round whose utility, averaged over the rounds before it, is ``target`` or more."""
-    return next((place + 1 for place, value in enumerate(_smooth(utility, window)) if value >= target), None)
+def rounds_to(curve: Sequence[tuple[int, float, float]], target: float, window: int = WINDOW) -> int | None:
+    """The first round whose utility, averaged over so many measurements up to it, is ``target`` or more."""
+    smooth = _smooth([utility for _, utility, _ in curve], window)
+    return next((round_ for (round_, _, _), value in zip(curve, smooth, strict=True) if value >= target), None)
 
 
 def _smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:

@@ -154,3 +154,44 @@ def test_task_five_of_the_decathlon_gives_t2_of_t2_and_adc(tmp_path: Path) -> No
     np.testing.assert_array_equal(adc.array, 1000 - t2)
     with pytest.raises(MediaError, match="it holds 2 volumes and not one with the index 2"):
         read_nifti(tmp_path / "imagesTr" / "prostate_00.nii.gz", 2)
+
+
+def test_four_centres_are_joined_by_the_lists_of_the_user(masks: Path) -> None:
+    root, image = masks, np.arange(96, dtype=np.int16).reshape(4, 6, 4)
+    spec = f"prostate-centres:{root}"
+    for patient in ("0000", "0001"):
+        _nifti(root / "Images" / f"ProstateX-{patient}_t2_tse_tra_{4 if patient == '0000' else 10}.nii.gz",
+               np.arange(120, dtype=np.int16).reshape(4, 6, 5))  # fmt: skip
+    (root / "triotim.txt").write_text("ProstateX-0001\n")
+    with pytest.raises(DataError, match="1 of the four centres"):
+        load_dataset(spec)
+    task = root / "Task05_Prostate"
+    _nifti(task / "imagesTr" / "prostate_00.nii.gz", np.stack([image, -image], -1))
+    labels = np.zeros((4, 6, 4), np.uint8)
+    labels[1], labels[2] = 1, 2
+    _nifti(task / "labelsTr" / "prostate_00.nii.gz", labels)
+    (task / "dataset.json").write_text(json.dumps({
+        "tensorImageSize": "4D", "labels": {"0": "background", "1": "PZ", "2": "TZ"},
+        "training": [{"image": "./imagesTr/prostate_00.nii.gz", "label": "./labelsTr/prostate_00.nii.gz"}], "test": [],
+    }))  # fmt: skip
+    found = load_dataset(spec)
+    assert found.ids == ["C1-prostate_00", "C4-ProstateX-0000"]  # without TrioTim
+    one = found[0]
+    assert one.attributes["centre"] == "C1"
+    assert one.masks["gland"].max() == 1
+    assert one.masks["gland"].sum() == 48  # both zones
+    sitk = pytest.importorskip("SimpleITK")
+    for name in ("Case00", "Case04"):
+        for path, array in ((f"{name}.mhd", image), (f"{name}_segmentation.mhd", (labels > 0).astype(np.uint8))):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(root / path))
+    with pytest.raises(DataError, match=r"endorectal.txt is missing; it names PROMISE12's cases"):
+        load_dataset(spec)
+    (root / "endorectal.txt").write_text("Case07\n")
+    with pytest.raises(DataError, match="names Case07, which isn't there; names are like Case00"):
+        load_dataset(spec)
+    (root / "endorectal.txt").write_text("Case04\n")
+    found = load_dataset(spec)
+    assert {case.id: case.attributes["centre"] for case in found} == {
+        "C1-prostate_00": "C1", "C3-Case00": "C3", "C2-Case04": "C2", "C4-ProstateX-0000": "C4",
+    }  # fmt: skip
+    assert all("gland" in case.masks for case in found)

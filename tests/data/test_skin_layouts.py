@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.test_sheets import workbook
 from zoo.data.layouts import isic2018
 from zoo.data.sets import load_dataset, read_mask
 from zoo.data.splits import Split, divide
@@ -83,6 +84,24 @@ def test_ph2_is_read_as_unpacked(tmp_path: Path, inner: str) -> None:
         load_dataset(f"ph2:{tmp_path}")
     with pytest.raises(DataError, match="unpack PH2 there"):
         load_dataset(f"ph2:{folder}")
+
+
+def test_ph2_has_the_folds_of_the_rows_of_its_workbook(tmp_path: Path) -> None:
+    names = [f"IMD{n:03d}" for n in (7, 3, 9, 1, 5)]
+    for name in names:
+        write(tmp_path / "PH2Dataset" / name / f"{name}_Dermoscopic_Image" / f"{name}.bmp")
+        write(tmp_path / "PH2Dataset" / name / f"{name}_lesion" / f"{name}_lesion.bmp", mask=True)
+    with pytest.raises(DataError, match="which comes with PH2"):
+        load_dataset(f"ph2-fold0:{tmp_path}")
+    workbook(tmp_path / "PH2Dataset" / "PH2_dataset.xlsx", [["PH2"], ["Image Name", "Nevus"], *([n] for n in names)])
+    tests = []
+    for k in range(5):
+        data, how = load_dataset(f"ph2-fold{k}:{tmp_path}"), Split((0.8, 0.0, 0.2), folds=True)
+        tests += divide(data, how, SimpleNamespace(folds=5, fold=0)).test.ids
+    assert tests == list(chain.from_iterable(isic2018.folds(names)))
+    workbook(tmp_path / "PH2Dataset" / "PH2_dataset.xlsx", [[n] for n in names[1:]])
+    with pytest.raises(DataError, match="lists 4 images, which are not the 5"):
+        load_dataset(f"ph2-fold0:{tmp_path}")
 
 
 def test_dermofit_is_read_by_kind_and_without_kinds(tmp_path: Path) -> None:

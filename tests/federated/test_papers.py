@@ -216,6 +216,40 @@ def test_a_split_network_trains_over_a_lossy_link_and_its_parts_may_be_averaged_
     assert torch.equal(vector(again.state_dict()), vector(lossy_.state_dict()))  # losses come from the seed too
 
 
+def test_an_exchange_may_send_some_models_alone_and_something_else_to_each_client(tmp_path):
+    """As a split network's server does, with the gradients of each client's own features."""
+    seen: list[tuple] = []
+
+    def client(net, data, rng, context) -> Update:
+        got = {name: float(next(iter(model.values())).sum()) for name, model in context.received.items()}
+        seen.append((context.round, context.exchange, context.client, sorted(got), got.get("mine")))
+        context.kept["asked"] = [*context.kept.get("asked", []), context.exchange]
+        if context.exchange != "train":
+            return Update({"features": {"z": torch.full((1,), float(context.client))}}, num_examples=1)
+        assert context.kept["asked"][-3:] == ["up", "down", "train"]
+        return Update({"network": net}, num_examples=1)
+
+    def aggregate(updates, state):
+        if state.exchange == "train":
+            return average(updates, state)
+        back = {u.client: {"mine": {"z": 10 + u.models["features"]["z"]}} for u in updates if u.client < 2}
+        return replace(state, addressed=back)
+
+    sends = lambda exchange: ("network",) if exchange == "up" else ()  # noqa: E731
+    more = {"aggregate": aggregate, "exchanges": ("up", "down", "train"), "sends": sends}
+    outcome = run(client, out=tmp_path / "run", **more)
+    assert seen[:9] == [
+        *((1, "up", c, ["network"], None) for c in range(3)),
+        *((1, "down", c, ["mine"] if c < 2 else [], 10.0 + c if c < 2 else None) for c in range(3)),
+        *((1, "train", c, ["mine"] if c < 2 else [], 10.0 + c if c < 2 else None) for c in range(3)),
+    ]
+    assert seen[9] == (2, "up", 0, ["network"], None)  # what was addressed goes out once, within its round
+    down = {(row["client"], row["phase"]): row["down"] for row in outcome.ledger if row["round"] == 1}
+    assert down[0, "down"] > down[2, "down"] < down[2, "up"]
+    kept = sorted(path.name for path in (tmp_path / "run" / "clients" / "federated" / "client-0000").iterdir())
+    assert kept == ["000001.000002", "000002.000002"]  # the round before, and this one's latest
+
+
 def test_a_servers_momentum_goes_on_after_a_kill(tmp_path):
     def stepped(updates, state, dies=False):
         if dies and state.round == 3:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from zoo import answers, loading, media, registry, weights
+from zoo import answers, inputs, loading, media, registry, weights
 from zoo import config as configs
 from zoo import options as option_values
 from zoo.answers import good_values
@@ -85,8 +85,18 @@ class Subject:
 
     @cached_property
     def needed(self) -> dict[str, Any]:
-        """Values for the optional inputs that are none."""
-        return _required(self.plugin, self.image)
+        """Values for the optional inputs that are none; what the phantom draws needs none."""
+        return answers.made_up(self.plugin, self.image)
+
+    @cached_property
+    def drawn(self) -> dict[str, Any]:
+        """The named inputs that come with the phantom."""
+        return inputs.drawn(self.plugin)
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What an image needs that comes alone."""
+        return {**self.needed, **self.drawn}
 
     def predict(self, spec: str, given: dict[str, Any] | None = None, model: Model | None = None) -> Prediction:
         """One prediction; what isn't ``given`` and is needed is made up."""
@@ -116,25 +126,12 @@ def card(subject: Subject) -> str:
         raise Failed(f"a {plugin.task} needs at least two labels on its card, not {len(plugin.labels)}")
     for item in plugin.options:
         if not item.required and item.default is not None:
-            option_values.check(plugin, {**_required(plugin, _BLANK), item.name: item.default})
+            option_values.check(plugin, {item.name: item.default}, whole=False)
     try:
         json.dumps(plugin.to_dict(), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise Failed(f"the card isn't plain data: {error}") from error
     return f"{plugin.task}, {len(plugin.inputs)} inputs, {len(plugin.outputs)} outputs"
-
-
-_BLANK = media.Image(np.zeros((8, 8), np.uint8))
-
-
-def _required(plugin: Plugin, image: media.Image) -> dict[str, Any]:
-    """Something that counts as given for each required option."""
-    found = {}
-    for item in plugin.options:
-        if item.required:
-            value = good_values(item, image)[0]
-            found[item.name] = (value,) if item.many else value
-    return found
 
 
 HEAVY = ("torch", "transformers", "monai", "tensorflow", "jax")
@@ -300,7 +297,7 @@ def _finite(tensor: torch.Tensor) -> bool:
 def sample(subject: Subject) -> str:
     if not subject.plugin.sample:
         raise Skipped("the card names no sample")
-    return _described(subject, subject.predict(subject.plugin.sample))
+    return _described(subject, subject.predict(subject.plugin.sample, subject.beside))
 
 
 def phantom(subject: Subject) -> str:
@@ -415,7 +412,7 @@ def options(subject: Subject) -> str:
     tried = refused = 0
     skipped = []
     for item in subject.plugin.options:
-        values = good_values(item, subject.image)
+        values = [subject.drawn[item.name]] if item.name in subject.drawn else good_values(item, subject.image)
         if not values:
             skipped.append(item.name)
         for value in values:
@@ -470,6 +467,8 @@ def wrong_values(item: Input) -> list[Any]:
     if item.kind in ("mask", "image", "volume"):
         size_is_fixed = [np.ones((1, 2), np.uint8)] if item.kind == "mask" else []
         return [*size_is_fixed, "no/such/file.png", 1.5]
+    if item.kind == "table":
+        return ["no/such/file.csv", 1.5, []]
     if item.kind == "box":
         return [(1, 2, 3), (0, 0, math.inf, 1), "everywhere"]
     if item.kind == "point":
@@ -477,6 +476,52 @@ def wrong_values(item: Input) -> list[Any]:
     if item.kind == "click":
         return [(1, 1), (0, math.nan, 1), "everywhere"]
     return ["no/such/file", 1.5]  # images, file, folder
+
+
+def named_inputs(subject: Subject) -> str:
+    plugin = subject.plugin
+    named = [item for item in plugin.options if item.kind in option_values.READ]
+    if not named:
+        return "its card names no image, volume or table beside the first input"
+    alone = [subject.image] if plugin.primary_input.kind == "images" else subject.image
+    with tempfile.TemporaryDirectory(prefix="zoo-check-") as folder:
+        unusable = list(_unusable(Path(folder), named[0].kind))
+        for item in named:
+            if item.required and not item.unless:
+                given = {name: value for name, value in subject.beside.items() if name != item.name}
+                if outcome := _not_refused(partial(subject.model.predict, alone, **given)):
+                    raise Failed(f"a prediction without {item.name} {outcome}")
+            for what, value in unusable if item.kind != "table" else ():
+                given = {**subject.beside, item.name: (value,) if item.many else value}
+                if value is not None and (outcome := _not_refused(partial(subject.model.predict, alone, **given))):
+                    raise Failed(f"{what} as {item.name} {outcome}")
+    images = {item.name: subject.drawn.get(item.name, subject.image) for item in named if item.kind != "table"}
+    many = {item.name for item in named if item.many}
+    given = {name: (value,) if name in many else value for name, value in images.items()}
+    prediction = subject.model.predict(alone, **{**subject.beside, **given})
+    if lost := [name for name in given if not any(key.split()[0] == name for key in prediction.inputs)]:
+        raise Failed(f"the prediction doesn't state the digest of {', '.join(lost)}; leave its inputs as they are")
+    return _by_table(subject, images) or ", ".join(item.name for item in named)
+
+
+def _by_table(subject: Subject, images: dict[str, Any]) -> str:
+    """A line of a table says what the same inputs say by name; nothing where they can't be written as PNG."""
+    first = subject.plugin.primary_input
+    read = {first.name: subject.image, **{name: media.read(value) for name, value in images.items()}}
+    if first.kind != "image" or any(one.array.dtype != np.uint8 or one.ndim_spatial != 2 for one in read.values()):
+        return ""
+    others = {name: value for name, value in subject.beside.items() if name not in read}
+    with tempfile.TemporaryDirectory(prefix="zoo-check-") as folder:
+        files = {name: str(Path(folder, f"{name}.png")) for name in read}
+        for name, one in read.items():
+            PILImage.fromarray(one.array.squeeze()).save(files[name])
+        table = Path(folder, "cases.csv")
+        table.write_text("\n".join([",".join(read), ",".join(f"{name}.png" for name in read)]) + "\n")
+        (case,) = inputs.expand(subject.plugin, [table])
+        by_line, by_name = (subject.model.predict(value, **others) for value in (case, files))
+    if difference := different(by_line, by_name):
+        raise Failed(f"a line of a table gives another prediction than its inputs by name: {difference}")
+    return f"{', '.join(read)}; by name and by table"
 
 
 def bad_images(subject: Subject) -> str:
@@ -487,13 +532,13 @@ def bad_images(subject: Subject) -> str:
     with tempfile.TemporaryDirectory(prefix="zoo-check-") as folder:
         for name, value in _unusable(Path(folder), kind):
             given = [value] if kind == "images" else value
-            if outcome := _not_refused(partial(subject.model.predict, given, **subject.needed)):
+            if outcome := _not_refused(partial(subject.model.predict, given, **subject.beside)):
                 raise Failed(f"{name} {outcome}")
             count += 1
     if kind in ("image", "volume"):
         for name, array in _strange() if kind == "image" else _flat():
             try:
-                _described(subject, subject.model.predict(array, **subject.needed))
+                _described(subject, subject.model.predict(array, **subject.beside))
             except ZooError:
                 continue
             except Failed as error:

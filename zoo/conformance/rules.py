@@ -57,6 +57,9 @@ RULES: dict[str, Rule] = {
         Rule("json", "as_json", "a prediction is plain data that JSON can hold", ("build",)),
         Rule("figure", "figure", "a prediction draws a picture, and saves its files", ("build",)),
         Rule("options", "options", "every optional input works and refuses wrong values", ("build",)),
+        Rule(
+            "named inputs", "named_inputs", "all of its named inputs are read, refused and recorded alike", ("build",)
+        ),
         Rule("bad images", "bad_images", "what can't be used is refused in one sentence", ("build",)),
         Rule(
             "training",

@@ -6,7 +6,8 @@
 ``pairs:PATH``   ``images/`` and ``masks/`` whose files share their stems, but for words such as ``_mask`` at their
                  ends; may lie inside split folders
 ``csv:FILE``     a table with the column ``image`` and any of ``id``, ``mask``, ``mask_<name>``, ``label``,
-                 ``patient``, ``site``, ``split``; further columns become attributes
+                 ``patient``, ``site``, ``split``; further columns become attributes, and those called as named
+                 images, volumes, tables and texts of the model's card its ``inputs``
 ``msd:PATH``     ``dataset.json`` of the Medical Segmentation Decathlon or of nnU-Net; where a file holds several
                  sequences (``"tensorImageSize": "4D"``), the first of them
 ``phantom:NAME`` procedural cases; ``n`` and ``seed`` (case i has seed + i), and the phantom's own options
@@ -53,6 +54,8 @@ from zoo.storage import user_path
 from zoo.text import nearest, strict_json
 
 ENTRY_POINT_GROUP = "zoo.layouts"
+INPUTS = ("image", "volume", "table", "text")
+"""Kinds of named inputs that a table of cases may state."""
 PHANTOM_CASES = 40
 PHANTOMS_IN_MEMORY = 64  # the latest are kept, for making one takes longer than reading a file
 
@@ -185,7 +188,8 @@ def load_dataset(spec: str, *, plugin: Any = None) -> Dataset:
         path = user_path(stated.rest)
         if not path.exists():
             raise DataError(f"data {spec!r}: there is no file or folder {path}; check the path")
-        dataset = _reader(stated.kind)(spec, path)
+        dataset = _csv(spec, path, plugin) if stated.kind == "csv" else _reader(stated.kind)(spec, path)
+        _require_inputs(dataset, plugin)
     if not len(dataset):
         raise DataError(f"data {spec!r} is empty")
     return dataset
@@ -282,12 +286,41 @@ def _pairs(spec: str, root: Path) -> Dataset:
     return Dataset(spec, entries, ["image", "mask", "split"] if parts else ["image", "mask"])
 
 
-def _csv(spec: str, table: Path) -> Dataset:
+def _csv(spec: str, table: Path, plugin: Any = None) -> Dataset:
     if not table.is_file():
         raise DataError(f"data {spec!r}: {table} is not a file")
     rows = [_spelt(row, table) for row in table_rows(table)]
+    if plugin is not None:  # its first input may have a name of its own, and others beside it
+        first = plugin.primary_input.name
+        rows = [{"image": row[first], **row} if first in row and "image" not in row else row for row in rows]
     entries = [_entry(row, table.parent, table, None, "") for row in rows]
+    entries = [_with_inputs(entry, row, table, plugin) for entry, row in zip(entries, rows, strict=True)]
     return Dataset(spec, entries, dict.fromkeys(name for row in rows for name in row))
+
+
+def _with_inputs(entry: Entry, row: Mapping[str, Any], table: Path, plugin: Any) -> Entry:
+    """The case of a line with those of its columns that are named inputs of the model."""
+    named = [
+        item for item in (plugin.options if plugin is not None else ()) if item.kind in INPUTS and item.name in row
+    ]
+    if not named or not isinstance(entry.case, Case):
+        return entry
+    texts = {item.name: str(row[item.name]) for item in named}
+    paths = {item.name: str(inside(table.parent, texts[item.name], table)) for item in named if item.kind != "text"}
+    return replace(entry, case=replace(entry.case, inputs={**texts, **paths}))
+
+
+def _require_inputs(dataset: Dataset, plugin: Any) -> None:
+    """Refuse a set whose cases lack an image, a table or a text that the model can't do without."""
+    for item in plugin.options if plugin is not None else ():
+        if item.kind not in INPUTS or not item.required or item.unless:
+            continue
+        for entry in dataset.entries:
+            if isinstance(entry.case, Case) and item.name not in entry.case.inputs:
+                raise DataError(
+                    f"case {entry.id} of {dataset.spec} has no {item.name} ({item.help}), which {plugin.name} needs; "
+                    f"write a table csv:FILE with the column {item.name}"
+                )
 
 
 def _msd(spec: str, root: Path) -> Dataset:

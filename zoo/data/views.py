@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import DataError
-from zoo.storage import write_file
+from zoo.storage import user_path, write_file
 
 VARIABLE = "ZOO_VIEWS"
 SMALL = 1 << 18  # bytes: files below this are as soon decoded as found
@@ -31,7 +31,7 @@ def folder() -> Path | None:
     given = os.environ.get(VARIABLE, "")
     if given.lower() == "off":
         return None
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "medimg-zoo" / "views"
+    return user_path(given) if given else Path.home() / ".cache" / "medimg-zoo" / "views"
 
 
 def kept(image: Any, what: str, make: Callable[[], Arrays]) -> Arrays:

@@ -50,7 +50,8 @@ class Clients(ClientApp):
         seed_everything(seed)
         network = federation.model()
         received = records.models_of(message.content, self.device)
-        network.load_state_dict(received["network"])
+        if "network" in received:  # an exchange may do without
+            network.load_state_dict(received["network"])
         try:
             update = federation.client(
                 network.to(self.device),
@@ -77,9 +78,11 @@ class Clients(ClientApp):
         elif kept:
             folder = self._folder(who)
             checkpoint.save(folder / position, kept)
-            earlier = [name for name in _positions(folder) if name[:6] < position[:6]]
-            for old in earlier[:-1]:  # a killed server repeats one round at most
-                remove_folder(folder / old)
+            before = [name for name in _positions(folder) if name < position]
+            earlier = [name for name in before if name[:6] < position[:6]]
+            for old in before:  # a killed server repeats one round at most, from its first exchange
+                if old not in earlier[-1:]:
+                    remove_folder(folder / old)
 
     def _folder(self, who: int) -> Path:
         assert self.states is not None

@@ -43,7 +43,8 @@ class State:
 
     ``own`` is a nest of numbers, text, tensors, lists and dicts: momentum, sums over rounds, a learned data set. Both
     are in the checkpoints. ``round`` counts from 1; ``exchange`` is the one of ``Federation.exchanges`` that has just
-    been answered, and ``failed`` the clients that gave no usable answer to it.
+    been answered, and ``failed`` the clients that gave no usable answer to it. ``addressed``: what goes to one client
+    alone, by its number, with the next exchange of this round, such as the gradients of its features.
     """
 
     models: dict[str, Tensors]
@@ -51,6 +52,7 @@ class State:
     round: int = 0
     exchange: str = ""
     failed: tuple[int, ...] = ()
+    addressed: Mapping[int, dict[str, Tensors]] = field(default_factory=dict)
 
     @property
     def network(self) -> Tensors:

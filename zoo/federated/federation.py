@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,8 @@ class Federation:
     the network. ``data``: what client i works on. ``partitions``: for each client, its indices into ``data.train``.
     ``aggregate``: ``(updates, state) -> state``, after each exchange, from the usable updates in the order of the
     clients. ``start``: the models before round 1, where that isn't a new ``model()`` alone. ``exchanges``: their names;
-    in every round each client is asked once for each. ``weights``: how much a client counts in ``train``, ``samples``,
+    in every round each client is asked once for each. ``sends``: the names of the server's models that go out with an
+    exchange; by default all do, every time. ``weights``: how much a client counts in ``train``, ``samples``,
     ``uniform``, ``metric:NAME`` (a number that the clients report) or a function from the clients' numbers to their
     weights; elsewhere, and with ``None``, by cases. ``evaluate``: numbers on the state after each round. A round goes
     on while at least ``min_clients`` of the clients return usable updates within ``timeout`` seconds. ``target``: what
@@ -58,6 +59,7 @@ class Federation:
     aggregate: Aggregate = average
     start: Callable[[], Mapping[str, nn.Module | Mapping[str, Any]]] | None = None
     exchanges: Sequence[str] = ("train",)
+    sends: Callable[[str], Collection[str]] | None = None
     weights: Weights | None = "samples"
     evaluate: Callable[[State], Mapping[str, float] | None] | None = None
     min_clients: int = 2

@@ -26,7 +26,7 @@ def client_curves(rows: Sequence[dict[str, Any]], name: str, title: str, label: 
 def forgetting(results: Sequence[Any], who: str) -> bytes:
     """Utility against what is left of the leaver, SCRATCH as the target; and both against the rounds, as a PNG.
 
-    ``results``: with ``method``, ``utility``, ``residual`` and ``curve``, pairs of both after each round.
+    ``results``: with ``method``, ``utility``, ``residual`` and ``curve``: round and both.
     """
     from zoo.figure import plots
 
@@ -48,11 +48,11 @@ def forgetting(results: Sequence[Any], who: str) -> bytes:
     if target is not None:
         axes[0, 0].axhline(target.residual, color="0.6", linestyle=":", zorder=0)
     if curves:
-        for axis, place, title in ((axes[0, 1], 0, "utility"), (axes[0, 2], 1, "score on who left")):
+        for axis, place, title in ((axes[0, 1], 1, "utility"), (axes[0, 2], 2, "score on who left")):
             some = [
-                plots.Line(one.method, range(1, len(one.curve) + 1), [point[place] for point in one.curve],
-                           inks[one.method])
-                for one in curves
+                plots.Line(one.method, [point[0] for point in one.curve], [point[place] for point in one.curve],
+                           inks[one.method], plots.DASHES[number % len(plots.DASHES)])
+                for number, one in enumerate(curves)
             ]  # fmt: skip
             plots.lines(axis, some, title=title, x="round of training without them", whole=True)
     return plots.png(drawing)

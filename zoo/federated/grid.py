@@ -6,7 +6,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from zoo.errors import DataError
 from zoo.federated import records
 from zoo.federated.client import WHO
+from zoo.federated.exchange import Tensors
 from zoo.seeds import rng_state, set_rng_state
 
 CONNECT_SECONDS = 120.0
@@ -108,9 +109,16 @@ class Cohort:
         if missing := sorted(set(range(self.clients)) - self._node_of.keys()):
             raise DataError(f"no node says that it is client {missing[0]}; give every node its own partition-id")
 
-    def ask(self, content: RecordDict, group: str) -> tuple[dict[int, RecordDict | str], list[dict[str, Any]]]:
-        """The answers by client, and the bytes ``down`` to and ``up`` from each. ``group``: "round.exchange"."""
-        messages = [Message(content, self._node_of[c], "train", group_id=group) for c in range(self.clients)]
+    def ask(
+        self, content: RecordDict, group: str, addressed: Mapping[int, Mapping[str, Tensors]] | None = None
+    ) -> tuple[dict[int, RecordDict | str], list[dict[str, Any]]]:
+        """The answers by client, and the bytes ``down`` to and ``up`` from each. ``group``: "round.exchange".
+
+        ``addressed``: models that go to one client alone, beside ``content``.
+        """
+        own = {client: records.addressed(content, models) for client, models in (addressed or {}).items()}
+        contents = [own.get(client, content) for client in range(self.clients)]
+        messages = [Message(one, self._node_of[c], "train", group_id=group) for c, one in enumerate(contents)]
         got = {answer.metadata.src_node_id: answer for answer in self._exchange(messages, self.timeout)}
         answers: dict[int, RecordDict | str] = {}
         ledger = []
@@ -122,7 +130,7 @@ class Cohort:
                 answers[client] = _content(answer)
             found = answers[client]
             up = 0 if isinstance(found, str) else records.size(found)
-            ledger.append({"client": client, "down": records.size(content), "up": up})
+            ledger.append({"client": client, "down": records.size(contents[client]), "up": up})
         return answers, ledger
 
     def _exchange(self, messages: Sequence[Message], timeout: float) -> list[Message]:

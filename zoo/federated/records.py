@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -23,9 +23,15 @@ MOST_EXAMPLES, MOST_NUMBERS = 2**53, 1000
 MODEL = "model "  # begins the names of those
 
 
-def question(state: State, exchange: str) -> RecordDict:
-    """What every client is sent."""
-    return RecordDict({**_models(state.models), EXCHANGE: ConfigRecord({"name": exchange})})
+def question(state: State, exchange: str, names: Collection[str] | None = None) -> RecordDict:
+    """What every client is sent: the server's models, or those of these ``names`` alone."""
+    models = {name: model for name, model in state.models.items() if names is None or name in names}
+    return RecordDict({**_models(models), EXCHANGE: ConfigRecord({"name": exchange})})
+
+
+def addressed(common: RecordDict, models: Mapping[str, Tensors]) -> RecordDict:
+    """What one client is sent: ``common``, and models for it alone."""
+    return RecordDict({**common, **_models(models)})
 
 
 def answer(update: Update) -> RecordDict:

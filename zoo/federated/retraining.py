@@ -101,7 +101,7 @@ class Request:
     """Whom a run shall forget and how, as ``Run.forget``. ``facts``, by stage, is what came of it.
 
     ``source``: the folder of the run with ``leaving`` in it. ``gone``: who had left it before. ``noise``: a seed for
-    IFU's noise, which then guarantees nothing.
+    IFU's noise, which then guarantees nothing. ``history``: what that run kept, where it isn't in its folder.
     """
 
     source: Path
@@ -110,6 +110,7 @@ class Request:
     settings: Settings = field(default_factory=Settings)
     noise: int | None = None
     gone: tuple[int, ...] = ()
+    history: History | None = None
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def begin(
@@ -133,8 +134,7 @@ class Request:
         if models is not None:
             run.history = None
             return remaining, facts, models
-        folder = (self.source / "history" / stage).resolve()
-        history = stored(folder)
+        history = self.history or stored((self.source / "history" / stage).resolve())
         first = initial_models(whole, run.seed, stage)
         begin = beginning(
             self.method, whole, history, first["network"], self.leaving, self.settings, run.seed, self.noise, run.device
@@ -143,7 +143,7 @@ class Request:
         run.history = self._lineage(run, stage, history, begin) if self.method in ("scratch", "ifu") else None
         facts = replace(
             facts, rounds=begin.rounds, before=begin.before if run.history is not None else 0,
-            lengths=str(folder / CONTRIBUTIONS) if self.method == "federaser" else "",
+            lengths=str((history.folder / CONTRIBUTIONS).resolve()) if self.method == "federaser" else "",
         )  # fmt: skip
         return remaining, facts, {**first, "network": begin.network}
 

@@ -84,8 +84,9 @@ def _round(
     returned: dict[int, Tensors] = {}
     begun, first = server.state.network, []
     for place, exchange in enumerate(federation.exchanges):
-        question = records.question(server.state, exchange)
-        answers, bytes_ = cohort.ask(question, f"{number}.{place}")
+        names = None if federation.sends is None else federation.sends(exchange)
+        question = records.question(server.state, exchange, names)
+        answers, bytes_ = cohort.ask(question, f"{number}.{place}", server.state.addressed)
         checked = {
             client: _checked(content, client, server.state.models, federation.refuse)
             for client, content in answers.items()
@@ -97,7 +98,7 @@ def _round(
         shares = _weigh(federation, exchange, updates)
         for client, found in checked.items():
             client_rows.append(_client_row(client, exchange, found, shares))
-        state = replace(server.state, round=number, exchange=exchange, failed=tuple(failed))
+        state = replace(server.state, round=number, exchange=exchange, failed=tuple(failed), addressed={})
         server.state = federation.aggregate(updates, state)
         if place == 0:
             first = updates

@@ -210,6 +210,18 @@ def over_set(
     return [Metric(name, value[name], *interval_of([draw[name] for draw in draws]), len(truth)) for name in value]
 
 
+def over_answers(
+    predicted: Classes, truth: Classes, ending: str = "", seed: int = 0, groups: Sequence[Hashable] | None = None
+) -> list[Metric]:
+    """Accuracy and balanced accuracy of answers without probabilities; ``ending``: of the names."""
+    measures = {"accuracy": lambda y, t: float((y == t).mean()), "balanced_accuracy": balanced_accuracy}
+    found = []
+    for name, measure in measures.items():
+        draws = [measure(predicted[index], truth[index]) for index in resamples(len(truth), seed, groups)]
+        found.append(Metric(name + ending, measure(predicted, truth), *interval_of(draws), len(truth)))
+    return found
+
+
 def over_operating_point(
     probability: Float[np.ndarray, " n"],
     truth: Integer[np.ndarray, " n"],

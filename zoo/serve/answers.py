@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -46,7 +47,7 @@ def predict(pool: Pool, asked: Asked, ticket: Ticket[Any]) -> Answer:
     """
     try:
         model = pool.get(asked.model)
-        found = expanded(model, asked.inputs)
+        found = expanded(model, asked.inputs, asked.chosen)
         answer = Answer(model.plugin.name, folder=asked.folder / "results")
         stems = distinct(found)
         ticket.advance(0, len(found))
@@ -64,11 +65,9 @@ def predict(pool: Pool, asked: Asked, ticket: Ticket[Any]) -> Answer:
     return answer
 
 
-def expanded(model: Model, inputs: list[str]) -> list[Any]:
+def expanded(model: Model, inputs: list[str], chosen: Mapping[str, Any] | None = None) -> list[Any]:
     """The predictions that the inputs stand for, as on the command line. Raises ``MediaError``."""
-    if model.plugin.primary_input.kind == "images":
-        return inference.unfold(media.group(inputs))
-    return list(media.expand(inputs))
+    return inference.expand(model.plugin, inputs, chosen)
 
 
 def _take(answer: Answer, asked: Asked, one: Any, stem: str, outcome: Prediction | ZooError) -> None:
@@ -97,6 +96,7 @@ def files_of(prediction: Prediction, folder: Path, stem: str, asked: Asked) -> d
     before = set(os.listdir(folder)) if folder.is_dir() else set()
     prediction.source, kept = scrubbed(prediction.source, asked.folder), prediction.source
     prediction.options = scrubbed(prediction.options, asked.folder)
+    prediction.inputs = scrubbed(prediction.inputs, asked.folder)
     prediction.notes = tuple(scrubbed(prediction.notes, asked.folder))
     try:
         taken = {name.casefold() for name in before}
@@ -120,6 +120,7 @@ def distinct(found: list[Any]) -> list[str]:
     stems: list[str] = []
     for one in found:
         name = one[0] if isinstance(one, list) else one
+        name = name.image if isinstance(getattr(name, "image", None), str) else name
         base = stem = clean(media.stem_of(name) if isinstance(name, str) else str(getattr(name, "id", "input")))
         count = 2
         while stem.casefold() in {other.casefold() for other in stems}:

@@ -19,13 +19,12 @@ from typing import Any, Protocol, runtime_checkable
 from zoo import options
 from zoo.errors import MediaError, OptionError
 from zoo.media.sniff import is_litter
+from zoo.options import PATHS, READ
 from zoo.plugin import Form, Input, Plugin
 from zoo.spec import Spec, is_kind
 from zoo.text import printable
 
 CHUNK = 1 << 20
-PATHS = ("image", "images", "volume", "mask", "file", "folder")
-"""Kinds of options that are uploaded."""
 
 
 class TooLargeError(MediaError):
@@ -111,9 +110,9 @@ class Intake:
 
     def asked(self, model: str) -> Asked:
         """The whole, checked as the command line checks it. Raises ``OptionError``."""
-        together = self.plugin.primary_input.kind == "images"
-        inputs = [self._unpacked(one, together) for one in self.inputs]
-        return Asked(model, inputs, self._chosen(), self.folder)
+        tables = self.plugin.primary_input.kind == "images" or any(item.kind in READ for item in self.plugin.options)
+        inputs = [self._unpacked(one, tables) for one in self.inputs]
+        return Asked(model, inputs, self._chosen(inputs), self.folder)
 
     def _unpacked(self, given: str, table: bool = False) -> str:
         path = Path(given)
@@ -123,7 +122,7 @@ class Intake:
         tables = [one for one in folder.iterdir() if one.suffix.lower() in (".csv", ".tsv")] if table else []
         return str(tables[0] if len(tables) == 1 else folder)
 
-    def _chosen(self) -> dict[str, Any]:
+    def _chosen(self, inputs: Sequence[str]) -> dict[str, Any]:
         declared = {item.name: item for item in self.plugin.options}
         parsed: dict[str, Any] = {}
         plain = []
@@ -131,7 +130,7 @@ class Intake:
             item = declared.get(name.strip().replace("-", "_"))
             if item is not None and item.kind in PATHS:
                 what = f"option {item.name}, which is a {item.kind},"
-                named = _named(value, what, made=item.kind not in ("file", "folder"))
+                named = _named(value, what, made=item.kind not in ("table", "file", "folder"))
                 self.uploaded.setdefault(item.name, []).append(named)
             elif value != "":  # a control that is left empty
                 plain.append(f"{name.replace('=', '-')}={value}")
@@ -139,7 +138,7 @@ class Intake:
         for name, paths in self.uploaded.items():
             found = declared.get(name)
             parsed[name] = self._value(found, paths) if found is not None else paths[0]
-        return options.check(self.plugin, parsed)
+        return options.check(self.plugin, parsed, whole=not options.carry(self.plugin, inputs))
 
     def _value(self, item: Input, paths: Sequence[str]) -> Any:
         if item.kind not in PATHS:

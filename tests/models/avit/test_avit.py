@@ -19,12 +19,13 @@ from tests.models.base import PluginTests
 from zoo import loading
 from zoo.data.phantoms.skin import skin_lesion
 from zoo.errors import OptionError, WeightsError
+from zoo.metrics.pixels import by_several
 from zoo.models.avit import model as models
 from zoo.models.avit import training as trainings
 from zoo.models.avit.model import TINY, Avit, AvitConfig, bare, cut, shape_of
 from zoo.models.avit.network import Adapter, DilatedConv2d, Shape
 from zoo.models.avit.released import PAPER, convert
-from zoo.models.avit.training import AvitRecipe, Items, as_released, assembled, augmented, by_fives, dice_loss, fit
+from zoo.models.avit.training import FIVE, AvitRecipe, Items, assembled, augmented, dice_loss, fit
 from zoo.nn.backbones import timm_network
 from zoo.training import Run
 from zoo.weights import save
@@ -266,11 +267,11 @@ def test_dice_is_of_the_whole_batch_with_squares() -> None:
 def test_measures_of_five_images_together_are_not_those_of_each() -> None:
     whole, missed = np.array([[50, 0], [0, 50]]), np.array([[90, 0], [10, 0]])
     tables = [whole, missed, whole, whole, whole, missed]
-    assert by_fives(tables, 1) == pytest.approx({"dice": 4 / 6, "iou": 4 / 6})
+    assert by_several(tables, 1) == pytest.approx({"dice": 4 / 6, "iou": 4 / 6})
     pooled = 2 * 200 / (200 + 210)
-    assert by_fives(tables)["dice"] == pytest.approx((5 * pooled + 0) / 6)
-    assert by_fives(tables)["iou"] == pytest.approx((5 * 200 / 210 + 0) / 6)
-    assert by_fives([np.array([[9, 0], [0, 0]])]) == {"dice": 1.0, "iou": 1.0}
+    assert by_several(tables, FIVE)["dice"] == pytest.approx((5 * pooled + 0) / 6)
+    assert by_several(tables, FIVE)["iou"] == pytest.approx((5 * 200 / 210 + 0) / 6)
+    assert by_several([np.array([[9, 0], [0, 0]])], FIVE) == {"dice": 1.0, "iou": 1.0}
 
 
 def test_image_and_mask_are_moved_alike_and_the_mask_stays_one() -> None:
@@ -308,6 +309,7 @@ def test_evaluation_names_measures_of_each_image_and_of_all_pixels(demo) -> None
     result = zoo.evaluate(demo("avit"), "phantom:skin-lesion?n=6&seed=5000&size=64", split="all", progress=False)
     names = {metric.name for metric in result.metrics}
     assert {"dice", "iou", "dice_at_network_size", "iou_at_network_size", "pooled_dice_lesion"} <= names
-    fives = as_released(result.rows)
-    assert fives["dice"] == pytest.approx(result["dice_at_network_size"].mean, abs=0.1)
-    assert fives["iou"] < fives["dice"]
+    assert result["dice_by_5"].mean == pytest.approx(result["dice_at_network_size"].mean, abs=0.1)
+    assert result["iou_by_5"].mean < result["dice_by_5"].mean
+    low, mean, high = (getattr(result["dice_by_5"], name) for name in ("low", "mean", "high"))
+    assert low <= mean <= high

@@ -22,8 +22,7 @@ from zoo.metrics import dice
 from zoo.models.cemb_sam.block import ConditionEmbedding, conditional_instance_norm
 from zoo.models.cemb_sam.condition import ConditionHead, around_box, as_shares
 from zoo.models.cemb_sam.model import CEmbSam, CEmbSamConfig
-from zoo.models.cemb_sam.result import near_box
-from zoo.nn.promptable import Box, Point, Prompt, box_around
+from zoo.nn.promptable import Box, Point, Prompt, box_around, near_box
 
 
 @pytest.fixture
@@ -224,8 +223,8 @@ def test_a_mask_stays_near_its_box_and_what_was_cut_off_is_said(model: CEmbSam, 
     rows, columns = np.nonzero(result.mask)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (26, 73, 16, 63)
     assert any("of the mask lay farther than a tenth beyond the box" in note for note in result.notes)
-    assert not near_box(np.ones((96, 96)), Prompt(Box(20, 30, 60, 70)))[50, 80]
-    assert near_box(np.ones((96, 96)), Prompt(Box(20, 30, 60, 70), (Point(80, 50),)))[50, 80]
+    assert not near_box((96, 96), Prompt(Box(20, 30, 60, 70)))[50, 80]
+    assert near_box((96, 96), Prompt(Box(20, 30, 60, 70), (Point(80, 50),)))[50, 80]
 
 
 def test_sams_own_mask_counts_by_its_share(model: CEmbSam, case, box) -> None:

@@ -134,11 +134,13 @@ def test_the_best_step_of_the_path_wins_and_clicks_stay_on_the_image(model: Samp
     assert path.scores[steps, torch.arange(2)].tolist() == scores.tolist()
 
 
-def test_random_search_scores_as_many_clicks_and_stays_near_the_best(model: Sampot, scene) -> None:
+def test_random_search_scores_as_many_clicks_and_stays_near_the_best(model: Sampot, scene, case) -> None:
     a, b = (model.wander(scene, torch.tensor([[30.0, 30.0]]), steps=9, rng=np.random.default_rng(s)) for s in (0, 1))
     assert a.points.shape == model.evolve(scene, torch.tensor([[30.0, 30.0]]), steps=9, step_size=1.0).points.shape
     assert not torch.equal(a.points, b.points)
     assert torch.equal(a.points[0], torch.tensor([[30.0, 30.0]]))
+    found = model.predict(case.image, point=(70, 50), steps=9, search="random")
+    assert found.panels()[0].title == "clicks tried"  # they are no path
 
 
 # ---- predict ----

@@ -14,9 +14,11 @@ from zoo.models.surgical_sam_lora.model import (
     LowRank,
     SurgicalSam,
     SurgicalSamConfig,
+    doubts_of,
     prompts_of,
 )
 from zoo.nn.promptable import (
+    Box,
     DecoderConfig,
     Grid,
     Point,
@@ -165,6 +167,17 @@ def test_all_that_can_be_told_apart_has_a_number_each_small_masks_above(model: S
     assert len(found.labels) == 1 + len(masks) > 2
     assert (found.mask[sorted(masks, key=lambda one: -one.area)[-1].full()] == len(masks)).all()
     assert found.legend() == []
+
+
+def test_a_mask_beyond_its_box_is_said_and_a_box_over_the_edge_is_cut(model: SurgicalSam, case) -> None:
+    prompts = (Prompt(Box(10, 10, 20, 20)), Prompt(Box(30, 30, 50, 50)), Prompt(Box(60, 60, 70, 70)))
+    masks = torch.zeros(3, 80, 80, dtype=torch.bool)
+    masks[0, 9:21, 9:21] = masks[1, :, 48:60] = True
+    assert doubts_of(("a", "b", "c"), prompts, masks) == [
+        "90% of the mask of b lies beyond its box, which may hold no instrument",
+        "nothing was found for c",
+    ]
+    assert "cut to 30,30,80,80" in model.predict(case.image, box=[(30, 30, 83, 80)]).notes[0]
 
 
 @pytest.mark.parametrize(

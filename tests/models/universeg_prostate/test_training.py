@@ -96,6 +96,17 @@ def test_supports_are_of_other_volumes_than_the_query() -> None:
         assert not set(task.group[theirs]) & set(task.group[query])
 
 
+def test_a_share_of_the_queries_may_lack_the_region_and_some_support_always_shows_it() -> None:
+    cases = [prostate_mr(seed, size=32, slices=8) for seed in (1, 2)]
+    tasks = tasks_of(cases, ("tz",), 32, "percentiles", (), True)
+    assert 2 < tasks[0].labels.any((1, 2)).sum() < len(tasks[0].group) == 16
+    rngs = [np.random.default_rng(seed) for seed in range(60)]
+    some = episodes(tasks, np.zeros(60, int), 3, rngs, augment=False, absent=0.3)
+    assert 0.15 < 1 - some.truth.flatten(1).any(1).float().mean() < 0.45
+    assert some.labels.flatten(1).any(1).all()
+    assert not some.labels.flatten(2).any(2).all()
+
+
 def test_an_episode_is_turned_as_a_whole_and_keeps_its_labels() -> None:
     x = np.zeros((3, 8, 8), np.float32)
     y = np.zeros((3, 8, 8), bool)

@@ -113,14 +113,18 @@ def make(spec: str) -> Case:
 
 def image(spec: str) -> Image:
     """The picture of a specification's one case: how ``zoo.media.read`` reads ``phantom:...``."""
+    return picture(make(spec), spec)
+
+
+def picture(made: Case, source: str) -> Image:
+    """The picture of a case that was drawn, or whose image is an array; ``source`` is what it's called."""
     from zoo import media
 
-    made = make(spec)
     if made.images:
         stack = np.stack([one.image for one in made.images])
-        return replace(media.read(stack), source=spec, format="phantom")
+        return replace(media.read(stack), source=source, format="phantom")
     if not isinstance(made.image, np.ndarray):
-        return replace(media.read(made.image), source=spec)
+        return replace(media.read(made.image), source=source)
     is_volume = made.image.ndim == 3 and made.image.shape[-1] not in (1, 3, 4)
-    picture = media.read(made.image, mode="volume" if is_volume else "auto")
-    return replace(picture, source=spec, format="phantom", spacing=made.attributes.get("spacing"))
+    drawn = media.read(made.image, mode="volume" if is_volume else "auto")
+    return replace(drawn, source=source, format="phantom", spacing=made.attributes.get("spacing"))

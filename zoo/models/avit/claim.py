@@ -14,10 +14,11 @@ from torch import nn
 from zoo.claims import Claim, Comparison, spending
 from zoo.data.case import Case
 from zoo.data.phantoms.skin import skin_lesion
+from zoo.metrics.pixels import by_several
 from zoo.models.avit.data import pretrain
 from zoo.models.avit.model import TINY, bare
 from zoo.models.avit.network import Shape
-from zoo.models.avit.training import AvitRecipe, assembled, by_fives, fit, load, tables_of
+from zoo.models.avit.training import FIVE, AvitRecipe, assembled, fit, load, tables_of
 from zoo.training import Run
 
 SIZE = 48  # px
@@ -64,7 +65,7 @@ def measured(
         model = assembled(recipe, vit, own)
         fit(recipe, model, load(train, model.config), None, own)
     tables = tables_of(model, load(test, model.config))
-    each, fives = by_fives(tables, 1), by_fives(tables)
+    each, fives = by_several(tables, 1), by_several(tables, FIVE)
     return {"IoU": 100 * each["iou"], "Dice": 100 * each["dice"],
             "IoU by fives": 100 * fives["iou"], "Dice by fives": 100 * fives["dice"]}  # fmt: skip
 

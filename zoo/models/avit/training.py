@@ -20,7 +20,7 @@ from zoo.data.sets import read_mask
 from zoo.data.splits import Split
 from zoo.errors import DataError
 from zoo.metrics import segmentation_scores
-from zoo.metrics.pixels import counts
+from zoo.metrics.pixels import by_several, counts
 from zoo.models.avit.data import pretrain
 from zoo.models.avit.model import TINY, Avit, AvitConfig, bare, digest, public, shape_of, view_of
 from zoo.models.avit.network import TINY_SHAPE, Method, Shape
@@ -163,7 +163,7 @@ def fit(recipe: AvitRecipe, model: Avit, items: Items, test: Items | None, run: 
         adamw.step()
         run.log(loss=entropy + dice, entropy=entropy, dice=dice)
         if test is not None and place == per_epoch - 1:
-            best.update(by_fives(tables_of(model, test))["iou"])
+            best.update(by_several(tables_of(model, test), FIVE)["iou"])
             run.log(test_iou=best.best)
     if test is not None:
         best.restore()
@@ -238,7 +238,7 @@ def score(model: Avit, case: Case, options: Mapping[str, Any]) -> dict[str, Any]
     """Of one image, in [0, 1]: the usual measures at its own size, and Dice and IoU at the network's.
 
     ``counts``: pixels at the network's size, by which evaluation adds measures of all images' pixels together, and
-    :func:`as_released` those of the authors' code.
+    those of every five images' in their order, which is how the authors' code comes to the paper's numbers.
     """
     found = model.predict(case.image, **options)
     truth = read_mask(case) > 0
@@ -248,13 +248,14 @@ def score(model: Avit, case: Case, options: Mapping[str, Any]) -> dict[str, Any]
     )
     assert found.probability is not None
     whole = segmentation_scores(found.mask, truth.astype(np.uint8), found.labels, probability=found.probability)
-    small = by_fives([table])
+    small = by_several([table], 1)
     return {
         **whole,
         "dice_at_network_size": small["dice"],
         "iou_at_network_size": small["iou"],
         "counts": table.tolist(),
         "labels": list(found.labels),
+        "together": FIVE,
     }
 
 
@@ -269,26 +270,6 @@ def tables_of(model: Avit, items: Items) -> list[np.ndarray]:
             tables += [counts((one > 0).cpu().numpy().astype(np.uint8), y, 2)
                        for one, y in zip(logits, masks, strict=True)]  # fmt: skip
     return tables
-
-
-def by_fives(tables: Sequence[np.ndarray], together: int = FIVE) -> dict[str, float]:
-    """Dice and IoU, in [0, 1], of the pixels of every five images in their order, and the mean over images of these.
-
-    That is how the authors' code comes to the paper's numbers; ``together=1`` gives means over single images.
-    """
-    totals = {"dice": 0.0, "iou": 0.0}
-    for start in range(0, len(tables), together):
-        some = tables[start : start + together]
-        (_, extra), (missed, right) = np.sum(some, axis=0)
-        union = right + missed + extra
-        totals["dice"] += len(some) * (2 * right / (union + right) if union else 1.0)
-        totals["iou"] += len(some) * (right / union if union else 1.0)
-    return {name: float(total / len(tables)) for name, total in totals.items()}
-
-
-def as_released(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of the rows of ``zoo.evaluate("avit", ...)``: Dice and IoU pooled over every five images, as in the paper."""
-    return by_fives([np.array(row["counts"]) for row in rows])
 
 
 DEMO = {

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from zoo.data.case import Case
+from zoo.data.images import label_index
 from zoo.data.splits import Split
 from zoo.errors import OptionError
 from zoo.models.cbvc import plugin
@@ -285,6 +287,16 @@ def compare(model: Cbvc, seen: Mapping[str, Features], part: str, shots: Sequenc
     return found
 
 
+def score(model: Cbvc, case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Truth, prediction and probabilities, and what a constant answer would be: the most frequent training label."""
+    result = model.predict(case.image, **options)
+    names = list(result.probabilities)
+    truth = names[label_index(case.label, names, f"case {case.id}")]
+    found = {f"p_{name}": float(p) for name, p in result.probabilities.items()}
+    constant = {} if model.config.most_frequent is None else {"constant": model.config.most_frequent}
+    return {"truth": truth, "predicted": result.most_probable, **constant, **found}
+
+
 training = Training(
     recipe=CbvcRecipe,
     presets={
@@ -303,5 +315,6 @@ training = Training(
         }
     },
     run=train,
+    score=score,
     split=Split((0.8, 0.1, 0.1)),  # HAM10000 in LaBo's shares; layout ham10000-labo has its own
 )

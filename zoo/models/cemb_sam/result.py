@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image as PILImage
 
 from zoo import figure, media
 from zoo.metrics import dice
 from zoo.models.cemb_sam import plugin
 from zoo.nn.promptable.drawing import draw_prompts
-from zoo.nn.promptable.prompts import Prompt
+from zoo.nn.promptable.prompts import Prompt, near_box
 from zoo.prediction import Segmentation
 
 
@@ -28,22 +28,6 @@ class Answer(NamedTuple):
 
 SURE = 0.9
 """From which probability on an inferred condition is taken."""
-NEAR = 0.1
-"""How far beyond its box a mask may reach, as a share of the box's sides."""
-
-
-def near_box(probability: Float[np.ndarray, "h w"], prompt: Prompt) -> Bool[np.ndarray, "h w"]:
-    """Where the object of a prompt may lie: in its box, a tenth of its sides beyond, and out to clicks inside."""
-    height, width = probability.shape
-    box = prompt.box
-    if box is None:
-        return np.ones((height, width), bool)
-    dx, dy = NEAR * (box.x1 - box.x0), NEAR * (box.y1 - box.y0)
-    clicks = [point for point in prompt.points if point.inside]
-    x0, x1 = (pick([at, *(p.x for p in clicks)]) for pick, at in ((min, box.x0), (max, box.x1)))
-    y0, y1 = (pick([at, *(p.y for p in clicks)]) for pick, at in ((min, box.y0), (max, box.y1)))
-    y, x = np.mgrid[:height, :width] + 0.5
-    return (x > x0 - dx) & (x < x1 + dx) & (y > y0 - dy) & (y < y1 + dy)
 
 
 def said_of_masks(mean: Float[np.ndarray, "n h w"], near: Float[np.ndarray, "n h w"], cut: float) -> list[str]:
@@ -91,7 +75,7 @@ class PromptedSegmentation(Segmentation):
         weights = {chosen: 1.0} if chosen or not best else {name: known[name] for name in answers}
         mean: np.ndarray = sum(share * answers[name].probability for name, share in weights.items())  # type: ignore[assignment]
         mean = mean / sum(weights.values())
-        near = [near_box(one, prompt) for one, prompt in zip(mean, prompts, strict=True)]
+        near = [near_box(mean.shape[1:], prompt) for prompt in prompts]
         probability = np.stack([mean_ * where for mean_, where in zip(mean, near, strict=True)])
         objects = (probability >= cut).astype(np.uint8)
         expected = {name: float(a.quality.mean()) for name, a in answers.items() if np.isfinite(a.quality).all()}

@@ -21,7 +21,7 @@ from zoo.data.features import FeatureCache, content_key, weights_key
 from zoo.errors import WeightsError
 from zoo.models.fed_mas import plugin
 from zoo.nn.backbones import Small, clip_images, encoder_tensors, timm_network
-from zoo.storage import write_file
+from zoo.storage import user_path, write_file
 
 CLIP_REPOSITORY = "hf-hub:openai/clip-vit-base-patch32"
 WIDTHS = {"moco": 2048, "clip": 512}
@@ -68,7 +68,7 @@ def load_prior(config: PriorConfig) -> nn.Module:
             f"the prior {config.kind} needs its weights; give the file with --set network.prior.path=PATH, or choose "
             "--set network.prior.kind=clip, which comes from the Hub"
         )
-    path = Path(config.path).expanduser()
+    path = user_path(config.path, WeightsError)
     path = path / "prior.safetensors" if path.is_dir() else path
     if path.suffix != ".safetensors":
         raise WeightsError(

@@ -32,7 +32,7 @@ from zoo.models.fed_mas.data import Shard, labels_of, load_views, own_test, pred
 from zoo.models.fed_mas.model import FedMAS, FedMASConfig, build_network, to_network
 from zoo.models.fed_mas.prior import PriorConfig, load_prior, prior_features, save_prior, small_encoder
 from zoo.models.fed_mas.result import training_figures
-from zoo.storage import remove_folder
+from zoo.storage import remove_folder, user_path
 from zoo.training import Run, Training
 from zoo.training.contrastive import pretrain
 
@@ -55,7 +55,7 @@ def build(recipe: FedMASRecipe, data: TrainData, seed: int) -> Federation:
         views = load_views(data.train.subset(places), config)
         features = None
         if plan.distil and not recipe.live_prior:
-            folder = Path(recipe.feature_cache).expanduser() if recipe.feature_cache else None
+            folder = user_path(recipe.feature_cache) if recipe.feature_cache else None
             features = prior_features(prior(), views, to_network, folder)
         test = own_test(data, int(places[0]), recipe.partition, config)
         return Shard(views, torch.from_numpy(y[places]), features, test)

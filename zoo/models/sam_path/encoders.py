@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from zoo.errors import WeightsError
 from zoo.nn.backbones import Small, normalisation, timm_network
+from zoo.storage import user_path
 
 SMALL = "small"
 HIPT = "vit_small_patch16_224"  # timm's name of its architecture: 384 channels, 12 blocks, 6 heads
@@ -53,7 +54,7 @@ def load_encoder(source: str, size: int, *, needed_by: str) -> TokenEncoder:
     if source.endswith(".safetensors"):
         # its table of positions is of 14 x 14 patches, though it was trained on 256 px; mean and deviation are 0.5
         vit = timm_network(HIPT, needed_by=needed_by, num_classes=0, img_size=size)
-        _load(vit, Path(source).expanduser(), size // 16)
+        _load(vit, user_path(source, WeightsError), size // 16)
         encoder = TokenEncoder(vit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     else:
         vit = timm_network(source, needed_by=needed_by, pretrained=True, num_classes=0, img_size=size)

@@ -194,7 +194,7 @@ class Sampot(OnSam, Model[EvolvedSegmentation]):
                 found.append(
                     EvolvedSegmentation.of(
                         image, scene.frame, path, scores.reshape(grid, grid).cpu().numpy(), truth,
-                        safeguard=safeguard == "overlap", automatic=point is None,
+                        safeguard=safeguard == "overlap", automatic=point is None, drawn=search == "random",
                     )
                 )  # fmt: skip
         return found

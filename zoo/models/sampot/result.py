@@ -50,13 +50,14 @@ class EvolvedSegmentation(Segmentation):
     map: Float[np.ndarray, "g g"]  # scores of a grid of clicks
     suspicious: bool
     kept_first: bool = False
+    drawn: bool = False  # by random search: the steps are no path
     dices: Float[np.ndarray, " t"] | None = None  # with the truth, at each step
     truth: Bool[np.ndarray, "h w"] | None = None
 
     @classmethod
     def of(
         cls, picture: media.Image, frame: Frame, path: Path, scores: np.ndarray, truth: np.ndarray | None, *,
-        safeguard: bool, automatic: bool,
+        safeguard: bool, automatic: bool, drawn: bool = False,
     ) -> EvolvedSegmentation:  # fmt: skip
         steps, best = path.best()
         winner = int(best.argmax())
@@ -101,6 +102,7 @@ class EvolvedSegmentation(Segmentation):
             map=scores.astype(np.float32),
             suspicious=suspicious,
             kept_first=kept,
+            drawn=drawn,
             dices=dices,
             truth=truth,
         )
@@ -136,13 +138,19 @@ class EvolvedSegmentation(Segmentation):
         marked = picture if self.truth is None else figure.contour(picture, self.truth.astype(np.uint8), TRUTH)
         marked = figure.contour(figure.contour(marked, self.first.astype(np.uint8), FIRST), self._evolved(), LAST)
         spacing = self.image.spacing[-1] if self.image.spacing else None
-        lines = [figure.Curve("score", self.scores.tolist(), figure.colour(5))]
+        scores = np.maximum.accumulate(self.scores) if self.drawn else self.scores
+        lines = [figure.Curve("best score" if self.drawn else "score", scores.tolist(), figure.colour(5))]
         if self.dices is not None:
             lines.append(figure.Curve("Dice", self.dices.tolist(), figure.colour(3)))
         lowest = min(float(min(line.values)) for line in lines)
         worth = figure.heat_over(picture, self.map)
         return [
-            figure.Panel("the click's way", self._way(marked), spacing=spacing, pixels=self.mask.shape[1]),
+            figure.Panel(
+                "clicks tried" if self.drawn else "the click's way",
+                self._way(marked),
+                spacing=spacing,
+                pixels=self.mask.shape[1],
+            ),
             figure.Panel(
                 f"mask at step {0 if self.kept_first else self.step}", figure.overlay(picture, self.mask, 0.4)
             ),
@@ -161,16 +169,20 @@ class EvolvedSegmentation(Segmentation):
         return (self.first if self.kept_first else self.mask).astype(np.uint8)
 
     def _way(self, picture: PILImage.Image) -> PILImage.Image:
-        """The trajectory, darker where the score is low, from a ring to a disc."""
+        """The trajectory, darker where the score is low, from a ring to a disc; dots where clicks were drawn."""
         shown = picture.copy()
         draw = ImageDraw.Draw(shown)
         sx, sy = shown.width / self.mask.shape[1], shown.height / self.mask.shape[0]
         at = [((float(x) + 0.5) * sx, (float(y) + 0.5) * sy) for x, y in self.trajectory]
         inks = np.asarray(figure.heatmap(self.scores[None].astype(np.float32)))[0]
-        for t in range(1, len(at)):
-            draw.line((*at[t - 1], *at[t]), fill="black", width=6)
-        for t in range(1, len(at)):
-            draw.line((*at[t - 1], *at[t]), fill=tuple(int(c) for c in inks[t]), width=3)
+        for width, black in ((6, True), (3, False)):
+            for t in range(1, len(at)):
+                ink = "black" if black else tuple(int(c) for c in inks[t])
+                if self.drawn:
+                    (u, v), r = at[t], width / 2 + 1
+                    draw.ellipse((u - r, v - r, u + r, v + r), fill=ink)
+                else:
+                    draw.line((*at[t - 1], *at[t]), fill=ink, width=width)
         return self._dot(shown, self._ends())
 
     def _dot(self, picture: PILImage.Image, ends: Sequence[tuple[float, float]]) -> PILImage.Image:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import SamModel
 
@@ -39,8 +39,10 @@ from zoo.nn.promptable import (
     decode,
     encode_prompts,
     find_everything,
+    fitted,
     load_sam,
     mask_side,
+    near_box,
     new_decoder,
 )
 
@@ -235,8 +237,7 @@ class SurgicalSam(OnSam, Model[Instruments]):
         self, picture: media.Image, mode: str, prompts: Sequence[Prompt], label: Sequence[str] | None
     ) -> Instruments:
         """One mask for each prompt (Sec. 3). Where masks overlap, the pixel is of the one with the higher logit."""
-        for prompt in prompts:
-            prompt.check(*picture.size)
+        prompts, cut = fitted(prompts, *picture.size)
         base = self.prompted
         image = base.embed(rgb_bytes(picture))
         encoded = encode_prompts(base.sam, image.frame.tensors(prompts, mask_side(base.sam), self.device))
@@ -260,7 +261,7 @@ class SurgicalSam(OnSam, Model[Instruments]):
             quality={
                 f"{i}: {name}": value for i, (name, value) in enumerate(zip(names, expected, strict=True), start=1)
             },
-            notes=empty_of(names, logits),
+            notes=(*cut, *doubts_of(names, prompts, logits > 0)),
             options={"mode": mode},
         )
 
@@ -320,7 +321,12 @@ def prompts_of(
     return tuple(Prompt(points=(Point(float(x), float(y)),)) for x, y in given)
 
 
-def empty_of(names: Sequence[str], logits: Float[Tensor, "n h w"]) -> tuple[str, ...]:
-    """A note for every prompt whose mask is empty."""
-    found = (logits > 0).flatten(1).any(1).tolist()
-    return tuple(f"nothing was found for {name}" for name, some in zip(names, found, strict=True) if not some)
+def doubts_of(names: Sequence[str], prompts: Sequence[Prompt], masks: Bool[Tensor, "n h w"]) -> list[str]:
+    """A note for every prompt whose mask is empty, or lies mostly beyond its box."""
+    notes = []
+    for name, prompt, mask in zip(names, prompts, masks.cpu().numpy(), strict=True):
+        if not mask.any():
+            notes.append(f"nothing was found for {name}")
+        elif (share := float(mask[~near_box(mask.shape, prompt)].sum() / mask.sum())) > 0.5:
+            notes.append(f"{share:.0%} of the mask of {name} lies beyond its box, which may hold no instrument")
+    return notes

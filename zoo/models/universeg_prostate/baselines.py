@@ -76,9 +76,8 @@ def fit_unet(
         b = b.to(run.device)
         heads = found.unbind(1) if found.ndim == 5 else [found]
         weights = [0.5**k for k in range(len(heads))]  # deep supervision: each half as much as the one above
-        loss = sum((w * dice_ce(head, b) for w, head in zip(weights, heads, strict=True)), torch.zeros(())) / sum(
-            weights
-        )
+        losses = [w * dice_ce(head, b) for w, head in zip(weights, heads, strict=True)]
+        loss = sum(losses, torch.zeros(())) / sum(weights)
         sgd.zero_grad()
         run.backward(loss)
         torch.nn.utils.clip_grad_norm_(net.parameters(), 12)

@@ -24,7 +24,7 @@ from zoo.models.universeg_prostate.support import Scaling, labelled
 
 @dataclass(frozen=True)
 class Task:
-    """One region in many slices, all of which show it; ``group`` says whose a slice is."""
+    """One region in many slices, not all of which need show it; ``group`` says whose a slice is."""
 
     name: str
     images: Float32[np.ndarray, "n s s"]
@@ -42,36 +42,44 @@ class Episodes(NamedTuple):
 
 
 def tasks_of(
-    cases: Iterable[Case], regions: Sequence[str], side: int, scaling: Scaling, names: Sequence[str]
-) -> list[Task]:
-    """The regions of labelled volumes as tasks: slices without the region don't count, as in UniverSeg's training."""
+    cases: Iterable[Case], regions: Sequence[str], side: int, scaling: Scaling, names: Sequence[str],
+    everything: bool = False,
+) -> list[Task]:  # fmt: skip
+    """The regions of labelled volumes as tasks, of ``everything`` or of the slices that show them."""
     cases = list(cases)
     tasks = []
     for name in regions:
         parts = []
         for place, case in enumerate(cases):
             try:
-                one = labelled(case, name, side, scaling, names).pooled("inclusive")
+                one = labelled(case, name, side, scaling, names).pooled("agnostic" if everything else "inclusive")
             except OptionError:  # a set may know the region in some cases only
                 continue
             parts.append((one.images, one.labels, np.full(len(one), place)))
-        if parts and sum(len(part[2]) for part in parts) > 1:
+        if sum(int(part[1].any((1, 2)).sum()) for part in parts) > 1:
             images, labels, group = (np.concatenate(column) for column in zip(*parts, strict=True))
             tasks.append(Task(name, images, labels, group))
     return tasks
 
 
 def episodes(tasks: Sequence[Task], index: Int[np.ndarray, " b"], supports: int, rngs: Sequence[np.random.Generator], *,
-             augment: bool = True) -> Episodes:  # fmt: skip
-    """An episode of each of the tasks ``index``: supports are of other volumes than the query, if there are any."""
+             augment: bool = True, absent: float = 0.0) -> Episodes:  # fmt: skip
+    """An episode of each of the tasks ``index``: supports are of other volumes than the query, if there are any.
+
+    A share of ``absent`` of the queries doesn't show the region, where there are such slices; some support always does.
+    """
     made = []
     for place, rng in zip(index, rngs, strict=True):
         task = tasks[place]
-        query = int(rng.integers(len(task.group)))
+        shown = task.labels.any((1, 2))
+        wanted = shown if shown.all() else shown != (rng.random() < absent)
+        query = int(rng.choice(np.flatnonzero(wanted)))
         others = np.flatnonzero(task.group != task.group[query])
-        if not len(others):
+        if not shown[others].any():
             others = np.delete(np.arange(len(task.group)), query)
         chosen = rng.choice(others, supports, replace=len(others) < supports)
+        if not shown[chosen].any():
+            chosen[0] = rng.choice(others[shown[others]])
         rows = np.array([query, *chosen])
         x, y = task.images[rows], task.labels[rows]
         made.append(varied(x, y, rng) if augment else (x, y.astype(np.float32)))
@@ -115,8 +123,8 @@ def made_up(count: int, side: int, rng: np.random.Generator) -> list[Task]:
         "lowest": lambda f: f["y"].argmax(),
         "leftmost": lambda f: f["x"].argmin(),
         "nearest to the centre": lambda f: np.hypot(f["x"] - side / 2, f["y"] - side / 2).argmin(),
-        **{kind: _of_kind(k) for k, kind in enumerate(KINDS)},
-        **{f"grey {low:.1f} to {low + 0.2:.1f}": _of_grey(low) for low in (0.1, 0.3, 0.5, 0.7)},
+        **{kind: _within("kind", k, k + 1) for k, kind in enumerate(KINDS)},
+        **{f"grey {low:.1f} to {low + 0.2:.1f}": _within("grey", low, low + 0.2) for low in (0.1, 0.3, 0.5, 0.7)},
     }
     tasks = []
     for name, rule in rules.items():
@@ -128,12 +136,8 @@ def made_up(count: int, side: int, rng: np.random.Generator) -> list[Task]:
     return tasks
 
 
-def _of_kind(kind: int) -> Rule:
-    return lambda f: _only(f["kind"] == kind)
-
-
-def _of_grey(low: float) -> Rule:
-    return lambda f: _only((f["grey"] >= low) & (f["grey"] < low + 0.2))
+def _within(fact: str, low: float, high: float) -> Rule:
+    return lambda f: _only((f[fact] >= low) & (f[fact] < high))
 
 
 def _only(wanted: Bool[np.ndarray, " k"]) -> int | None:

@@ -44,10 +44,9 @@ class UniverSegProstate(Model[InContextSegmentation]):
         super().__init__(config)
         channels, side = self.config.channels, self.config.side
         if not 2 <= len(channels) <= 8 or side % 2 ** (len(channels) - 1):
-            raise OptionError(
-                f"side={side} px can't be halved {len(channels) - 1} times, as {len(channels)} levels (2 to 8) do; "
-                f"choose a multiple of {2 ** (min(len(channels), 9) - 1)}"
-            )
+            n = len(channels)
+            many = f"side={side} px can't be halved {n - 1} times, as {n} levels (2 to 8) do; choose a multiple of"
+            raise OptionError(f"{many} {2 ** (min(n, 9) - 1)}")
         if self.config.method != "universeg" and (len(channels) < 3 or side < 2 ** len(channels)):
             raise OptionError(
                 f"a U-Net has 3 levels or more, and of {len(channels)} levels it needs side={2 ** len(channels)} px or "

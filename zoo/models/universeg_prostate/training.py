@@ -28,6 +28,7 @@ from zoo.models.universeg_prostate.data import Task, episodes, made_up, tasks_of
 from zoo.models.universeg_prostate.model import Method, UniverSegConfig, UniverSegProstate
 from zoo.models.universeg_prostate.support import region
 from zoo.nn.losses import dice_losses
+from zoo.nn.schedules import cosine_schedule
 from zoo.training import Run, TrainData, Training
 from zoo.training.stopping import EarlyStopping
 
@@ -40,13 +41,13 @@ class UniverSegRecipe:
     channels: tuple[int, ...] = field(default=(64, 64, 64, 64), metadata={"min": 1, "max": 1024})
     side: int = field(default=128, metadata={"min": 16, "max": 1024})  # px; Sec. 3.1
     regions: tuple[str, ...] = ("tz", "pz")  # masks or labels of the data that are tasks; of the U-Nets the first
-    made_up: int = field(
-        default=2000, metadata={"min": 0, "max": 1_000_000}
-    )  # images of objects; stand-in, see data.py
+    made_up: int = field(default=2000, metadata={"min": 0, "max": 1_000_000})  # images of objects: a stand-in
+    absent: float = field(default=0.0, metadata={"min": 0.0, "max": 0.9})  # share of queries without the region
     supports: int = field(default=64, metadata={"min": 1, "max": 4096})  # S
     steps: int = field(default=100_000, metadata={"min": 1, "max": 10_000_000})  # not stated
     batch_size: int = field(default=1, metadata={"min": 1, "max": 4096})  # tasks
     lr: float = field(default=1e-4, metadata={"min": 0.0, "max": 10.0})  # Adam
+    floor: float = field(default=1.0, metadata={"min": 0.0, "max": 1.0})  # of the rate, reached by half a cosine
     loss: Literal["dice", "dice_bce"] = "dice"  # soft Dice of the sigmoid
     validate_every: int = field(default=1000, metadata={"min": 1, "max": 10_000_000})  # steps
     scaling: Literal["percentiles", "min-max"] = "percentiles"
@@ -61,9 +62,9 @@ def train(recipe: UniverSegRecipe, data: TrainData, run: Run) -> UniverSegProsta
     """
     if recipe.method != "universeg":
         return train_unet(recipe, data, run)
-    names = data.train.labels
-    regions, side = recipe.regions, recipe.side
-    tasks, validation = (tasks_of(part, regions, side, recipe.scaling, names) for part in (data.train, data.validation))
+    names, regions, side = data.train.labels, recipe.regions, recipe.side
+    how = regions, side, recipe.scaling, names, recipe.absent > 0
+    tasks, validation = (tasks_of(part, *how) for part in (data.train, data.validation))
     if recipe.made_up:
         invented = made_up(recipe.made_up, side, run.generator("made-up"))
         tasks = tasks * max(1, len(invented) // max(1, len(tasks))) + invented  # about as often as the data's
@@ -78,20 +79,22 @@ def train(recipe: UniverSegRecipe, data: TrainData, run: Run) -> UniverSegProsta
 def fit(
     model: UniverSegProstate, recipe: UniverSegRecipe, tasks: Sequence[Task], validation: Sequence[Task], run: Run
 ) -> None:
-    """The loop: at each step some tasks, of each a slice to segment and ``supports`` others."""
+    """At each step some tasks, of each a slice to segment and ``supports`` others."""
     adam = torch.optim.Adam(model.parameters(), lr=recipe.lr)
-    net, adam = run.track(model=model, adam=adam)
+    falling = cosine_schedule(adam, recipe.steps, floor=recipe.floor)
+    net, adam, schedule = run.track(model=model, adam=adam, schedule=falling)
     stopping = EarlyStopping(recipe.steps + 1, maximise=True, module=model)
     run.keep(stopping=stopping)
     for step in run.steps(recipe.steps, description="episodes"):
         net.train()
         index = run.indices(len(tasks), recipe.batch_size, step)
         rngs = [run.generator("episode", step, place, int(i)) for place, i in enumerate(index)]
-        some = [part.to(run.device) for part in episodes(tasks, index, recipe.supports, rngs)]
+        some = [part.to(run.device) for part in episodes(tasks, index, recipe.supports, rngs, absent=recipe.absent)]
         loss = loss_of(net(some[0], *some[2:]), some[1], recipe.loss)
         adam.zero_grad()
         run.backward(loss)
         adam.step()
+        schedule.step()
         run.log(loss=loss)
         if validation and (step + 1) % recipe.validate_every == 0:
             value = held_out_dice(model, validation, recipe.supports)
@@ -155,13 +158,8 @@ def score(model: UniverSegProstate, case: Case, options: Mapping[str, Any]) -> l
 
 
 DEMO = {
-    "channels": (8, 12, 16), "side": 48, "made_up": 40, "supports": 4, "steps": 120,
-    "batch_size": 4,
-    "lr": 3e-3,
-    "loss": "dice_bce",
-    "validate_every": 40,
-    "dtype": "float16",
-    "nnunet": {"folds": 2, "steps": 100, "batch_size": 8},
+    "channels": (8, 12, 16), "side": 48, "made_up": 40, "supports": 4, "steps": 120, "batch_size": 4, "lr": 3e-3,
+    "loss": "dice_bce", "validate_every": 40, "dtype": "float16", "nnunet": {"folds": 2, "steps": 100, "batch_size": 8},
 }  # fmt: skip
 
 training = Training(

@@ -28,7 +28,7 @@ from zoo.nn.promptable.promptable import (
     mask_side,
     two_way,
 )
-from zoo.nn.promptable.prompts import Box, Mask, Point, Prompt, box_around, fitted, prompts_from
+from zoo.nn.promptable.prompts import Box, Mask, Point, Prompt, box_around, fitted, near_box, prompts_from
 from zoo.nn.promptable.sam import add_lora, freeze, load_sam, resize_input, small_config
 from zoo.nn.promptable.session import Session, inside_of, sam_answer
 from zoo.nn.promptable.standing import OnSam
@@ -68,6 +68,7 @@ __all__ = [
     "inside_of",
     "load_sam",
     "mask_side",
+    "near_box",
     "new_decoder",
     "next_click",
     "prompts_from",

@@ -129,6 +129,23 @@ def prompts_from(
     return (Prompt(boxes[0] if boxes else None, points, hint),)
 
 
+NEAR = 0.1
+"""How far beyond its box the mask of an object may reach, as a share of the box's sides."""
+
+
+def near_box(size: tuple[int, int], prompt: Prompt) -> Bool[np.ndarray, "h w"]:
+    """Where the object of a prompt may lie: in its box, a tenth of its sides beyond, and out to clicks inside."""
+    box = prompt.box
+    if box is None:
+        return np.ones(size, bool)
+    dx, dy = NEAR * (box.x1 - box.x0), NEAR * (box.y1 - box.y0)
+    clicks = [point for point in prompt.points if point.inside]
+    x0, x1 = (pick([at, *(p.x for p in clicks)]) for pick, at in ((min, box.x0), (max, box.x1)))
+    y0, y1 = (pick([at, *(p.y for p in clicks)]) for pick, at in ((min, box.y0), (max, box.y1)))
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    return (x > x0 - dx) & (x < x1 + dx) & (y > y0 - dy) & (y < y1 + dy)
+
+
 def box_around(mask: Bool[np.ndarray, "h w"]) -> Box:
     """The smallest box that holds the mask; its lower right corner is exclusive. Raises ``OptionError`` when empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

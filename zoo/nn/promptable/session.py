@@ -65,9 +65,12 @@ class Session:
     def click(self, x: float, y: float, label: int | bool = 1) -> Bool[np.ndarray, "h w"]:
         """The mask after one more click at ``x``, ``y`` (px of the image): ``label`` 1 inside, 0 outside the object.
 
-        Raises ``OptionError`` for a place off the image or another label.
+        Raises ``OptionError`` for what is no number, a place off the image and another label.
         """
-        point = Point(float(x), float(y), inside_of(label))
+        try:
+            point = Point(float(x), float(y), inside_of(label))
+        except (TypeError, ValueError):
+            raise OptionError(f"a click is two numbers and a label, not {x!r}, {y!r}, {label!r}") from None
         point.check(self.embedded.frame.height, self.embedded.frame.width)
         start = time.perf_counter()
         prompts = replace(self._tensors((*self.clicks, point)), masks=self._before())
