@@ -48,7 +48,15 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 _CPU = torch.device("cpu")
 GRID, TUNED_ON = (0.1, 0.3, 1.0), 900
-RATES: dict[str, float] = {}
+RATES: dict[str, float] = {
+    "GDD": 0.3,
+    "GDD, halved": 1.0,
+    "GDD, formula as printed": 1.0,
+    "GDD, released": 0.1,
+    "DM": 1.0,
+    "DM, loss doubled": 1.0,
+    "DM, released": 0.3,
+}
 """Learning rates of the pixels, by ``tuned`` on other seeds and their own validation images."""
 
 
