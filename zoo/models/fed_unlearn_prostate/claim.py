@@ -27,7 +27,7 @@ TRAINED = {"C1": 20, "C2": 14, "C3": 16, "C4": 40}
 LEAVER, STAY = "C2", ("C1", "C3", "C4")
 RECIPE = ProstateRecipe(
     network=ProstateConfig(channels=(8, 16, 32), units=1, dropout=0.0, size=(SIDE, SIDE, 1)), optimizer="sgd", lr=0.1,
-    momentum=0.9, local_steps=6, batch_size=8, rounds=15, measure_every=15, leaver=LEAVER, learned=0.9,
+    momentum=0.9, local_steps=6, batch_size=8, rounds=20, measure_every=20, leaver=LEAVER, learned=0.9,
 )  # fmt: skip
 # What is run beside full: a scheme and the settings in which it differs.
 SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
