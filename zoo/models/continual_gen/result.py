@@ -129,7 +129,7 @@ def stream_chart(
     """A PNG: accuracy on every domain after each was learned, and beside it what was decided."""
     drawing, axes = plots.canvas(
         "the chart of a stream", 1, 2, size=(8 + 1.2 * len(names), 2.4 + 0.5 * len(matrix)), widths=(1, 1.2),
-        title=f"{plugin.name}: {method}",
+        title=plugin.name if method == plugin.name else f"{plugin.name}: {method}",
     )  # fmt: skip
     streams.accuracy_matrix(axes[0, 0], np.array(matrix, float), names, title="balanced accuracy on each domain")
     events = []
