@@ -23,21 +23,28 @@ except ImportError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
-    ".github/workflows/ci.yml", ".gitignore", "README.md", "pyproject.toml",
+    ".github/workflows/ci.yml", ".github/workflows/release.yml", ".gitignore", "README.md", "CHANGELOG.md",
+    "CITATION.cff", "pyproject.toml",
     "src/spot_finder/__init__.py", "src/spot_finder/claim.py", "src/spot_finder/model.py",
     "src/spot_finder/phantom.py", "src/spot_finder/training.py",
     "src/spot_finder/demo/answer.json", "src/spot_finder/demo/config.json",
     "src/spot_finder/demo/model.safetensors", "tests/test_spot_finder.py",
 }  # fmt: skip
+KINDS = {"src/spot_finder/data.py"}
+IMAGE = {*KINDS, "src/spot_finder/encoder.py"}
+
+
+def files_of(task: str) -> set[str]:
+    return FILES | (IMAGE if task in scaffold.WRAPPING else KINDS if task == "volume-segmentation" else set())
 
 
 @pytest.mark.parametrize("task", scaffold.TASKS)
 def test_a_package_is_written_with_all_its_parts_under_its_name(tmp_path, task):
     created = scaffold.new("spot-finder", task, tmp_path)
     assert created.folder == tmp_path / "spot-finder"
-    assert {path.as_posix() for path in created.files} == FILES
+    assert {path.as_posix() for path in created.files} == files_of(task)
     on_disk = {p.relative_to(created.folder).as_posix() for p in created.folder.rglob("*") if p.is_file()}
-    assert on_disk == FILES
+    assert on_disk == files_of(task)
     for path in created.files:
         if path.suffix != ".safetensors":
             text = (created.folder / path).read_text(encoding="utf-8")
@@ -82,6 +89,31 @@ def test_a_name_that_would_hide_a_package_is_refused(tmp_path, name):
 def test_an_unknown_task_is_refused(tmp_path):
     with pytest.raises(OptionError, match="no template for the task 'segmentatoin'; did you mean 'segmentation'"):
         scaffold.new("spot-finder", "segmentatoin", tmp_path)
+
+
+@pytest.mark.parametrize(("backbone", "extra"), [("timm:resnet34", "backbones"), ("hf:org/net", "text")])
+def test_a_backbone_is_what_the_preset_of_the_paper_starts_from(tmp_path, backbone, extra):
+    folder = scaffold.new("spot-finder", "detection", tmp_path, backbone=backbone).folder
+    assert f'BACKBONE = "{backbone}"' in (folder / "src/spot_finder/encoder.py").read_text()
+    training = (folder / "src/spot_finder/training.py").read_text()
+    assert '"paper": {"network": {"backbone": BACKBONE}}' in training
+    assert "from .encoder import BACKBONE\n" in training
+    assert f"medimg-zoo[train,{extra}]" in (folder / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("task", "backbone", "reason"),
+    [
+        ("segmentation", "timm:resnet18", "the template of segmentation has no place for a backbone"),
+        ("detection", "resnet18", "'resnet18' is no backbone; write timm:NAME"),
+        ("detection", 'timm:a"; import os', "is no backbone"),
+        ("detection", "timm:../x", "is no backbone"),
+    ],
+)
+def test_what_is_no_backbone_is_refused(tmp_path, task, backbone, reason):
+    with pytest.raises(OptionError, match=reason):
+        scaffold.new("spot-finder", task, tmp_path, backbone=backbone)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -135,12 +167,13 @@ def test_the_phantom_is_a_pure_function_and_its_truth_is_exact(tmp_path, monkeyp
     assert not np.array_equal(a.image, c.image)
     for seed in range(30):
         case = draw(seed)
-        assert case.image.dtype == np.uint8
-        assert case.image.shape == case.masks["mask"].shape == (64, 64)
-        assert 0 < case.masks["mask"].sum() < 64 * 64 / 2
+        assert case.image.dtype == (np.float32 if task == "volume-segmentation" else np.uint8)
+        assert case.image.shape == case.masks["mask"].shape
+        assert 0 < case.masks["mask"].sum() < case.image.size / 2
         inside, outside = (case.image[case.masks["mask"] == v].astype(float) for v in (1, 0))
         assert task == "segmentation" or inside.mean() > outside.mean() + 20
-    assert {draw(seed).label for seed in range(4)} == ({None} if task == "segmentation" else {"smooth", "spiculated"})
+    kinds = {None} if "segmentation" in task else {"smooth", "spiculated"}
+    assert {draw(seed).label for seed in range(4)} == kinds
     for name in [name for name in sys.modules if name.startswith("toy_scaffold")]:
         monkeypatch.delitem(sys.modules, name)
 
@@ -166,4 +199,20 @@ def test_its_tests_pass_as_generated(tmp_path, environment, task):
     wheel = environment.wheel(folder, tmp_path / "dist")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"spot_finder/__init__.py", "spot_finder/demo/config.json", "spot_finder/demo/model.safetensors"} <= {*names}
-    assert os.path.getsize(wheel) < 100_000
+    assert os.path.getsize(wheel) < 150_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", scaffold.TASKS)
+def test_every_kind_goes_from_its_wheel_to_a_hub(tmp_path, environment, local_hub, task):
+    folder = scaffold.new("spot-finder", task, tmp_path).folder
+    environment.zoo("install", environment.wheel(folder, tmp_path / "dist"))
+    report = json.loads(environment.zoo("check", "spot-finder", "--json"))
+    assert report["ok"] is True, report
+    pushed = json.loads(environment.zoo("push", "spot-finder", "org/spot-finder", "--json"))
+    files = local_hub.files("org/spot-finder")
+    assert files["model.safetensors"] == (folder / "src/spot_finder/demo/model.safetensors").read_bytes()
+    there = ("--weights", f"hf://org/spot-finder@{pushed['revision']}", "--json", "--out", tmp_path / "there")
+    line = json.loads(environment.zoo("predict", "spot-finder", "phantom:spot-finder?seed=3", *there))
+    assert line["revision"] == pushed["revision"]
+    assert line["inputs"]
