@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoo.plugin import Input, Output, Paper, Plugin, WeightsInfo
 
-DEMO_DATA = "phantom:change-finder?n=80&seed=0"
+DEMO_DATA = "phantom:change-finder?n=120&seed=0"
 
 plugin = Plugin(
     name="change-finder",
@@ -31,7 +31,7 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on=DEMO_DATA,
         command=f'zoo train change-finder --data "{DEMO_DATA}" --preset demo --out runs/demo',
-        metrics={"iou": 0.0},  # on phantom:change-finder?n=40&seed=1000
+        metrics={"found": 1.0, "false": 0.0},  # on phantom:change-finder?n=40&seed=1000
     ),
     phantom="phantom:change-finder",
 )
