@@ -97,4 +97,8 @@ def of_greys(grey: np.ndarray, name: str) -> np.ndarray:
     return table[grey.astype(np.int64)]
 
 
-layout = Layout("Blastocysts of human embryos (images/ and masks/, or client1/ ... and test_imgs/)", read)
+layout = Layout(
+    "Blastocysts of human embryos (images/ and masks/, or client1/ ... and test_imgs/)",
+    read,
+    licence="on request from its authors, by their terms",
+)

@@ -111,4 +111,6 @@ def _parts(path: Path) -> dict[str, str]:
     return found
 
 
-layout = Layout("a table of clients and what each has annotated (columns path, classes, split)", read)
+layout = Layout(
+    "a table of clients and what each has annotated (columns path, classes, split)", read, licence="that of each set"
+)
