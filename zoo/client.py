@@ -25,11 +25,11 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 from zoo import errors
 from zoo._version import __version__
 from zoo.errors import MediaError, OptionError, ZooError
+from zoo.options import PATHS
 from zoo.spec import is_kind
 from zoo.storage import user_path
 from zoo.text import printable
 
-_PATHS = ("image", "images", "volume", "mask", "table", "file", "folder")
 _IN_MEMORY = 8 << 20  # bytes of a request that needs no file on its way
 
 
@@ -162,7 +162,7 @@ class Client:
             for name, value in options.items():
                 kind = kinds.get(name, "text")
                 for one in _several(kind, value):
-                    form.add(name, one, path=kind in _PATHS)
+                    form.add(name, one, path=kind in PATHS)
         except BaseException:
             form.close()
             raise

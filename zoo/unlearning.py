@@ -33,7 +33,7 @@ from zoo.model import Model
 from zoo.plugin import Plugin
 from zoo.runs import read_logs
 from zoo.storage import remove_folder, write_file
-from zoo.text import listed
+from zoo.text import finite, listed
 from zoo.training import Run, Training
 from zoo.training.recipe import ENGINES, digest, store
 
@@ -81,7 +81,7 @@ class Report:
 
     def save(self) -> None:
         """``unlearning.json`` and ``unlearning.png``."""
-        plain = json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False) + "\n"
+        plain = json.dumps(finite(self.to_dict()), indent=1, allow_nan=False) + "\n"
         write_file(self.folder / "unlearning.json", plain)
         write_file(self.folder / "unlearning.png", forgetting(self.results, ", ".join(self.clients)))
 
@@ -318,11 +318,3 @@ def _notes(results: Sequence[Forgotten], source: _Source, leaving: Sequence[int]
     if all(one.method != "scratch" for one in results):
         notes.append("without scratch among the methods, nothing says which residual means that all is forgotten")
     return notes
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value

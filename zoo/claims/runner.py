@@ -131,7 +131,8 @@ def confirm(model: str | Plugin, beside: str | Path | None = None) -> ClaimResul
 def _beside(stored: ClaimResult, folder: Path, operators: str) -> ClaimResult:
     """What the record's code gives on this machine."""
     path = folder / f"{stored.model}.json"
-    how = f"zoo reproduce {stored.model} --seeds 2 --out {folder} in a checkout of {stored.confirmed or stored.commit}"
+    commit = (stored.confirmed or stored.commit).partition(",")[0]  # what it was confirmed beside may follow
+    how = f"zoo reproduce {stored.model} --seeds 2 --out {folder} in a checkout of {commit}"
     if not path.is_file():
         raise OptionError(f"there is no {path}; run: {how}")
     result = load_result(path)
