@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import mahalanobis as one_distance
 
-from zoo.nn.mixtures import mahalanobis, mixture, principal_axes, shrunk, whitened
+from zoo.nn.mixtures import dissolved, mahalanobis, mixture, principal_axes, shrunk, whitened
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((200, 3)) * (3.0, 1.0, 0.3) + (5.0, 0.0, -2.0)
@@ -51,3 +51,11 @@ def test_mixtures_tell_groups_apart_and_repeat_themselves(diagonal: bool):
     assert (found == mixture(groups * 1e-4, 2, diagonal=diagonal)).all(), "the unit of features decides"
     assert mixture(X, 1).max() == 0
     assert len(set(mixture(X[:4], 7))) == 4
+
+
+def test_small_clusters_go_to_the_nearest_other_centre():
+    x = np.array([[0.0], [1], [2], [9], [10], [11], [4], [40]])
+    members = np.array([0, 0, 0, 1, 1, 1, 2, 3])
+    assert dissolved(x, members, 2).tolist() == [0, 0, 0, 1, 1, 1, 0, 1]
+    assert dissolved(x, members, 1).tolist() == members.tolist()
+    assert len(set(dissolved(x, members, 100))) == 1

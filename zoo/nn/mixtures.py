@@ -55,6 +55,22 @@ def mixture(
         return fitted.fit_predict(x / scale)
 
 
+def dissolved(x: Float[np.ndarray, "n d"], members: Int[np.ndarray, " n"], fewest: int) -> Int[np.ndarray, " n"]:
+    """``members`` without clusters of fewer samples: the smallest goes first, its samples to the nearest other centre.
+
+    So every sample stays in a cluster that describes it. The last cluster stays whatever its size.
+    """
+    members = members.copy()
+    while True:
+        known, sizes = np.unique(members, return_counts=True)
+        if len(known) == 1 or sizes.min() >= fewest:
+            return members
+        smallest, others = known[sizes.argmin()], np.delete(known, sizes.argmin())
+        centres = np.stack([x[members == one].mean(0) for one in others])
+        own = members == smallest
+        members[own] = others[((x[own, None] - centres) ** 2).sum(2).argmin(1)]
+
+
 def shrunk(
     members: Float[np.ndarray, "m d"], shrinkage: float, diagonal: bool = False
 ) -> Float[np.ndarray, "d d"] | Float[np.ndarray, " d"]:
