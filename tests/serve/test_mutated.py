@@ -13,6 +13,7 @@ import pytest
 
 from tests.media import mutations
 from zoo import media
+from zoo.data.tables import table_rows
 from zoo.errors import ZooError
 
 pytest.importorskip("nibabel")
@@ -58,6 +59,8 @@ def here(path: Path, content: bytes) -> str:
     """What the library says of the same file, as the command line prints it."""
     path.write_bytes(content)
     try:
+        if path.suffix == ".csv":  # a list of cases
+            table_rows(path)
         found = media.read(media.expand([str(path)])[0]).require_2d("toy-model")
         from zoo.media.doubts import require_content
 
