@@ -6,7 +6,7 @@ from zoo.diagnoses import ISIC_2019
 from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
 HAM = ("AK", "BCC", "BKL", "DF", "NV", "MEL", "VASC")  # in the order of the authors' study
-DEMO_DATA = "phantom:skin-domains?n=1600&size=48"
+DEMO_DATA = "phantom:skin-domains?n=1200&size=48"
 
 plugin = Plugin(
     name="continual-gen",

@@ -1,7 +1,7 @@
 """The headline in miniature: without being told the domain, do subnetworks and routing forget less than one network?
 
-Six domains of procedural lesions, in an order drawn for each seed. Three textures are the classes; a domain has its
-colours, contrast and noise. Two are near copies of a third. A seventh is never learned.
+Five of six domains of procedural lesions, in an order drawn for each seed. Three textures are the classes; a domain has
+its colours, contrast and noise. Two are near copies of a third. A seventh is never learned.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from zoo.models.continual_gen.training import ContinualGenRecipe, learn_in_turn,
 from zoo.training import Run
 
 COUNTS = (360, 120, 150)  # of every domain, to train, validate and test
+DOMAINS = 5
 RECIPE = ContinualGenRecipe(
     network=ContinualGenConfig(
         backbone="small", image_size=SIDE, small_channels=(60, 60, 60), small_strides=(2, 2, 2), labels=KINDS, merge={},
         ensemble=EnsembleConfig(covariance="diagonal"),
     ),
     pretrained=False,
-    epochs=6,
-    retrain_epochs=8,
-    update_epochs=14,  # as many as a new domain has, so that all arms make the same steps
+    epochs=5,
+    retrain_epochs=7,
+    update_epochs=12,  # as many as a new domain has, so that all arms make the same steps
     lr=3e-3,
     update_lr=1e-3,
     batch_size=32,
     augment="flips",
     ewc_weight=1e3,
-    lwf_weight=1.0,
+    lwf_weight=0.5,
 )  # fmt: skip
 OURS = "continual-gen"
 ROUTERS = (f"{OURS}, told the domain", f"{OURS}, routed by colour", f"{OURS}, routed at random")
@@ -52,20 +53,15 @@ def run(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
     recipe, counts = RECIPE, COUNTS
     if quick:
         recipe, counts = replace(RECIPE, epochs=1, retrain_epochs=1, update_epochs=2), (32, 16, 8)
-    domains, foreign = draw_stream(seed, counts, 3 if quick else len(LOOKS))
+    domains, foreign = draw_stream(seed, counts, 3 if quick else DOMAINS)
     scores: dict[str, dict[str, float]] = {}
-    network = recipe.network
-    variants = {OURS: network, f"{OURS}, member": replace(network, threshold="member")}
-    for arm, config in variants.items():
-        names = (arm, *ROUTERS) if arm == OURS else (arm,)
-        budget = spending(*names, examples=len(domains) * counts[0])
-        with budget, Run(seed=seed, device="cpu", progress=False) as own:
-            model, _ = learn_stream(replace(recipe, network=config), domains, own)
-        scores[arm] = read_out(model, domains, foreign, lambda i, model, images, near: near)
-        if arm == OURS:
-            others: tuple[Router, ...] = (told, Colours(domains), chance)
-            for name, router in zip(ROUTERS, others, strict=True):
-                scores[name] = {"AVG": read_out(model, domains, foreign, router)["AVG"]}
+    budget = spending(OURS, *ROUTERS, examples=len(domains) * counts[0])
+    with budget, Run(seed=seed, device="cpu", progress=False) as own:
+        model, _ = learn_stream(recipe, domains, own)
+    scores[OURS] = read_out(model, domains, foreign, lambda i, model, images, near: near)
+    others: tuple[Router, ...] = (told, Colours(domains), chance)
+    for name, router in zip(ROUTERS, others, strict=True):
+        scores[name] = {"AVG": read_out(model, domains, foreign, router)["AVG"]}
     for method in ("seqt", "ewc", "lwf", "joint"):
         budget = spending(method, examples=len(domains) * counts[0])
         with budget, Run(seed=seed, device="cpu", progress=False) as own:
@@ -163,12 +159,11 @@ claim = Claim(
         "less accuracy over a stream than one network that is trained on its domains in turn (SeqT)."
     ),
     data=(
-        f"six domains of procedural lesions of {SIDE} px in an order of each seed, "
+        f"five of six domains of procedural lesions of {SIDE} px, drawn in an order for each seed, "
         f"{'/'.join(map(str, COUNTS))} images of each to train, validate and test; three textures are the classes"
     ),
     arms={
         OURS: "eight groups, threshold by the domain's own validation images (selfess)",
-        f"{OURS}, member": "threshold by the distance of training images to their clusters",
         ROUTERS[0]: "the same subnetworks, each image sent to that which learned its domain",
         ROUTERS[1]: "the same subnetworks, routed by one Gaussian of mean and spread of colours for each domain",
         ROUTERS[2]: "the same subnetworks, any of them",
@@ -180,7 +175,13 @@ claim = Claim(
     run="zoo.models.continual_gen.claim:run",
     seeds=tuple(range(2401, 2409)),  # named before any of them was run
     tuned_on=tuple(range(8)),
-    tuning="",
+    tuning=(
+        "All arms have the same network, rate and number of steps for a domain. On seeds 2 and 4, in a longer form of "
+        "the same streams, EWC was tried at 100, 1,000 and 10,000 (AVG 0.62, 0.78, 0.75) and LwF at 2 (0.34); on seed "
+        "0, in nearly today's form, EWC at 1,000 (0.78), LwF at 0.5 and 1 (0.76, 0.75). The best of each is taken. Of "
+        "the method the number of steps was chosen on seeds 0 to 7: with 80 for a domain its subnetworks lose features "
+        "and routing fails."
+    ),
     primary=_compare(
         OURS, "seqt", margin=0.05,
         yes="Subnetworks and routing forget less than training in turn.",
@@ -217,12 +218,6 @@ claim = Claim(
             yes="Not being told the domain costs less than 0.05.",
             no="Not being told the domain costs 0.05 or more.",
             open="Whether not being told the domain costs 0.05 stays open.",
-        ),
-        _compare(
-            OURS, f"{OURS}, member",
-            yes="The threshold by validation images is the better reading.",
-            no="The threshold by training images does as well.",
-            open="The two readings of the threshold are not told apart.",
         ),
         _compare(
             OURS, "joint", tolerance=0.1,
