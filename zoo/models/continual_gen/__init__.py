@@ -43,8 +43,16 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on=DEMO_DATA,
         command=f'zoo train continual-gen --data "{DEMO_DATA}" --preset demo --out DIR',
+        metrics={
+            # zoo evaluate continual-gen --data "phantom:skin-domains?n=160&size=48&seed=50000" --split all
+            "balanced accuracy with routing, 160 other phantoms of four cameras": 0.953,
+            "accuracy with routing, the same phantoms": 0.950,
+            # of each case's prediction, "subnetwork" and "out_of_domain" against the camera
+            "answered by the subnetwork of their camera, the same phantoms": 0.988,
+            "called out of domain, the same phantoms": 0.019,
+        },
     ),
-    phantom="phantom:skin-domains",
+    phantom="phantom:skin-domains?size=48",
     licence_notes=(
         "The weights in the package were trained on procedural images only and are Apache-2.0. HAM10000 and ISIC 2019 "
         "are CC BY-NC 4.0: weights trained on them are for non-commercial use."
