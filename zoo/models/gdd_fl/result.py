@@ -129,7 +129,6 @@ def arms_figure(arms: Sequence[Arm]) -> bytes:
     for arm in arms:
         if arm.method == "full" and math.isfinite(arm.auc):
             plots.lines(axis, [], level=arm.auc, target=f"{ARM_NAMES['full']}, pooled ({arm.auc:.2f})")
-    low, high = math.floor(math.log10(min(arm.bytes for arm in sent))), math.log10(max(arm.bytes for arm in sent))
     low = math.floor(math.log10(min(arm.bytes for arm in sent)))
     high = math.log10(max(arm.bytes for arm in sent))
     decades = range(low, max(math.ceil(high), low + 1) + 1)
