@@ -28,8 +28,10 @@ from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.errors import ZooError
 from zoo.federated import Context, Federation, Update, federate
+from zoo.spec import Spec
 from zoo.training import Run
 
+CASES = 160  # bytes don't depend on how many there are
 SHORT = {
     "rounds": "2", "local_epochs": "1", "local_steps": "1", "iterations": "1", "epochs": "1", "least_steps": "1",
     "prior_steps": "1",
@@ -63,10 +65,11 @@ def federated_models() -> list[str]:
 def measured(name: str, preset: str) -> tuple[Traffic, nn.Module]:
     """What a short training of the model sends, and the network that it makes."""
     card, training = registry.part(name, "training")
+    data = Spec.parse(card.weights.trained_on.split(" ")[0]).with_options(n=CASES)
     known = {field.name for field in fields(training.recipe)}
     with tempfile.TemporaryDirectory() as folder:
         out = zoo.train(
-            name, card.weights.trained_on.split(" ")[0], out=Path(folder) / "run", preset=preset, device="cpu",
+            name, str(data), out=Path(folder) / "run", preset=preset, device="cpu",
             overrides={field: value for field, value in SHORT.items() if field in known},
         )  # fmt: skip
         rows: list[dict[str, str]] = []

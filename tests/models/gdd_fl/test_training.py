@@ -47,7 +47,12 @@ class TestGDDFL(PluginTests):
     name = "gdd-fl"
     recipe = TINY
     data = DATA
-    facts: ClassVar = {}
+    facts: ClassVar = {
+        "AUROC, 293 other phantoms": "auroc",
+        "balanced accuracy, 293 other phantoms": "balanced_accuracy",
+        "sensitivity to melanoma, 293 other phantoms": "sensitivity",
+        "specificity, 293 other phantoms": "specificity",
+    }
     facts_on = ("phantom:skin-lesion?n=400&seed=20000&size=64", "all")
 
     def test_one_round_of_images_is_all_that_travels(self, trained: Any) -> None:

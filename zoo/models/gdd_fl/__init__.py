@@ -34,7 +34,13 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on="phantom:skin-lesion?n=900&size=64",
         command='zoo train gdd-fl --data "phantom:skin-lesion?n=900&size=64" --preset demo --out DIR',
-        metrics={"TODO": 0.0},
+        metrics={
+            # zoo evaluate gdd-fl --data "phantom:skin-lesion?n=400&seed=20000&size=64" --split all; without carcinomas
+            "AUROC, 293 other phantoms": 0.958,
+            "balanced accuracy, 293 other phantoms": 0.892,
+            "sensitivity to melanoma, 293 other phantoms": 0.870,
+            "specificity, 293 other phantoms": 0.915,
+        },
     ),
     readings={
         "paper": "Algorithm 1: real images are shifted before the network, which is drawn anew in each iteration; "
