@@ -31,7 +31,7 @@ from zoo.federated import Context, Federation, Update, federate
 from zoo.spec import Spec
 from zoo.training import Run
 
-CASES = 160  # bytes don't depend on how many there are
+CASES = 400  # enough that every client has two of each class; bytes do not depend on more
 SHORT = {
     "rounds": "2", "local_epochs": "1", "local_steps": "1", "iterations": "1", "epochs": "1", "least_steps": "1",
     "prior_steps": "1",
