@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ import zoo
 from tests.models.base import PluginTests
 from zoo.data.case import Case
 from zoo.data.sets import Dataset, Entry, load_dataset
-from zoo.data.splits import TrainData, divide
+from zoo.data.splits import PARTS, TrainData, divide
 from zoo.data.synthetic import read
 from zoo.errors import DataError, OptionError
 from zoo.federated import federate
@@ -35,12 +36,15 @@ TINY = GDDRecipe(
     real_batch=8,
 )  # fmt: skip
 FIELDS = {"iterations": "3", "least_steps": "12", "real_batch": "8"}  # of the preset `check`
-DATA = "phantom:skin-lesion?n=80&size=32&seed=600"
+DATA = "phantom:skin-lesion?n=60&size=32&seed=600"
 ARMS = ("dm", "dm-doubled", "random", "full", "fedavg")
 
 
+@cache
 def parts() -> TrainData:
-    return divide(load_dataset(DATA), training.split, TINY)
+    """Drawn once for all tests."""
+    data = divide(load_dataset(DATA), training.split, TINY)
+    return TrainData(*(getattr(data, part).in_memory() for part in PARTS))
 
 
 class TestGDDFL(PluginTests):
