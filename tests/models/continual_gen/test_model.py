@@ -17,7 +17,7 @@ from zoo.data.images import over_images
 from zoo.data.shifts import FOREIGN, LOOKS, draw_lesion
 from zoo.errors import DataError, OptionError, WeightsError
 from zoo.models.continual_gen.culpability import kept
-from zoo.models.continual_gen.model import BEYOND, FREE, ContinualGen, ContinualGenConfig
+from zoo.models.continual_gen.model import BEYOND, FREE, UNTAUGHT, ContinualGen, ContinualGenConfig
 from zoo.models.continual_gen.training import compare, features, learn_domain
 from zoo.training import Run
 
@@ -183,4 +183,9 @@ def test_nothing_is_answered_before_anything_is_learned():
     empty = ContinualGen(ContinualGenConfig(backbone="small", image_size=16))
     assert empty.room == 5
     with pytest.raises(WeightsError, match="has learned no domain yet"):
-        empty.predict(lesion("brown"))
+        empty(Z)
+    found = empty.predict(lesion("brown"))
+    assert set(found.probabilities.values()) == {1 / 7}
+    assert found.out_of_domain
+    assert found.to_dict()["domains_of_subnetwork"] == []
+    assert UNTAUGHT in found.notes

@@ -27,6 +27,7 @@ from zoo.nn.units import Units, features_of, slim, widths_of, write_back
 
 FREE = -1
 BEYOND = "farther from every subnetwork than its limit: of no domain that was learned, so don't rely on the classes"
+UNTAUGHT = "no domain was learned yet, so that all classes are as probable; train the model, or give weights"
 MERGE = {"SCC": "AK", "IEC": "AK", "SK": "BKL", "ML": "NV", "PYO": "VASC", "melanosis": "-", "miscellaneous": "-"}
 RESNETS = {
     "resnet152": "resnet152.tv_in1k", "resnet101": "resnet101.tv_in1k", "resnet50": "resnet50.tv_in1k",
@@ -222,8 +223,14 @@ class ContinualGen(Model[RoutedClassification]):
 
     def _predict(self, images: Sequence[Image], *, subnetwork: int | None, limit: float) -> list[RoutedClassification]:
         """Send the images through every subnetwork; the nearest answers, or the one that is asked for."""
-        if subnetwork is not None and subnetwork > (most := len(self.subnetworks)):
+        if subnetwork is not None and subnetwork > (most := max(len(self.subnetworks), 1)):
             raise OptionError(f"subnetwork must be at most {most} with these weights, not {subnetwork}")
+        if not len(self.subnetworks):
+            even = dict.fromkeys(self.config.labels, 1 / len(self.config.labels))
+            blank = [RoutedClassification(image=image, probabilities=dict(even), subnetwork=0) for image in images]
+            for result in blank:
+                result.notes = (UNTAUGHT,)
+            return blank
         logits, distance, usual = self(self._seen(images))
         chosen = self.route(distance, usual) if subnetwork is None else torch.full((len(images),), subnetwork - 1)
         made = []

@@ -58,7 +58,7 @@ class Decision:
 class RoutedClassification(Classification):
     """Class probabilities by the subnetwork whose clusters are nearest."""
 
-    subnetwork: int  # that answered, counted from 1
+    subnetwork: int  # that answered, counted from 1; 0 where nothing was learned
     asked: bool = False  # for by the user, in place of the nearest
     distances: tuple[float, ...] = ()  # ESS of the image to every subnetwork; less is nearer
     limits: tuple[float, ...] = ()  # of each, beyond which an image is out of its domains
@@ -70,7 +70,7 @@ class RoutedClassification(Classification):
         return all(d > limit for d, limit in zip(self.distances, self.limits, strict=True))
 
     def domains(self, subnetwork: int) -> str:
-        return ", ".join(self.learned[subnetwork - 1].domains)
+        return ", ".join(self.learned[subnetwork - 1].domains) if subnetwork else "none"
 
     def summary(self) -> str:
         flag = "; out of all its domains" if self.out_of_domain else ""
@@ -81,7 +81,7 @@ class RoutedClassification(Classification):
             **super().to_dict(),
             "subnetwork": self.subnetwork,
             "subnetwork_asked_for": self.asked,
-            "domains_of_subnetwork": list(self.learned[self.subnetwork - 1].domains),
+            "domains_of_subnetwork": list(self.learned[self.subnetwork - 1].domains) if self.subnetwork else [],
             "ess": [_number(d) for d in self.distances],
             "out_of_domain_beyond": [_number(limit) for limit in self.limits],
             "out_of_domain": self.out_of_domain,
