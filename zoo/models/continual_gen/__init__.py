@@ -23,8 +23,7 @@ plugin = Plugin(
     modality="skin: dermoscopic and clinical photographs",
     inputs=(
         Input("image", "image", "colour photograph of one skin lesion", required=True),
-        Input("subnetwork", "integer", "which subnetwork answers, counted from 1; by default the nearest", minimum=1,
-              maximum=10_000),
+        Input("subnetwork", "integer", "which subnetwork answers, counted from 1; by default the nearest", minimum=1),
         Input("limit", "number", "an image is out of domain where it is farther from every subnetwork than so many "
               "times what is usual for its training images", default=2.0, minimum=0.0, maximum=1000.0),
     ),
