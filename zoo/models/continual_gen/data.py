@@ -60,7 +60,9 @@ def load(cases: Iterable[Case], labels: Labels, size: int) -> ImageSet:
     return ImageSet.of(views, [y for _, y in known], [case.id for case, _ in known], empty=(3, size, size))
 
 
-def stream(data: TrainData, by: str, order: Sequence[str], labels: Labels, size: int) -> list[DomainSet]:
+def stream(
+    data: TrainData, by: str, order: Sequence[str], labels: Labels, size: int, fewest: int = FEWEST
+) -> list[DomainSet]:
     """The domains of a set, one after the other.
 
     ``by``: the attribute of a case that names its domain (``set`` of a ``stream:`` list), ``file:PATH`` for a table
@@ -83,15 +85,15 @@ def stream(data: TrainData, by: str, order: Sequence[str], labels: Labels, size:
             part: load((parts[part][i] for i, one in enumerate(named[part]) if one == name), labels, size)
             for part in parts
         }
-        made.append(require(DomainSet(name, **some)))
+        made.append(require(DomainSet(name, **some), fewest))
     return made
 
 
-def require(domain: DomainSet) -> DomainSet:
+def require(domain: DomainSet, fewest: int) -> DomainSet:
     """The domain itself. Raises ``DataError`` for one that is too small to have a cluster."""
-    if (n := len(domain.train)) < FEWEST:
+    if (n := len(domain.train)) < fewest:
         few = f"{n} image{'s' if n != 1 else ''} with one of the labels to train on"
-        raise DataError(f"the domain {domain.name!r} has {few}; a cluster needs at least {FEWEST}")
+        raise DataError(f"the domain {domain.name!r} has {few}; a cluster needs at least {fewest}")
     return domain
 
 
@@ -107,7 +109,7 @@ def pooled(domains: Sequence[DomainSet]) -> DomainSet:
 
 
 def arrived(
-    given: str | Sequence[Case], name: str, labels: Labels, size: int, seed: int
+    given: str | Sequence[Case], name: str, labels: Labels, size: int, seed: int, fewest: int = FEWEST
 ) -> tuple[DomainSet, TrainData]:
     """One domain that comes later, as a data set's name or as cases; a fifth, by patient, is for validation."""
     if isinstance(given, str):
@@ -116,7 +118,7 @@ def arrived(
         dataset = Dataset(name or "cases", [Entry(c.id, c, c.attributes.get("patient")) for c in given])
     data = split(dataset, (0.8, 0.2, 0.0), seed)
     parts = [load(part, labels, size) for part in (data.train, data.validation, data.test)]
-    return require(DomainSet(name or dataset.spec, *parts)), data
+    return require(DomainSet(name or dataset.spec, *parts), fewest), data
 
 
 def domains_of(dataset: Dataset, by: str) -> list[str]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zoo.nn.mixtures import Start, Whitened, dissolved, mahalanobis, mixture, principal_axes, shrunk, whitened
 
 BY_CLASS = 0  # in place of a number of components
-FEWEST = 5  # members of a cluster that is kept: fewer would come close to storing features
+FEWEST = 5
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class EnsembleConfig:
     rule: Literal["average", "top", "bottom", "trimmed"] = "average"
     """Of the scores, Table 3: all, the smallest ``q`` percent, the largest, or without ``q`` percent at both ends."""
     q: float = field(default=20.0, metadata={"min": 1.0, "max": 49.0})
+    fewest: int = field(default=FEWEST, metadata={"min": 2, "max": 1000})
+    """Members of a cluster that is kept: fewer would come close to storing features."""
     floor: float = field(default=0.5, metadata={"min": 0.0, "max": 1e6})
     """The threshold ``selfess`` is at least this: it shrinks as domains grow."""
 
@@ -92,8 +94,10 @@ class Ensemble(nn.Module):
             members = y.numpy()
             if k != BY_CLASS:
                 mixed = mixture(x, k, diagonal=diagonal, start=config.mixture_start)
-                members = dissolved(x, mixed, FEWEST)
-            found += [(place, x[members == one]) for one in np.unique(members) if (members == one).sum() >= FEWEST]
+                members = dissolved(x, mixed, config.fewest)
+            found += [
+                (place, x[members == one]) for one in np.unique(members) if (members == one).sum() >= config.fewest
+            ]
         made = cls(config, z.shape[1], len(found))
         made.mean, made.axes = axes[0].float(), axes[1].float()
         for i, (place, some) in enumerate(found):

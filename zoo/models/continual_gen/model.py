@@ -157,7 +157,8 @@ class ContinualGen(Model[RoutedClassification]):
         """
         # By name: trainings stand above the models that they train, and a user finds this one here all the same.
         training, runs = import_module("zoo.models.continual_gen.training"), import_module("zoo.training")
-        some, data = arrived(domain, name, self.classes, self.config.image_size, seed)
+        fewest = self.config.ensemble.fewest
+        some, data = arrived(domain, name, self.classes, self.config.image_size, seed, fewest)
         with runs.Run(seed=seed, device=str(self.device), progress=False) as run:
             told: Decision = training.learn_domain(self, some, recipe or training.ContinualGenRecipe(), run)
         before, now = self.seen or Seen(frozenset(), frozenset()), Seen.of(data)

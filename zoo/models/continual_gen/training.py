@@ -84,7 +84,8 @@ def train(recipe: ContinualGenRecipe, data: TrainData, run: Run) -> ContinualGen
     if run.accelerator.num_processes > 1:
         raise OptionError(f"{plugin.name} trains in one process; leave accelerate launch out")
     empty = ContinualGen(replace(recipe.network, learned=(), log=()))
-    domains = stream(data, recipe.by, recipe.order, empty.classes, recipe.network.image_size)
+    size, fewest = recipe.network.image_size, recipe.network.ensemble.fewest
+    domains = stream(data, recipe.by, recipe.order, empty.classes, size, fewest)
     if recipe.method == "continual-gen":
         model, matrix = learn_stream(recipe, domains, run)
     else:
@@ -330,7 +331,8 @@ training = Training(
         },
         # As the demo, of a set that is one domain: a handful of images is enough.
         "check": {
-            "network": SMALL, "pretrained": False, "epochs": 30, "lr": 3e-3, "batch_size": 16, "dtype": "float16",
+            "network": replace(SMALL, ensemble=replace(SMALL.ensemble, fewest=2)), "pretrained": False, "epochs": 30,
+            "lr": 3e-3, "batch_size": 16, "dtype": "float16",
         },
     },
     run=train,
