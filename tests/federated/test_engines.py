@@ -97,6 +97,18 @@ def test_a_deployed_server_says_why_it_stopped(start):
         start("deployment", rounds=1, crash=1, min_clients=2)
 
 
+@pytest.mark.parametrize("missing", ["flwr", "flwr-serverapp", "flower-superexec"])
+def test_a_command_that_is_not_there_is_named_before_anything_starts(missing, tmp_path, monkeypatch):
+    there = deployment.shutil.which
+    monkeypatch.setattr(
+        "zoo.federated.deployment.shutil.which", lambda name, path=None: None if name == missing else there(name)
+    )
+    monkeypatch.setattr(deployment, "COMMANDS", (missing,))
+    with pytest.raises(OptionError, match=f"needs Flower's command {missing}, which isn't beside this Python"):
+        deployment.deploy(tmp_path, "federated", 2)
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_generated_app_passes_flowers_own_check(toy, tmp_path):
     from flwr.cli.build import build_fab_from_disk
     from flwr.cli.config_utils import load_and_validate
