@@ -185,25 +185,6 @@ def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(tmp_path: Pat
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.json")} == before
 
 
-@pytest.mark.slow
-def test_the_named_images_of_a_table_reach_the_workers(change_finder: Path, tmp_path: Path) -> None:
-    cases = change_finder / "cases.csv"
-    ways = {"alone": ("--device", "cpu", "--no-figure"), "cluster": RAN}
-    for out, how in ways.items():
-        running = start("predict", "change-finder", cases, "--out", tmp_path / out, *how)
-        _, said = running.communicate(timeout=500)
-        assert running.returncode == 0, said
-    [row] = table(tmp_path / "cluster")
-    assert [row] == table(tmp_path / "alone")
-    for name in row["files"].split("; "):
-        assert (tmp_path / "cluster" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
-        if name.endswith(".json"):
-            record = json.loads((tmp_path / "cluster" / name).read_text())
-            sources = {key: Path(one["source"]).name for key, one in record["inputs"].items()}
-            assert sources == {"current": "today.png", "prior": "before.png"}
-            assert record["boxes"]
-
-
 def kill_a_worker(running: subprocess.Popen[str], out: Path) -> bool:
     """SIGKILL for one of the workers that ``running`` has started, once some rows are there and not all."""
     import psutil
