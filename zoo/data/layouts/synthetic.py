@@ -36,4 +36,8 @@ def read(spec: str, root: Path) -> Dataset:
     return Dataset(spec, entries, ["image", "label", "client", "split"], whole=True)
 
 
-layout = Layout("synthetic sets of clients (.safetensors, as zoo distill writes them)", read)
+layout = Layout(
+    "synthetic sets of clients (.safetensors, as zoo distill writes them)",
+    read,
+    licence="that of the images it was made from",
+)
