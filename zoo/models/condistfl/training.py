@@ -12,7 +12,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -93,6 +93,7 @@ class CondistRecipe:
         return self.lr_end + (self.lr - self.lr_end) * share
 
 
+@runtime_checkable
 class Shard(Protocol):
     """What a client works on."""
 
@@ -307,7 +308,7 @@ DEMO: dict[str, Any] = {
     "network": {
         "filters": (8, 16, 32, 32), "deep_heads": 1, "patch": (32, 32, 32), "view": {"spacing": (7.5, 7.5, 7.5)},
     },
-    "partition": "column:scanner", "rounds": 8, "local_steps": 60, "lr": 2e-2, "momentum": 0.9,
+    "partition": "column:scanner", "rounds": 8, "local_steps": 40, "batch_size": 2, "lr": 2e-2, "momentum": 0.9,
     "augment": "none", "dtype": "float16",
 }  # fmt: skip
 
