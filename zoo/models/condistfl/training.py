@@ -306,9 +306,9 @@ RELEASED: dict[str, Any] = {
 }  # fmt: skip
 DEMO: dict[str, Any] = {
     "network": {
-        "filters": (8, 16, 32, 32), "deep_heads": 1, "patch": (32, 32, 32), "view": {"spacing": (7.5, 7.5, 7.5)},
+        "filters": (8, 16, 32), "deep_heads": 0, "patch": (32, 32, 16), "view": {"spacing": (7.5, 7.5, 7.5)},
     },
-    "partition": "column:scanner", "rounds": 8, "local_steps": 40, "batch_size": 2, "lr": 2e-2, "momentum": 0.9,
+    "partition": "column:scanner", "rounds": 12, "local_steps": 60, "batch_size": 2, "lr": 5e-2, "momentum": 0.9,
     "augment": "none", "dtype": "float16",
 }  # fmt: skip
 
