@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from zoo.data.sets import Dataset
-from zoo.data.splits import TrainData
+from zoo.data.sets import Dataset, load_dataset
+from zoo.data.splits import Split, TrainData, divide
 from zoo.errors import OptionError
 from zoo.federated import HistoryPolicy, Request, Settings, federate
 from zoo.federated.contributions import NEEDS
 from zoo.federated.history import History
 from zoo.federated.unlearning import calibrated, cutoff, guarantee, reached, restart
 from zoo.training import Run
+from zoo.training.recipe import digest
 
 NOTHING = TrainData(*(Dataset("nothing", []) for _ in range(3)))
 T, RATE = 6, 0.3
@@ -245,3 +247,27 @@ def test_the_history_of_rounds_stays_within_its_bytes(tmp_path):
         history.add(round_, {"w": torch.full((10,), float(round_))}, {}, 3)
     assert history.rounds == [0, 4, 8]
     assert np.isclose(float(history.network(8)["w"][0]), 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["simulation", "deployment"])
+def test_history_and_forgetting_are_the_same_on_every_engine(pull, tmp_path, monkeypatch, engine):
+    spec = "phantom:skin-lesion?n=6&size=32"
+    parts = divide(load_dataset(spec), Split(), None, 3)
+    facts = {"data": spec, "phantom": None, "split": asdict(Split()), "cases": digest(parts)}
+    for name, value in (("PYTHONPATH", str(Path(__file__).parent)), ("OMP_NUM_THREADS", "1"), ("HOME", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    found = []
+    for where in ("local", engine):
+        out, recipe = tmp_path / where, pull.Pull(clients=3, rounds=2)
+        common = {"seed": 3, "device": "cpu", "progress": False, "engine": where, "source": facts}
+        policy = HistoryPolicy(dtype="float32", schemes=("ifu", "federaser"))
+        whole = federate(pull.build, recipe, parts, Run(out, identity={"model": "t"}, history=policy, **common))
+        ends = [whole.history.contributions().lengths(), vector(whole.state_dict())]
+        for method in ("federaser", "ifu"):
+            request = Request(out, (1,), method, Settings(metric="l2", sigma=0.1, epsilon=30.0, rounds=1), 5)
+            run = Run(out / method, identity={"model": "t"}, forget=request, **common)
+            ends.append(vector(federate(pull.build, recipe, parts, run).state_dict()))
+        found.append(ends)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
