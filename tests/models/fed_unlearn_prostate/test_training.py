@@ -33,7 +33,7 @@ from zoo.unlearning import Forgotten, compared, policy, rounds_to, unlearn
 
 DATA = "phantom:prostate-mr?n=24&size=32&slices=8"
 TINY = ProstateRecipe(
-    network=ProstateConfig(channels=(4, 6), units=1, dropout=0.1, size=(32, 32, 8)), lr=5e-3, rounds=3, local_steps=2,
+    network=ProstateConfig(channels=(4, 6), units=1, dropout=0.1, size=(16, 16, 8)), lr=5e-3, rounds=3, local_steps=1,
     batch_size=2, leaver="b", schemes=("scratch", "ifu"), learned=0.0, measure_every=2,
 )  # fmt: skip
 
@@ -70,8 +70,8 @@ def test_the_released_network_has_its_parameters_and_no_buffers() -> None:
     network = UNet(ProstateConfig())
     assert sum(p.numel() for p in network.parameters()) == 7_163_974
     assert not list(network.buffers())
-    p = UNet(TINY.network).eval()(torch.randn(1, 1, 32, 32, 8))
-    torch.testing.assert_close(p.sum(1), torch.ones(1, 32, 32, 8))
+    p = UNet(TINY.network).eval()(torch.randn(1, 1, 16, 16, 8))
+    torch.testing.assert_close(p.sum(1), torch.ones(1, 16, 16, 8))
 
 
 def test_the_loss_is_one_minus_dice_and_monais() -> None:
@@ -141,7 +141,7 @@ def test_rounds_are_counted_by_one_rule_for_all_and_for_scratch_too() -> None:
 def test_zoo_unlearn_leaves_weights_a_report_and_a_run_that_others_may_leave(tmp_path: Path) -> None:
     folder = train_by_name(
         "fed-unlearn-prostate", DATA, out=tmp_path / "run", preset="demo", seed=0, device="cpu", history=policy("all"),
-        overrides={"network.channels": "4,6", "network.size": "32,32,8", "rounds": "2", "local_steps": "1",
+        overrides={"network.channels": "4,6", "network.size": "16,16,8", "rounds": "2", "local_steps": "1",
                    "schemes": "", "learned": "0", "measure_every": "1", "batch_size": "2"},
     )  # fmt: skip
     methods = ["scratch", "pga", "ifu"]

@@ -42,7 +42,13 @@ plugin = Plugin(
         trained_on="phantom:prostate-mr?n=50&size=48&slices=16 (40 procedural volumes of four centres)",
         command="zoo train fed-unlearn-prostate --data 'phantom:prostate-mr?n=50&size=48&slices=16' --preset demo "
         "--out DIR",
-        metrics={},
+        metrics={
+            # zoo evaluate NAME --split all --data "phantom:prostate-mr?n=20&size=48&slices=16&seed=20000"
+            # and with --with scheme=full or scheme=scratch
+            "Dice after forgetting centre b by IFU, 20 other phantoms of all centres": 0.678,
+            "Dice after training from scratch without it, the same": 0.673,
+            "Dice before forgetting it, the same": 0.873,
+        },
     ),
     readings={
         "released": "AdamW in every round; volumes are cropped about their centre and padded to 320 x 320 x 16",
@@ -65,6 +71,9 @@ plugin = Plugin(
         Departure("PGA climbs up to 100 steps; ascent=1000 is as released.", "The paper's table says 100."),
         Departure("IFU's guarantee is told with its limits.", "The coordinate-wise bound of the code is no bound on "
                   "the whole, and the one on lengths needs convex losses."),
+        Departure("The packaged ifu weights equal training from scratch from a noised first model.", "At epsilon 1 and "
+                  "sigma 0.025 the first of the demo's short rounds already passes IFU's budget, so it went back to "
+                  "round 0.", "a larger forgetting.sigma or forgetting.epsilon goes back less far"),
         Departure("80 % of all cases train and 20 % test, drawn over all centres together.", "The paper draws them "
                   "centre by centre, which differs by a case or two."),
         Departure("Which cases had an endorectal coil is read from a list that the user gives.", "Neither the paper, "
