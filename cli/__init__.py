@@ -17,7 +17,7 @@ import typer
 
 from zoo import defaults, foreign, progress
 from zoo._version import __version__
-from zoo.cli import cards, doctor, export, hub, mcp, plugins, predict, research, serve
+from zoo.cli import cards, doctor, export, federated, hub, mcp, plugins, predict, research, serve
 from zoo.cli.mistakes import explained
 from zoo.cli.output import listen, note_warnings, ready_streams, refuse, state
 from zoo.errors import OptionError, ZooError
@@ -82,7 +82,7 @@ def _stated(context: typer.Context) -> dict[str, dict[str, str]]:
     return found
 
 
-for room in (cards, predict, doctor, research, export, hub, plugins, mcp, serve):
+for room in (cards, predict, doctor, research, federated, export, hub, plugins, mcp, serve):
     room.register(app)
 
 

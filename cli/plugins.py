@@ -31,13 +31,23 @@ def register(app: typer.Typer) -> None:
 
 def new(
     name: Annotated[str, typer.Argument(help="Name of the model, such as spot-finder.")],
-    task: Annotated[str, typer.Option(help="segmentation or classification.")] = "segmentation",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="segmentation, classification, volume-segmentation, detection, measurement, multi-task, report, "
+            "reconstruction or embedding."
+        ),
+    ] = "segmentation",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="timm:NAME or hf:ORG/NAME, a pretrained network that the model stands on."),
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where the package's folder is made.")] = Path("."),
 ) -> None:
     """Write a package with a plugin that predicts, trains and passes zoo check."""
     from zoo import scaffold
 
-    created = scaffold.new(name, task, folder)
+    created = scaffold.new(name, task, folder, backbone=backbone)
     for line in created.warnings:
         warn(f"note: {line}")
     for path in created.files:

@@ -97,6 +97,8 @@ def predict(
     taken |= {name.casefold() for row in done.values() for name in results.files_of(row)}
     for source, failure in missing.items():
         table.append(results.failure(source, failure, settings))
+        if json:
+            print_json_line({"source": source, "error": str(failure)})
 
     rows: list[list[str]] = []
     failed = len(missing)

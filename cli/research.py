@@ -92,7 +92,7 @@ def train(
         model,
         data,
         preset=preset,
-        overrides=_assignments(given or []),
+        overrides=assignments(given or []),
         out=out or Path("runs") / model,
         resume=resume,
         seed=seed,
@@ -132,7 +132,7 @@ def unlearn(
     from zoo.unlearning import unlearn as run_unlearning
 
     report = run_unlearning(
-        run, client, method or ["ifu"], settings=_assignments(given or []), out=out, resume=resume, least=least,
+        run, client, method or ["ifu"], settings=assignments(given or []), out=out, resume=resume, least=least,
         noise_seed=noise_seed, device=device, engine=engine,
     )  # fmt: skip
     if json:
@@ -161,7 +161,7 @@ def runs(
         print(f"\nto go on with {unfinished.folder}, repeat its command with --resume")
 
 
-def _assignments(given: list[str]) -> dict[str, str]:
+def assignments(given: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for assignment in given:
         name, equals, value = assignment.partition("=")

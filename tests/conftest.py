@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import jaxtyping
 import pytest
 from beartype import BeartypeConf, beartype
 from hypothesis import settings
+from PIL import Image
 
 # Every call in zoo is checked against its annotations, shapes included; in the tests only. The hook wants a checker by
 # its name; this one takes a whole number where a float is asked for, as type checkers do.
@@ -151,6 +153,36 @@ def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     for module in set(sys.modules) - before:
         if module.startswith("toy_"):
             del sys.modules[module]
+
+
+@pytest.fixture
+def change_finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """``examples/change-finder`` as pip would leave it, for this process and those it starts; a folder with a case.
+
+    The case: ``today.png``, ``before.png``, and ``cases.csv``, which names them in a line.
+    """
+    source = TESTS.parent / "examples" / "change-finder" / "src" / "change_finder"
+    if not source.is_dir():
+        pytest.skip("needs the source checkout")
+    site, folder = tmp_path / "change-finder-site", tmp_path / "case"
+    shutil.copytree(source, site / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    info = site / "change_finder-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: change-finder\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[zoo.models]\nchange-finder = change_finder:plugin\n")
+    monkeypatch.syspath_prepend(str(site))
+    inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *inherited]))
+    registry.entries.cache_clear()
+    case = importlib.import_module("change_finder.phantom").draw(7001)
+    folder.mkdir()
+    for name, image in (("today", case.image), ("before", case.inputs["prior"])):
+        Image.fromarray(image).save(folder / f"{name}.png")
+    (folder / "cases.csv").write_text("current,prior\ntoday.png,before.png\n")
+    yield folder
+    registry.entries.cache_clear()
+    for module in [module for module in sys.modules if module.startswith("change_finder")]:
+        del sys.modules[module]
 
 
 @pytest.fixture

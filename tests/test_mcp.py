@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import zoo
 from zoo import registry
 from zoo.extras import missing
 
@@ -23,9 +24,9 @@ from mcp import Client, StdioServerParameters
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def talk(out: Path, *calls: tuple[str, dict[str, Any]]) -> tuple[list[str], list[Any]]:
+def talk(out: Path, *calls: tuple[str, dict[str, Any]], plugins: str = "") -> tuple[list[str], list[Any]]:
     """The names of the tools, and the answer to each call, from one server that was started for it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ZOO_PLUGINS": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ZOO_PLUGINS": plugins}
     command = StdioServerParameters(
         command=sys.executable, args=["-m", "zoo", "mcp", "--out", str(out), "--device", "cpu"], env=environment
     )
@@ -91,6 +92,25 @@ def test_what_can_not_be_done_is_told_in_one_sentence_and_the_server_goes_on(tmp
     assert not mixed.is_error
     assert "broken.png" in json.loads(mixed.content[0].text)["error"]
     assert json.loads(mixed.content[1].text)["kind"] == "segmentation"
+
+
+def test_a_model_of_two_named_images_gets_both(change_finder: Path, tmp_path: Path) -> None:
+    today, before = (str(change_finder / f"{name}.png") for name in ("today", "before"))
+    (here,) = zoo.predict("change-finder", today, prior=before, device="cpu")
+    calls = [
+        {"inputs": [today], "options": {"prior": before}},
+        {"inputs": [str(change_finder / "cases.csv")]},
+        {"inputs": [today]},
+    ]
+    asked = [("predict", {"model": "change-finder", **call}) for call in calls]
+    _, (by_name, by_table, lacking) = talk(tmp_path / "out", *asked, plugins="change-finder")
+    for answer in (by_name, by_table):
+        assert not answer.is_error, answer.content
+        record = json.loads(answer.content[0].text)
+        assert record["boxes"] == json.loads(json.dumps(here.to_dict()["boxes"]))
+        assert {name: one["source"] for name, one in record["inputs"].items()} == {"current": today, "prior": before}
+    assert lacking.is_error
+    assert "change-finder needs prior" in lacking.content[0].text
 
 
 def test_without_the_package_it_names_the_extra(zoo_cli, monkeypatch: pytest.MonkeyPatch) -> None:

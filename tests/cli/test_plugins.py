@@ -56,7 +56,7 @@ def test_new_warns_of_a_name_that_is_taken(zoo_cli, tmp_path):
 
 def test_new_refuses_a_task_without_a_template(zoo_cli, tmp_path):
     refusal = zoo_cli("new", "spot-finder", "--task", "registration", "--folder", tmp_path).refused
-    assert refusal == "zoo: there is no template for the task 'registration'; did you mean 'segmentation'?"
+    assert refusal == "zoo: there is no template for the task 'registration'; did you mean 'reconstruction'?"
     assert list(tmp_path.iterdir()) == []
 
 

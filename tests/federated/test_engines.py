@@ -97,6 +97,18 @@ def test_a_deployed_server_says_why_it_stopped(start):
         start("deployment", rounds=1, crash=1, min_clients=2)
 
 
+@pytest.mark.parametrize("missing", ["flwr", "flwr-serverapp", "flower-superexec"])
+def test_a_command_that_is_not_there_is_named_before_anything_starts(missing, tmp_path, monkeypatch):
+    there = deployment.shutil.which
+    monkeypatch.setattr(
+        "zoo.federated.deployment.shutil.which", lambda name, path=None: None if name == missing else there(name)
+    )
+    monkeypatch.setattr(deployment, "COMMANDS", (missing,))
+    with pytest.raises(OptionError, match=f"needs Flower's command {missing}, which isn't beside this Python"):
+        deployment.deploy(tmp_path, "federated", 2)
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_generated_app_passes_flowers_own_check(toy, tmp_path):
     from flwr.cli.build import build_fab_from_disk
     from flwr.cli.config_utils import load_and_validate
@@ -126,9 +138,7 @@ def test_other_processes_refuse_other_data(toy, table, tmp_path):
 
 
 def test_training_by_name_or_plugin_takes_an_engine(toy, table, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.training.recipe._save", lambda network, out, *_: (out / "weights").touch())
-    for step in ("refer", "_answer"):  # the toy's network is no Model
-        monkeypatch.setattr(f"zoo.training.recipe.{step}", lambda *_: None)
+    monkeypatch.setattr("zoo.training.recipe.store", lambda *_: None)  # the toy's network is no Model
     out = train(toy.plugin, table, out=tmp_path / "run", overrides={"clients": "3"}, device="cpu", engine="local")
     assert len(list((out / "metrics").glob("*.csv"))) == 3
     with pytest.raises(OptionError, match="engine must be local, simulation or deployment, not 'moon'"):

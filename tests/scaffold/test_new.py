@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from zoo import scaffold
 from zoo.errors import OptionError
+from zoo.training import Run
 
 try:
     import tomllib
@@ -30,15 +32,21 @@ FILES = {
     "src/spot_finder/demo/answer.json", "src/spot_finder/demo/config.json",
     "src/spot_finder/demo/model.safetensors", "tests/test_spot_finder.py",
 }  # fmt: skip
+KINDS = {"src/spot_finder/data.py"}
+IMAGE = {*KINDS, "src/spot_finder/encoder.py"}
+
+
+def files_of(task: str) -> set[str]:
+    return FILES | (IMAGE if task in scaffold.WRAPPING else KINDS if task == "volume-segmentation" else set())
 
 
 @pytest.mark.parametrize("task", scaffold.TASKS)
 def test_a_package_is_written_with_all_its_parts_under_its_name(tmp_path, task):
     created = scaffold.new("spot-finder", task, tmp_path)
     assert created.folder == tmp_path / "spot-finder"
-    assert {path.as_posix() for path in created.files} == FILES
+    assert {path.as_posix() for path in created.files} == files_of(task)
     on_disk = {p.relative_to(created.folder).as_posix() for p in created.folder.rglob("*") if p.is_file()}
-    assert on_disk == FILES
+    assert on_disk == files_of(task)
     for path in created.files:
         if path.suffix != ".safetensors":
             text = (created.folder / path).read_text(encoding="utf-8")
@@ -83,6 +91,31 @@ def test_a_name_that_would_hide_a_package_is_refused(tmp_path, name):
 def test_an_unknown_task_is_refused(tmp_path):
     with pytest.raises(OptionError, match="no template for the task 'segmentatoin'; did you mean 'segmentation'"):
         scaffold.new("spot-finder", "segmentatoin", tmp_path)
+
+
+@pytest.mark.parametrize(("backbone", "extra"), [("timm:resnet34", "backbones"), ("hf:org/net", "text")])
+def test_a_backbone_is_what_the_preset_of_the_paper_starts_from(tmp_path, backbone, extra):
+    folder = scaffold.new("spot-finder", "detection", tmp_path, backbone=backbone).folder
+    assert f'BACKBONE = "{backbone}"' in (folder / "src/spot_finder/encoder.py").read_text()
+    training = (folder / "src/spot_finder/training.py").read_text()
+    assert '"paper": {"network": {"backbone": BACKBONE}}' in training
+    assert "from .encoder import BACKBONE\n" in training
+    assert f"medimg-zoo[train,{extra}]" in (folder / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("task", "backbone", "reason"),
+    [
+        ("segmentation", "timm:resnet18", "the template of segmentation has no place for a backbone"),
+        ("detection", "resnet18", "'resnet18' is no backbone; write timm:NAME"),
+        ("detection", 'timm:a"; import os', "is no backbone"),
+        ("detection", "timm:../x", "is no backbone"),
+    ],
+)
+def test_what_is_no_backbone_is_refused(tmp_path, task, backbone, reason):
+    with pytest.raises(OptionError, match=reason):
+        scaffold.new("spot-finder", task, tmp_path, backbone=backbone)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -147,6 +180,50 @@ def test_the_phantom_is_a_pure_function_and_its_truth_is_exact(tmp_path, monkeyp
         monkeypatch.delitem(sys.modules, name)
 
 
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """Modules of a package that was just written, of those kinds that share them."""
+    from importlib import import_module
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.startswith("toy_scaffold")]:
+            del sys.modules[name]
+
+    def write(task: str) -> list:
+        folder = scaffold.new("toy-scaffold", task, tmp_path).folder
+        monkeypatch.syspath_prepend(str(folder / "src"))
+        return [import_module(f"toy_scaffold.{name}") for name in ("data", "training", "phantom", "claim")]
+
+    forget()
+    yield write
+    forget()
+
+
+OF_A_KIND = [task for task in scaffold.TASKS if files_of(task) >= KINDS]
+
+
+@pytest.mark.parametrize("task", OF_A_KIND)
+def test_every_part_of_a_kind_is_imported_and_works_together(parts, task):
+    data, training, phantom, claim = parts(task)
+    with Run(seed=0, device="cpu") as run:
+        recipe = replace(training.ToyScaffoldRecipe(), steps=2, batch_size=2)
+        model = training.fit(recipe, [phantom.draw(seed) for seed in range(4)], run)
+    assert data.METRIC in data.score(model, phantom.draw(99), {})
+    assert claim.claim.primary.metric == data.METRIC
+    assert set(model.plugin.weights.metrics) == {data.METRIC}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", OF_A_KIND)
+def test_a_kind_learns_its_phantom_as_its_card_says(parts, task):
+    data, training, phantom, _ = parts(task)
+    with Run(seed=0, device="cpu") as run:
+        recipe = replace(training.ToyScaffoldRecipe(), steps=training.training.presets["demo"]["steps"])
+        model = training.fit(recipe, [phantom.draw(seed) for seed in range(56)], run)
+    found = sum(data.score(model, phantom.draw(seed), {})[data.METRIC] for seed in range(5000, 5020)) / 20
+    assert found > model.plugin.weights.metrics[data.METRIC] - 0.15
+
+
 @pytest.mark.parametrize("task", scaffold.TASKS)
 def test_lint_finds_nothing_in_a_new_package(tmp_path, task):
     ruff = pytest.importorskip("ruff")
@@ -169,3 +246,19 @@ def test_its_tests_pass_as_generated(tmp_path, environment, task):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"spot_finder/__init__.py", "spot_finder/demo/config.json", "spot_finder/demo/model.safetensors"} <= {*names}
     assert os.path.getsize(wheel) < 150_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", scaffold.TASKS)
+def test_every_kind_goes_from_its_wheel_to_a_hub(tmp_path, environment, local_hub, task):
+    folder = scaffold.new("spot-finder", task, tmp_path).folder
+    environment.zoo("install", environment.wheel(folder, tmp_path / "dist"))
+    report = json.loads(environment.zoo("check", "spot-finder", "--json"))
+    assert report["ok"] is True, report
+    pushed = json.loads(environment.zoo("push", "spot-finder", "org/spot-finder", "--json"))
+    files = local_hub.files("org/spot-finder")
+    assert files["model.safetensors"] == (folder / "src/spot_finder/demo/model.safetensors").read_bytes()
+    there = ("--weights", f"hf://org/spot-finder@{pushed['revision']}", "--json", "--out", tmp_path / "there")
+    line = json.loads(environment.zoo("predict", "spot-finder", "phantom:spot-finder?seed=3", *there))
+    assert line["revision"] == pushed["revision"]
+    assert line["inputs"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.media import mutations
-from zoo import media
+from zoo import inputs, media, registry
 from zoo.errors import ZooError
 
 pytest.importorskip("nibabel")
@@ -58,7 +58,10 @@ def here(path: Path, content: bytes) -> str:
     """What the library says of the same file, as the command line prints it."""
     path.write_bytes(content)
     try:
-        found = media.read(media.expand([str(path)])[0]).require_2d("toy-model")
+        plugin = registry.find("toy-model").plugin
+        assert plugin is not None
+        (one,) = inputs.unfold(plugin, media.expand([str(path)]))  # a table is a list of cases
+        found = media.read(one).require_2d("toy-model")
         from zoo.media.doubts import require_content
 
         require_content(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -12,6 +14,22 @@ DIAGNOSES = tuple(ISIC_2019)
 
 SITES = ("head/neck", "palms/soles", "oral/genital", "lower extremity", "upper extremity", "torso")
 """Where on the body a lesion lies, as the ISIC archive divides it."""
+
+
+CARCINOMAS = ("BCC", "SCC")
+MELANOMA_OR_BENIGN = ("benign", "melanoma")
+
+
+def melanoma_class(label: str | int | None, labels: Sequence[str], where: str, remedy: str = "") -> int | None:
+    """The class of a case; None for carcinomas, which are neither melanoma nor benign.
+
+    Diagnoses of ISIC 2019 are melanoma or benign where these are the labels. Raises ``DataError`` for any other label.
+    """
+    if tuple(labels) == MELANOMA_OR_BENIGN and isinstance(label, str) and label in DIAGNOSES:
+        return None if label in CARCINOMAS else int(label == "MEL")
+    from zoo.data.images import label_index  # brings torch, which readers of tables don't need
+
+    return label_index(label, labels, where, remedy)
 
 
 def site_of(text: str) -> str | None:

@@ -78,7 +78,10 @@ class Entry:
 
 
 class Dataset(_Cases):
-    """A list of cases. ``spec`` says where it comes from, ``columns`` what its tables state."""
+    """A list of cases. ``spec`` says where it comes from, ``columns`` what its tables state.
+
+    ``whole``: the splits that it states are all there is; no validation part is taken from the training cases.
+    """
 
     def __init__(
         self,
@@ -86,8 +89,10 @@ class Dataset(_Cases):
         entries: Iterable[Entry],
         columns: Iterable[str] = (),
         labels: Sequence[str] = (),
+        whole: bool = False,
     ) -> None:
         self.spec = spec
+        self.whole = whole
         self.entries = list(entries)
         self.columns = tuple(columns)
         self.labels = tuple(labels)  # names of the mask values, where the set states them

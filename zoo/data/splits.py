@@ -104,7 +104,7 @@ def split(dataset: Dataset, fractions: Sequence[float] = FRACTIONS, seed: int = 
         chosen = {part: [i for i, name in enumerate(stated) if name == part] for part in PARTS}
         if not chosen["train"]:
             raise DataError(f"{dataset.spec} states splits but has no training case")
-        if not chosen["validation"] and fractions[1] > 0:
+        if not chosen["validation"] and fractions[1] > 0 and not dataset.whole:
             share = fractions[1] / (fractions[0] + fractions[1])
             places = chosen["train"]
             chosen["train"], chosen["validation"] = ([places[i] for i in part] for part in

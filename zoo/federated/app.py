@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from zoo.federated import flower
@@ -21,11 +20,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from zoo import config as configs
+from zoo import registry
 from zoo.errors import DataError, OptionError, ZooError
 from zoo.federated.client import Clients
 from zoo.federated.federation import Federation, construct, initial_models
 from zoo.federated.history import HistoryPolicy
 from zoo.federated.server import serve
+from zoo.plugin import Plugin
 from zoo.storage import write_file
 from zoo.training import Run
 
@@ -39,8 +40,10 @@ def facts_of(build: Callable[..., Federation], recipe: Any, run: Run, stage: str
     if "<" in build.__qualname__:
         raise OptionError(f"engine {run.engine} starts other processes, which can't import {build.__qualname__}")
     kind, _, place = str(run.source["data"]).partition(":")
+    record = json.loads((run.out / "run.json").read_text(encoding="utf-8"))
     return {
         **run.source,
+        "model": record["identity"].get("model"),
         "data": f"{kind}:{place}" if kind == "phantom" else f"{kind}:{Path(place).resolve()}",
         "build": f"{build.__module__}:{build.__qualname__}",
         "recipe_type": f"{type(recipe).__module__}:{type(recipe).__qualname__}",
@@ -96,7 +99,7 @@ def rebuild(facts: str) -> Federation:
     from zoo.training.recipe import digest
 
     known = json.loads(facts)
-    dataset = load_dataset(known["data"], plugin=SimpleNamespace(phantom=known["phantom"]))
+    dataset = load_dataset(known["data"], plugin=_card(known["model"]))
     recipe = configs.from_dict(load_name(known["recipe_type"]), known["recipe"])
     parts = divide(dataset, Split(tuple(known["split"]["fractions"]), known["split"]["folds"]), recipe, known["seed"])
     if digest(parts) != known["cases"]:
@@ -107,6 +110,11 @@ def rebuild(facts: str) -> Federation:
         policy = {**known["history"], "schemes": tuple(known["history"]["schemes"])}
         federation = replace(federation, history=HistoryPolicy(**policy))
     return federation
+
+
+def _card(name: str | None) -> Plugin | None:
+    """The card that the training was started with, which knows its phantom and its named inputs."""
+    return next((entry.plugin for entry in registry.entries() if entry.name == name), None)
 
 
 def load_name(name: str) -> Any:

@@ -22,6 +22,8 @@ from zoo.federated.app import FAILURE
 from zoo.storage import new_folder
 
 START_SECONDS = 60.0
+# The last three are started by the others, which wait for ever where they can't be found.
+COMMANDS = ("flwr", "flower-superlink", "flower-supernode", "flower-superexec", "flwr-serverapp", "flwr-clientapp")
 
 _PYPROJECT = """\
 # Made by zoo train; `flwr run {folder} CONNECTION` runs it on a SuperLink of yours.
@@ -70,8 +72,11 @@ def deploy(out: Path, stage: str, clients: int) -> None:
     """Run the app in ``out/app`` until its server has finished ``stage``; nothing is left running afterwards.
 
     TLS is off: SuperLink and SuperNodes speak over 127.0.0.1 only. What they print goes to ``out/logs``.
-    Raises ``DataError`` when the server or a process of Flower's fails.
+    Raises ``DataError`` when the server or a process of Flower's fails, ``OptionError`` for a command that isn't there.
     """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    if missing := [command for command in COMMANDS if shutil.which(command, path=path) is None]:
+        raise OptionError(f"engine deployment needs Flower's command {missing[0]}, which isn't beside this Python")
     failure, done = out / "app" / FAILURE, out / "checkpoints" / f"{stage}-done"
     failure.unlink(missing_ok=True)
     (out / "logs").mkdir(parents=True, exist_ok=True)
@@ -82,8 +87,7 @@ def deploy(out: Path, stage: str, clients: int) -> None:
             f'[superlink]\ndefault = "zoo"\n\n[superlink.zoo]\naddress = "127.0.0.1:{link}"\ninsecure = true\n',
             encoding="utf-8",
         )
-        environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+        environment = {**os.environ, "PATH": path, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
         offline = "--disable-runtime-dependency-installation"
 
         def start(name: str, *command: str) -> subprocess.Popen[bytes]:
@@ -113,8 +117,6 @@ def deploy(out: Path, stage: str, clients: int) -> None:
 @contextmanager
 def _process(log: Path, command: tuple[str, ...], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process with its children, all of them ended with the block."""
-    if shutil.which(command[0], path=environment["PATH"]) is None:
-        raise OptionError(f"engine deployment needs Flower's command {command[0]}, which isn't beside this Python")
     with open(log, "wb") as file:
         process = subprocess.Popen(
             command, env=dict(environment), stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,

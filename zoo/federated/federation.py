@@ -40,7 +40,8 @@ class Federation:
     ``uniform``, ``metric:NAME`` (a number that the clients report) or a function from the clients' numbers to their
     weights; elsewhere, and with ``None``, by cases. ``evaluate``: numbers on the state after each round. A round goes
     on while at least ``min_clients`` of the clients return usable updates within ``timeout`` seconds. ``target``: what
-    every training case needs, ``label`` or ``mask``.
+    every training case needs, ``label`` or ``mask``. ``refuse``: of an update that is well formed, why it's of no use
+    all the same, such as a data set of unknown classes; an empty text takes it.
 
     What follows is for ``zoo unlearn``. ``names``: what the clients are called. ``held_out``: for each client, its
     indices into ``data.test``. ``objective``: ``(network, data, rng) -> (loss, score)`` of a batch of a client's data,
@@ -65,6 +66,7 @@ class Federation:
     timeout: float = 3600.0
     target: str | None = None
     history: HistoryPolicy | None = None
+    refuse: Callable[[Update], str] | None = None
     names: Sequence[str] = ()
     held_out: Sequence[Sequence[int] | np.ndarray] = ()
     objective: Callable[[Any, Any, np.random.Generator], tuple[Tensor, float]] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -87,7 +87,10 @@ def _round(
         names = None if federation.sends is None else federation.sends(exchange)
         question = records.question(server.state, exchange, names)
         answers, bytes_ = cohort.ask(question, f"{number}.{place}", server.state.addressed)
-        checked = {client: _checked(content, client, server.state.models) for client, content in answers.items()}
+        checked = {
+            client: _checked(content, client, server.state.models, federation.refuse)
+            for client, content in answers.items()
+        }
         _leave_out_others(federation, exchange, server.state.models, checked)
         updates = [update for update in checked.values() if isinstance(update, Update)]
         failed = {client: why for client, why in checked.items() if isinstance(why, str)}
@@ -137,7 +140,9 @@ class _Server:
         self.state = State(state["models"], state["own"], len(self.rows))
 
 
-def _checked(content: Any, client: int, sent: Mapping[str, Tensors]) -> Update | str:
+def _checked(
+    content: Any, client: int, sent: Mapping[str, Tensors], refuse: Callable[[Update], str] | None = None
+) -> Update | str:
     """The update, or why it's of no use."""
     if isinstance(content, str):
         return content
@@ -149,7 +154,7 @@ def _checked(content: Any, client: int, sent: Mapping[str, Tensors]) -> Update |
         for name, tensor in model.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 return f"NaN or infinity in {name}"
-    return update
+    return line(refuse(update)) or update if refuse is not None else update
 
 
 def _leave_out_others(

@@ -109,8 +109,11 @@ def timm_backbone(name: str, *, needed_by: str, **options: Any) -> nn.Module:
 def transformers_backbone(model_class: Any, repo: str, *, needed_by: str, **options: Any) -> nn.Module:
     """``model_class.from_pretrained(repo, **options)`` with the care of :func:`fetch_backbone`: safetensors only.
 
-    What its configuration names as code is dropped (:func:`foreign_config`).
+    What its configuration names as code is dropped (:func:`foreign_config`). ``model_class`` may be an ``AutoModel``,
+    which takes its kind from the configuration, of those that transformers itself has.
     """
+    from transformers import AutoConfig
+
     folder = fetch_backbone(repo, needed_by=needed_by)
-    options.setdefault("config", foreign_config(model_class.config_class, folder))
+    options.setdefault("config", foreign_config(getattr(model_class, "config_class", None) or AutoConfig, folder))
     return model_class.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)

@@ -15,7 +15,9 @@ from zoo import config as configs
 from zoo import registry
 from zoo.data.case import Case
 from zoo.data.seen import Seen
+from zoo.data.sets import Dataset
 from zoo.data.splits import Split, TrainData, divide, save_split
+from zoo.data.synthetic import SyntheticSet
 from zoo.errors import DataWarning, OptionError, ZooError
 from zoo.model import Model
 from zoo.plugin import Plugin
@@ -49,7 +51,8 @@ class Training:
     the validation images alone.
 
     ``federation``: of a federated training, the function ``(recipe, data, seed) -> zoo.federated.Federation`` that
-    ``run`` hands to ``zoo.federated.federate``.
+    ``run`` hands to ``zoo.federated.federate``. ``distil``: where clients send data sets, one client's part,
+    ``(recipe, cases, run) -> zoo.data.synthetic.SyntheticSet``, for ``zoo distill``.
     """
 
     recipe: type
@@ -60,6 +63,7 @@ class Training:
     score: Callable[[Any, Case, Mapping[str, Any]], Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
     private: bool = False
     federation: Callable[[Any, TrainData, int], Any] | None = None
+    distil: Callable[[Any, Dataset, Run], SyntheticSet] | None = None
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, str] | None = None) -> Any:
         """The recipe of a preset with fields replaced by text values. Raises ``OptionError``."""

@@ -8,10 +8,10 @@ import pytest
 from tests.models.base import PluginTests
 from zoo.claims.types import Claim
 from zoo.data.case import Case
+from zoo.data.dermoscopy import melanoma_class
 from zoo.data.phantoms.skin_trap import skin_trap
 from zoo.errors import DataError
 from zoo.models.tts_skin import claim as miniature
-from zoo.models.tts_skin.data import class_of
 from zoo.models.tts_skin.model import TtsSkin, TtsSkinConfig
 from zoo.models.tts_skin.training import TtsSkinRecipe, drawn, load_images, score, training
 from zoo.training import Run
@@ -49,12 +49,12 @@ def test_classes_are_drawn_equally_often():
 
 def test_carcinomas_are_left_out_and_all_other_diagnoses_are_benign():
     labels = ("benign", "melanoma")
-    assert [class_of(d, labels, "") for d in ("MEL", "NV", "AK", "BKL", "DF", "VASC", "BCC", "SCC")] == [
+    assert [melanoma_class(d, labels, "") for d in ("MEL", "NV", "AK", "BKL", "DF", "VASC", "BCC", "SCC")] == [
         1, 0, 0, 0, 0, 0, None, None
     ]  # fmt: skip
-    assert class_of("melanoma", labels, "") == 1
+    assert melanoma_class("melanoma", labels, "") == 1
     with pytest.raises(DataError):
-        class_of("wart", labels, "case 1")
+        melanoma_class("wart", labels, "case 1")
     cases = [skin_trap(i, size=48, diagnosis=d) for i, d in enumerate(("MEL", "SCC", "NV"))]
     assert load_images(cases, TINY.network).y.tolist() == [1, 0]
     assert score(TtsSkin(TINY.network), Case(cases[1].image, "x", label="BCC"), {}) == []

@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from zoo import media
 from zoo.data import phantoms
-from zoo.data.dermoscopy import DIAGNOSES
-from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, label_index, resize, rgb_bytes
+from zoo.data.images import IMAGENET_MEAN, IMAGENET_STD, resize, rgb_bytes
 from zoo.data.keypoints import keypoints_of
 from zoo.errors import OptionError
 from zoo.models.tts_skin import plugin
@@ -23,7 +22,6 @@ ALPHA, ALPHA_ARTIFACTS = 0.4, 0.2  # Sec. 3: generally, and where negatives mark
 ARTIFACTS = ("dark_corner", "ruler", "ink", "patches")  # that the authors marked by points
 UNMARKED = ("hair", "gel_bubble", "gel_border")  # "hard to describe with few keypoints": left out
 ROLES = {"positive": "positive", "lesion": "positive", "negative": "negative", "background": "negative"}
-LEFT_OUT = ("BCC", "SCC")  # diagnoses of ISIC 2019
 WIDEST = 4 / 3  # aspect of the part of a photograph that the network sees, as the authors' transform
 
 XY = Float[np.ndarray, "_ 2"]
@@ -210,13 +208,3 @@ def noise_crop(
     """
     noise = np.random.default_rng([0x501E, seed]).normal(IMAGENET_MEAN, IMAGENET_STD, picture.shape)
     return np.where(mask[..., None], picture, np.clip(noise * 255, 0, 255)).astype(np.uint8)
-
-
-def class_of(label: str | int | None, labels: Sequence[str], where: str) -> int | None:
-    """The class of a case; None for carcinomas, which the paper leaves out.
-
-    Diagnoses of ISIC 2019 are melanoma or benign where these are the labels. Raises ``DataError`` for any other label.
-    """
-    if tuple(labels) == plugin.labels and isinstance(label, str) and label in DIAGNOSES:
-        return None if label in LEFT_OUT else int(label == "MEL")
-    return label_index(label, labels, where)

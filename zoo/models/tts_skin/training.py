@@ -14,13 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.data.case import Case
+from zoo.data.dermoscopy import melanoma_class
 from zoo.data.images import ImageSet, label_index, normalise, read_views
 from zoo.data.sets import read_mask
 from zoo.data.splits import Split
 from zoo.errors import DataError
 from zoo.metrics import recalls
 from zoo.models.tts_skin import plugin
-from zoo.models.tts_skin.data import class_of, view_of
+from zoo.models.tts_skin.data import view_of
 from zoo.models.tts_skin.model import TtsSkin, TtsSkinConfig, build_network
 from zoo.models.tts_skin.replicas import training_views
 from zoo.nn.backbones import normalisation
@@ -57,7 +58,7 @@ def train(recipe: TtsSkinRecipe, data: TrainData, run: Run) -> TtsSkin:
 def load_images(cases: Any, config: TtsSkinConfig) -> ImageSet:
     """Read cases as the network sees them; carcinomas are left out. Raises ``DataError`` for an unknown label."""
     some: Sequence[Case] = list(cases)
-    classes = [class_of(case.label, config.labels, f"case {case.id}") for case in some]
+    classes = [melanoma_class(case.label, config.labels, f"case {case.id}") for case in some]
     kept = [(case, y) for case, y in zip(some, classes, strict=True) if y is not None]
     size = config.image_size
     views = read_views(
@@ -127,7 +128,7 @@ def logits_of(
 def score(model: TtsSkin, case: Case, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for a case, by points from its lesion mask where it has one; none for a carcinoma."""
     another = options.get("model")
-    truth = None if another else class_of(case.label, model.config.labels, f"case {case.id}")
+    truth = None if another else melanoma_class(case.label, model.config.labels, f"case {case.id}")
     if truth is None and not another:
         return []
     given = dict(options)
