@@ -61,7 +61,7 @@ def test_folds_are_equal_in_training_evaluation_deployment_and_conformance(tmp_p
     from zoo.federated.app import rebuild
 
     facts = {
-        "data": DATA, "phantom": None, "split": asdict(training.split), "seed": 0, "recipe": {},
+        "model": None, "data": DATA, "phantom": None, "split": asdict(training.split), "seed": 0, "recipe": {},
         "cases": digest(TrainData(*(dataset.subset(dataset.ids.index(i) for i in parts[p]) for p in parts))),
         "recipe_type": f"{__name__}:Recipe", "build": f"{__name__}:stop",
     }  # fmt: skip
