@@ -39,8 +39,8 @@ def examined(serving: Any, folder: Path, count: int, seed: int) -> Counter[int]:
             statuses[answer.status_code] += 1
             assert answer.status_code in (200, 400, 413, 422), (number, kind.name, answer.text)
             if answer.status_code == 200:
-                (record, *_) = answer.json()["results"]
-                assert 0 <= record["area_fraction"]["bright"] <= 1
+                for record in answer.json()["results"]:  # of a table, some rows may fail
+                    assert "error" in record or 0 <= record["area_fraction"]["bright"] <= 1
                 continue
             sentence = answer.json()["detail"]
             assert 10 < len(sentence) < 500
