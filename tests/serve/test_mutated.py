@@ -13,6 +13,7 @@ import pytest
 
 from tests.media import mutations
 from zoo import inputs, media, registry
+from zoo.data.case import Case
 from zoo.errors import ZooError
 
 pytest.importorskip("nibabel")
@@ -61,7 +62,7 @@ def here(path: Path, content: bytes) -> str:
         plugin = registry.find("toy-model").plugin
         assert plugin is not None
         (one,) = inputs.unfold(plugin, media.expand([str(path)]))  # a table is a list of cases
-        found = media.read(one).require_2d("toy-model")
+        found = media.read(one.image if isinstance(one, Case) else one).require_2d("toy-model")
         from zoo.media.doubts import require_content
 
         require_content(found)
