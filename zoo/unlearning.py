@@ -111,8 +111,9 @@ def unlearn(
     """Forget ``clients`` of the finished federated training in the folder ``run``, by each of ``methods``.
 
     ``out``/METHOD then holds weights as ``zoo train`` leaves them. ``settings``: fields of
-    ``zoo.federated.Settings`` as text. ``least``: the score that the whole model must have on the data of those who
-    stay and of those who leave, before anything is compared; by default what the federation states.
+    ``zoo.federated.Settings`` as text; the others are those of the recipe's ``forgetting``, if it has one. ``least``:
+    the score that the whole model must have on the data of those who stay and of those who leave, before anything is
+    compared; by default what the federation states.
 
     Raises ``OptionError`` for a run that isn't federated, unfinished, or kept no history, ``DataError`` where the whole
     model hasn't learned what is to be forgotten.
@@ -123,7 +124,7 @@ def unlearn(
             raise OptionError(f"there is no way to forget a client called {method!r}; known are {', '.join(METHODS)}")
     if engine not in ENGINES:
         raise OptionError(f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, not {engine!r}")
-    chosen = configs.override(Settings(), settings or {})
+    chosen = configs.override(getattr(source.recipe, "forgetting", Settings()), settings or {})
     leaving = tuple(sorted({source.number(client) for client in clients}))
     if already := [source.name(client) for client in leaving if client in source.gone]:
         raise OptionError(f"{already[0]} isn't in {run} any more")
@@ -238,11 +239,15 @@ class _Source:
 
     def rest(self, leaving: Sequence[int]) -> TrainData:
         """The cases that a training without ``leaving`` may see: none that only they hold."""
-        held = self.held(self.staying(leaving))
+        stay = self.staying(leaving)
+        held = self.held(stay) | {int(place) for client in stay for place in self.aside(client)}
         return TrainData(self.parts.train.subset(sorted(held)), self.parts.validation, self.parts.test)
 
     def staying(self, leaving: Sequence[int]) -> list[int]:
         return [client for client in range(self.whole.clients) if client not in {*leaving, *self.gone}]
+
+    def aside(self, client: int) -> Sequence[int] | np.ndarray:
+        return self.whole.aside[client] if self.whole.aside else ()
 
     def held(self, clients: Sequence[int]) -> set[int]:
         """Places of the training cases that some client of these holds."""
@@ -295,9 +300,12 @@ def _measured(method: str, network: Model, source: _Source, leaving: Sequence[in
 
     if whole.held_out:
         parts = [source.parts.test.subset(whole.held_out[client]) for client in stay]
-        utility = float(np.nanmean([score(part) for part in parts]))
+        parts = [part for part in parts if len(part)]
     else:
-        utility = score(source.parts.test)
+        parts = [source.parts.test] if len(source.parts.test) else []
+    if not parts:
+        raise DataError("none of who stays has a test case, so no utility can be told; train it on more cases")
+    utility = float(np.mean([score(part) for part in parts]))
     alone = sorted(source.held(leaving) - source.held(stay))
     return Forgotten(method, utility, score(source.parts.train.subset(alone)))
 
