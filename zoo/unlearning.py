@@ -44,8 +44,9 @@ WINDOW = 5  # rounds over which a curve is averaged before it is compared with S
 class Forgotten:
     """What one method left. ``utility``: of those who stay; ``residual``: on the training data of those who left.
 
-    ``curve``: round, utility and residual wherever the federation measured its clients. ``reached``: the first
-    round whose utility, averaged over five of them, is that of SCRATCH at its end; of SCRATCH itself by the same rule.
+    ``measure``: what both are. ``curve``: round, utility and residual wherever the federation measured its clients.
+    ``reached``: the first round whose utility, averaged over five of them, is that of SCRATCH at its end; of SCRATCH
+    itself by the same rule.
     """
 
     method: str
@@ -55,6 +56,7 @@ class Forgotten:
     reached: int | None = None
     curve: tuple[tuple[int, float, float], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    measure: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,16 @@ def unlearn(
     folder = Path(out) if out is not None else source.folder / "unlearned" / "-".join(names)
     full = _measured("full", load(source.plugin.name, weights=str(source.folder), device=device), source, leaving)
     least = source.whole.learned if least is None else least
-    if not min(full.utility, full.residual) >= least:
+    if least and not min(full.utility, full.residual) >= least:
         raise DataError(
-            f"{run} has a score of {full.utility:.3f} on who stays and {full.residual:.3f} on {listed(names, 'and')}, "
-            f"and needs {least:g} on both before forgetting means anything; train it for longer, or set --least"
+            f"{run} has a {full.measure} of {full.utility:.3f} on who stays and {full.residual:.3f} on "
+            f"{listed(names, 'and')}, and needs {least:g} on both before forgetting means anything; train it for "
+            "longer, or set --least"
         )
     results = [full]
     for method in methods:
         results.append(source.forget(method, leaving, chosen, folder / method, resume, noise_seed, device, engine))
-    report = Report(folder, names, tuple(compared(results)), tuple(_notes(results, source, leaving)))
+    report = Report(folder, names, tuple(compared(results)), tuple(_notes(results, source, leaving, least)))
     report.save()
     return report
 
@@ -235,7 +238,7 @@ class _Source:
         weights = load(self.plugin.name, weights=str(out), device=device)
         found = _measured(method, weights, self, leaving)
         curve = self.curve(out, leaving)
-        return Forgotten(method, found.utility, found.residual, int(facts.get("rounds", 0)), None, curve, facts)
+        return replace(found, rounds=int(facts.get("rounds", 0)), curve=curve, facts=facts)
 
     def rest(self, leaving: Sequence[int]) -> TrainData:
         """The cases that a training without ``leaving`` may see: none that only they hold."""
@@ -288,6 +291,7 @@ def _smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:
 
 def _measured(method: str, network: Model, source: _Source, leaving: Sequence[int]) -> Forgotten:
     whole, stay = source.whole, source.staying(leaving)
+    measures: dict[str, None] = {}
     network.eval()
 
     def score(cases: Dataset) -> float:
@@ -296,7 +300,9 @@ def _measured(method: str, network: Model, source: _Source, leaving: Sequence[in
         rows, failures = rows_of(network, cases, {}, progress=False)
         if not rows:
             raise DataError(f"none of {len(cases)} cases could be measured; the first: {failures[0]}")
-        return float(np.mean([_score(row) for row in rows]))
+        found = [_score(row) for row in rows]
+        measures.update(dict.fromkeys(name for name, _ in found))
+        return float(np.mean([value for _, value in found]))
 
     if whole.held_out:
         parts = [source.parts.test.subset(whole.held_out[client]) for client in stay]
@@ -307,19 +313,26 @@ def _measured(method: str, network: Model, source: _Source, leaving: Sequence[in
         raise DataError("none of who stays has a test case, so no utility can be told; train it on more cases")
     utility = float(np.mean([score(part) for part in parts]))
     alone = sorted(source.held(leaving) - source.held(stay))
-    return Forgotten(method, utility, score(source.parts.train.subset(alone)))
+    residual = score(source.parts.train.subset(alone))
+    return Forgotten(method, utility, residual, measure=listed(measures, "and"))
 
 
-def _score(row: Mapping[str, Any]) -> float:
-    """Of a case: whether its class was called, its Dice, or else the first number there is."""
+def _score(row: Mapping[str, Any]) -> tuple[str, float]:
+    """Of a case: whether its class was called, its Dice, or else the first number there is; with its name."""
     if "truth" in row and "predicted" in row:
-        return float(row["truth"] == row["predicted"])
+        return "share of cases called right", float(row["truth"] == row["predicted"])
     numbers = {name: value for name, value in row.items() if isinstance(value, float)}
-    return numbers.get("dice", next(iter(numbers.values()), math.nan))
+    name = "dice" if "dice" in numbers else next(iter(numbers), "number")
+    return name, numbers.get(name, math.nan)
 
 
-def _notes(results: Sequence[Forgotten], source: _Source, leaving: Sequence[int]) -> list[str]:
-    notes = [f"{one.method}: {one.facts['guarantee']}" for one in results if "guarantee" in one.facts]
+def _notes(results: Sequence[Forgotten], source: _Source, leaving: Sequence[int], least: float) -> list[str]:
+    notes = [f"utility and residual are: {results[0].measure}"]
+    if not least:
+        notes.append(
+            "nobody checked that the whole model had learned what was forgotten; --least says what it must reach"
+        )
+    notes += [f"{one.method}: {one.facts['guarantee']}" for one in results if "guarantee" in one.facts]
     mine = source.held(leaving)
     if shared := len(mine & source.held(source.staying(leaving))):
         notes.append(f"{shared} of the {len(mine)} cases are held by others, too, and are left out of the residual")

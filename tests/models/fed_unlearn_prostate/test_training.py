@@ -35,6 +35,7 @@ from zoo.training.recipe import train as train_by_name
 from zoo.unlearning import Forgotten, compared, policy, rounds_to, unlearn
 
 DATA = "phantom:prostate-mr?n=24&size=32&slices=8"
+FEW = "phantom:prostate-mr?n=12&size=32&slices=8"
 TINY = ProstateRecipe(
     network=ProstateConfig(channels=(4, 6), units=1, dropout=0.1, size=(16, 16, 8)), lr=5e-3, rounds=3, local_steps=1,
     batch_size=2, leaver="b", schemes=("scratch", "ukd", "ifu"), learned=0.0, measure_every=2, control=0.1,
@@ -183,7 +184,7 @@ def test_rounds_are_counted_by_one_rule_for_all_and_for_scratch_too() -> None:
 
 def test_zoo_unlearn_leaves_weights_a_report_and_a_run_that_others_may_leave(tmp_path: Path) -> None:
     folder = train_by_name(
-        "fed-unlearn-prostate", DATA, out=tmp_path / "run", preset="demo", seed=0, device="cpu", history=policy("all"),
+        "fed-unlearn-prostate", FEW, out=tmp_path / "run", preset="demo", seed=0, device="cpu", history=policy("all"),
         overrides={"network.channels": "4,6", "network.size": "16,16,8", "rounds": "2", "local_steps": "1",
                    "schemes": "", "learned": "0", "measure_every": "1", "batch_size": "2"},
     )  # fmt: skip
@@ -192,8 +193,10 @@ def test_zoo_unlearn_leaves_weights_a_report_and_a_run_that_others_may_leave(tmp
     assert [one.method for one in report.results] == ["full", *methods]
     assert all(len(one.curve) == 2 for one in report.results[1:])
     assert {path.name for path in report.folder.iterdir()} == {*methods, "unlearning.json", "unlearning.png"}
+    assert report.notes[0] == "utility and residual are: dice"
+    assert "--least" in report.notes[1]
     split = (report.folder / "ifu" / "split.json").read_text()
-    parts = divide(load_dataset(DATA), training.split, None, 0)
+    parts = divide(load_dataset(FEW), training.split, None, 0)
     theirs = [case.id for case in parts.train if case.attributes["centre"] == "b"]
     assert theirs
     assert not any(f'"{name}"' in split for name in theirs)
@@ -219,20 +222,25 @@ def test_a_run_without_history_is_told_how_to_train(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "overrides"),
+    ("model", "data", "measure", "overrides"),
     [
-        ("disbelieve", {"samples": "none", "attack": "none", "attackers": "0"}),
-        ("fed-mas", {"rounds": "2", "prior_steps": "2", "prior_data": "phantom:skin-lesion?n=8&seed=500000&size=64"}),
+        ("disbelieve", "skin-lesion?n=80", "called right", {"samples": "none", "attack": "none", "attackers": "0"}),
+        ("fed-mas", "skin-lesion?n=80", "called right", {
+            "rounds": "2", "prior_steps": "2", "prior_data": "phantom:skin-lesion?n=8&seed=500000&size=64"}),
+        ("splitfed-embryo", "embryo?n=40", "MJI", {"clients": "3", "shares": "1,1,1"}),
     ],
-)
-def test_zoo_unlearn_is_for_any_federated_plugin(model: str, overrides: dict[str, str], tmp_path: Path) -> None:
-    preset = "check" if model == "disbelieve" else "demo"
+)  # fmt: skip
+def test_zoo_unlearn_is_for_any_federated_plugin(
+    model: str, data: str, measure: str, overrides: dict[str, str], tmp_path: Path
+) -> None:
+    preset = "demo" if model == "fed-mas" else "check"
     folder = train_by_name(
-        model, "phantom:skin-lesion?n=80&size=32", out=tmp_path / "run", preset=preset, overrides=overrides, seed=0,
+        model, f"phantom:{data}&size=32", out=tmp_path / "run", preset=preset, overrides=overrides, seed=0,
         device="cpu", history=policy("all"),
     )  # fmt: skip
     report = unlearn(folder, [1], ["scratch", "federaser", "ifu"], device="cpu", settings={"rounds": "2"})
     assert [one.method for one in report.results] == ["full", "scratch", "federaser", "ifu"]
+    assert report.notes[0].endswith(measure)
     with pytest.raises(OptionError, match="states no objective"):
         unlearn(folder, [1], ["pga"], device="cpu")
 

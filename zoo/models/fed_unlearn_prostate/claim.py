@@ -24,12 +24,12 @@ from zoo.training import Run
 from zoo.unlearning import rounds_to
 
 SIDE, TESTED, SHARE, SIGMA = 32, 20, 0.1, 0.01
-WINDOW = 5  # measurements over which utility is averaged before rounds are counted
+WINDOW = 3  # measurements over which utility is averaged before rounds are counted
 TRAINED = {"C1": 22, "C2": 16, "C3": 18, "C4": 44}  # a tenth of which is the server's
 LEAVER, STAY = "C2", ("C1", "C3", "C4")
 RECIPE = ProstateRecipe(
     network=ProstateConfig(channels=(8, 16, 32), units=1, dropout=0.0, size=(SIDE, SIDE, 1)), optimizer="sgd", lr=0.3,
-    momentum=0.9, local_steps=6, batch_size=8, rounds=14, control=0.1, measure_every=1, leaver=LEAVER, learned=0.9,
+    momentum=0.9, local_steps=6, batch_size=8, rounds=20, control=0.1, measure_every=2, leaver=LEAVER, learned=0.9,
 )  # fmt: skip
 # What is run beside full: a scheme and the settings in which it differs.
 SCHEMES: dict[str, tuple[MethodName, dict[str, Any]]] = {
@@ -159,7 +159,8 @@ claim = Claim(
         f"{SIDE} x {SIDE} px images of an elliptic gland at four centres ({', '.join(map(str, TRAINED.values()))} to "
         f"train on, of which the server has a tenth, {TESTED} each to test on); the leaver's have the flare of a coil. "
         "Utility: mean test Dice of the others; residual: Dice on the leaver's training images; rounds: until utility, "
-        f"averaged over {WINDOW} rounds, is that of SCRATCH at its end, the next round where it never is."
+        f"measured every other round and averaged over {WINDOW} measurements, is that of SCRATCH at its end, the next "
+        "measurement where it never is."
     ),
     arms={
         "full": "all four centres",
@@ -203,14 +204,14 @@ claim = Claim(
         "FedEraser costs utility": ("FEDERASER vs. SCRATCH, utility",),
         "IFU costs utility": ("IFU vs. SCRATCH, utility",),
     },
-    seeds=tuple(range(5201, 5209)),  # named before any of them was run
-    tuned_on=(900,),
+    seeds=tuple(range(5301, 5309)),  # named before any of them was run
+    tuned_on=(900, 901, 902, 903),
     tuning=(
-        "On a seed of its own: the rate is as high, and rounds are as few, as let the model of all centres learn every "
-        f"one of them with room to the {RECIPE.learned:g} below which nothing is compared (there Dice of 0.98 on the "
-        "leaver's training images and 0.94 or more on test images elsewhere after 14 rounds); alike in all arms. IFU's "
-        "share is that of 0.1, 0.2 and 0.3 which left least more than SCRATCH on that seed (0.13, 0.15, 0.18), as the "
-        "paper takes the best budget of nine. Everything else of a scheme is as released."
+        "On seeds of its own: the rate and the rounds let the model of all centres learn every one of them with room "
+        f"to the {RECIPE.learned:g} below which nothing is compared (on the four of them Dice of 0.97 or more on the "
+        "leaver's training images and 0.92 or more on test images elsewhere); alike in all arms. IFU's share is that "
+        "of 0.1, 0.2 and 0.3 which left least more than SCRATCH on the first of them (0.14, 0.17, 0.26), as the paper "
+        "takes the best budget of nine. Everything else of a scheme is as released."
     ),
     unequal={
         "FEDERASER": "one round fewer: the first stored updates are taken as they are",
@@ -219,6 +220,7 @@ claim = Claim(
     },
     changes=(
         "An earlier form compared after 11 rounds, where its guard was 0.85 in place of the 0.9 that its design asks "
-        "for, on seeds 3101 to 3108, with a share of 0.2 and without FedAccum, UKD and PGA. Seeds are new."
+        "for, on seeds 3101 to 3108, with a share of 0.2 and without FedAccum, UKD and PGA. A second had 14 rounds and "
+        "ended without a result at its guard: 0.898 on the leaver of one of the seeds 5201 to 5208. Seeds are new."
     ),
 )  # fmt: skip
