@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from zoo.plugin import Departure, Input, Output, Paper, Plugin, WeightsInfo
 
-SCHEMES = ("full", "scratch", "finetuning", "fedaccum", "federaser", "ukd", "pga", "ifu")
-"""The sets of the packaged weights: before anybody left, and after each way to forget one."""
-
 plugin = Plugin(
     name="fed-unlearn-prostate",
     title="A benchmark of federated unlearning on collaborative prostate segmentation",
@@ -24,7 +21,7 @@ plugin = Plugin(
     inputs=(
         Input("volume", "volume", "MR volume: NIfTI, MetaImage, DICOM series, or an array with spacing", required=True),
         Input("scheme", "text", "which set of weights decides; default the last stored",
-              choices=SCHEMES),
+              choices=("full", "scratch", "finetuning", "ifu")),
         Input("compare", "text", "sets of weights to show beside it, with commas between them, or all",
               choices=("all", "full,scratch")),
         Input("reference", "mask", "the true mask, for Dice"),

@@ -300,10 +300,10 @@ training = Training(
     },
     presets={
         "paper": {},
-        # Small volumes of four drawn centres and eight sets of weights: minutes on one CPU core.
+        # Small volumes of four drawn centres and four sets of weights: minutes on one CPU core.
         "demo": {
             "network": SMALL, "lr": 4e-3, "rounds": 30, "batch_size": 4, "measure_every": 5, "leaver": "b",
-            "schemes": ("scratch", "finetuning", "fedaccum", "federaser", "ukd", "pga", "ifu"), "dtype": "float16",
+            "schemes": ("scratch", "finetuning", "ifu"), "dtype": "float16",
             "forgetting": {"rounds": 20},
         },
     },
