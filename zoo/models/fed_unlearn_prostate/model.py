@@ -141,7 +141,11 @@ class FedUnlearnProstate(Model[ComparedSegmentation]):
 
 def _reference(given: Any, native: Grid) -> np.ndarray:
     """A mask on the grid of the image: whatever is labelled is prostate. Raises ``OptionError`` for another size."""
-    labels = media.read_labels(given if isinstance(given, media.Image) else str(given)).require_3d("a reference")
+    if isinstance(given, (np.ndarray, Tensor)):
+        if given.ndim != 3:
+            raise OptionError(f"the reference has {given.ndim} axes; a volume has 3: slices, rows and columns")
+        given = media.Image(np.asarray(given), ndim_spatial=3)
+    labels = media.read_labels(given).require_3d("a reference")
     array = labels.array.reshape(labels.size)
     if array.shape != native.shape:
         raise OptionError(f"the reference has {array.shape} voxels and the volume {native.shape}; give its own mask")

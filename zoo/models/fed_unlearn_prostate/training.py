@@ -250,13 +250,15 @@ def forgotten(
     """
     from zoo.federated import construct, federate
 
-    names = list(construct(build, recipe, data, run.seed).names)
+    whole = construct(build, recipe, data, run.seed)
+    names = list(whole.names)
     if recipe.leaver not in names:
         raise OptionError(f"there is no centre {recipe.leaver!r} to leave; there are {', '.join(names)}")
-    last = full.rows[-1]
+    assert whole.evaluate is not None
+    last = whole.evaluate(full.state) or {}
     for name in names:
-        trained = last[f"global/train-{name}"]
-        score = trained if name == recipe.leaver else last.get(f"global/test-{name}", trained)
+        trained = last[f"train-{name}"]
+        score = trained if name == recipe.leaver else last.get(f"test-{name}", trained)
         if not score >= recipe.learned:
             raise DataError(
                 f"the model of all centres has a Dice of {score:.3f} on {name}, below {recipe.learned:g}, so there's "
@@ -305,6 +307,10 @@ training = Training(
             "network": SMALL, "lr": 4e-3, "rounds": 30, "batch_size": 4, "measure_every": 5, "leaver": "b",
             "schemes": ("scratch", "finetuning", "ifu"), "dtype": "float16",
             "forgetting": {"rounds": 20},
+        },
+        "check": {
+            "network": {**SMALL, "size": (16, 16, 8), "channels": (4, 8)}, "lr": 4e-3, "rounds": 8, "batch_size": 4,
+            "leaver": "b", "schemes": ("scratch",), "learned": 0.0, "dtype": "float16",
         },
     },
     federation=build,
