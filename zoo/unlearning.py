@@ -314,7 +314,7 @@ def _measured(method: str, network: Model, source: _Source, leaving: Sequence[in
     utility = float(np.mean([score(part) for part in parts]))
     alone = sorted(source.held(leaving) - source.held(stay))
     residual = score(source.parts.train.subset(alone))
-    return Forgotten(method, utility, residual, measure=listed(measures, "and"))
+    return Forgotten(method, utility, residual, measure=listed(list(measures), "and"))
 
 
 def _score(row: Mapping[str, Any]) -> tuple[str, float]:
