@@ -25,7 +25,7 @@ plugin = Plugin(
     inputs=(
         Input("volume", "volume", "CT volume: NIfTI, NRRD, DICOM series, or an array with spacing", required=True),
         Input("merge_tumors", "flag", "count tumours as their organ", default=False),
-        Input("largest", "flag", "keep the largest part of each organ, with its tumours; two of kidneys", default=False),
+        Input("largest", "flag", "keep of each organ the largest part, its tumours in it; two kidneys", default=False),
     ),
     outputs=(
         Output("mask", "organs and tumours by number, on the grid of the input"),
@@ -37,8 +37,8 @@ plugin = Plugin(
     claim="zoo.models.condistfl.claim:claim",
     extras=("imaging", "train", "volumes", "federated"),
     weights=WeightsInfo(
-        trained_on="phantom:abdominal-ct?n=60&size=48&slices=32 (36 procedural volumes, a scanner a client)",
-        command="zoo train condistfl --data 'phantom:abdominal-ct?n=60&size=48&slices=32' --preset demo --out DIR",
+        trained_on="phantom:abdominal-ct?n=150&size=48&slices=32 (90 procedural volumes, a scanner a client)",
+        command="zoo train condistfl --data 'phantom:abdominal-ct?n=150&size=48&slices=32' --preset demo --out DIR",
         metrics={},
     ),
     readings={
