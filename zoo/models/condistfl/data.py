@@ -78,7 +78,8 @@ class Volumes:
         """Patches in [0, 1] and labels; two of three have their centre in the foreground."""
         names = [self.classes[number - 1] for number in self.foreground]
         size = (self.patch[0], self.patch[1], self.patch[2])
-        xs, ys = [], []
+        xs: list[Tensor] = []
+        ys: list[Tensor] = []
         while sum(map(len, xs)) < count:
             scan = self.scans[int(rng.integers(len(self.cases)))]
             taken = min(self.crops, count - sum(map(len, xs)))
@@ -99,13 +100,13 @@ def augmented(
     """
     from monai import transforms
 
-    both, tri = ["x", "y"], ("bilinear", "nearest")
+    both, tri, turn, blur = ["x", "y"], ("bilinear", "nearest"), np.pi / 6, (0.5, 1.5)
     chain = transforms.Compose(
         [
-            transforms.RandRotated(both, *[np.pi / 6] * 3, prob=0.2, mode=tri, padding_mode=("border", "zeros")),
+            transforms.RandRotated(both, turn, turn, turn, prob=0.2, mode=tri, padding_mode=("border", "zeros")),
             transforms.RandZoomd(both, 0.2, 0.7, 1.4, mode=("trilinear", "nearest"), padding_mode="constant"),
             transforms.RandGaussianNoised("x", prob=0.15, std=0.1 / 6.24),
-            transforms.RandGaussianSmoothd("x", *[(0.5, 1.5)] * 3, prob=0.15),
+            transforms.RandGaussianSmoothd("x", blur, blur, blur, prob=0.15),
             transforms.RandScaleIntensityd("x", 0.3, prob=0.15),
             transforms.RandScaleIntensityFixedMeand("x", factors=(-0.35, 0.5), prob=0.15, preserve_range=True),
             transforms.RandSimulateLowResolutiond("x", prob=0.25, zoom_range=(0.5, 1.0)),
