@@ -37,7 +37,7 @@ plugin = Plugin(
     claim="zoo.models.condistfl.claim:claim",
     extras=("imaging", "train", "volumes", "federated"),
     weights=WeightsInfo(
-        trained_on="phantom:abdominal-ct?n=150&size=48&slices=32 (90 procedural volumes, a scanner a client)",
+        trained_on="phantom:abdominal-ct?n=150&size=48&slices=32 (90 procedural volumes on four clients)",
         command="zoo train condistfl --data 'phantom:abdominal-ct?n=150&size=48&slices=32' --preset demo --out DIR",
         metrics={},
     ),

@@ -314,8 +314,8 @@ DEMO: dict[str, Any] = {
     "network": {
         "filters": (8, 16, 32), "deep_heads": 0, "patch": (32, 32, 16), "view": {"spacing": (7.5, 7.5, 7.5)},
     },
-    "partition": "column:scanner", "rounds": 12, "local_steps": 60, "batch_size": 2, "lr": 5e-2, "momentum": 0.9,
-    "augment": "none", "dtype": "float16",
+    "rounds": 40, "local_steps": 18, "batch_size": 2, "lr": 5e-2, "momentum": 0.9, "augment": "none",
+    "dtype": "float16",
 }  # fmt: skip
 
 training = Training(
