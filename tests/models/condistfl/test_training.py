@@ -249,6 +249,23 @@ def test_rounds_are_judged_by_the_mean_of_the_tasks() -> None:
     assert np.isnan(mean_of_tasks([]))
 
 
+def test_a_client_that_sends_nan_is_left_out_of_mean_and_momentum() -> None:
+    recipe = replace(TINY, clients=("liver+liver tumour", "spleen", "spleen"), rounds=2)
+    parts = divide(load_dataset(DATA), training.split, recipe)
+
+    def spoiled(network: Network, data: Any, rng: np.random.Generator, context: Context) -> Update:
+        told = client(network, data, rng, context, recipe)
+        if context.client == 1:
+            next(iter(told.models["network"].values())).fill_(float("nan"))
+        return told
+
+    with Run(None, device="cpu", progress=False) as run:
+        outcome = federate(lambda *given: replace(build(*given), client=spoiled), recipe, parts, run)
+    assert [row["status"] for row in outcome.clients if row["client"] == 1] != ["ok", "ok"]
+    velocity = outcome.state.own["velocity"]
+    assert all(bool(torch.isfinite(value).all()) for value in (*velocity.values(), *outcome.state_dict().values()))
+
+
 @pytest.mark.slow
 def test_three_engines_give_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
