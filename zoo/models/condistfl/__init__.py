@@ -39,7 +39,16 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on="phantom:abdominal-ct?n=150&size=48&slices=32 (90 procedural volumes on four clients)",
         command="zoo train condistfl --data 'phantom:abdominal-ct?n=150&size=48&slices=32' --preset demo --out DIR",
-        metrics={},
+        metrics={
+            # zoo evaluate condistfl --data "phantom:abdominal-ct?n=20&size=48&slices=32&seed=20000" --split all
+            "Dice of the liver, 20 other phantoms": 0.871,
+            "Dice of the spleen": 0.933,
+            "Dice of the pancreas": 0.726,
+            "Dice of the kidneys": 0.910,
+            "Dice of tumours of the liver, in the 16 that have one": 0.188,
+            "Dice of tumours of the pancreas, in the 12 that have one": 0.0,
+            "Dice of tumours of the kidneys, in the 16 that have one": 0.241,
+        },
     ),
     readings={
         "paper": "temperature 0.5, exact cross-entropy, an empty class costs nothing, 60 rounds of 2,000 steps",
