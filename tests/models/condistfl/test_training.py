@@ -20,7 +20,7 @@ from zoo.errors import DataError, MediaError, OptionError
 from zoo.federated import Context, State, Update, federate
 from zoo.models.condistfl import CLASSES
 from zoo.models.condistfl.data import Volumes, annotated, augmented
-from zoo.models.condistfl.model import CondistConfig, CondistFL, Network, largest_parts, merged
+from zoo.models.condistfl.model import PAPER, CondistConfig, CondistFL, Network, largest_parts, merged
 from zoo.models.condistfl.result import surfaces
 from zoo.models.condistfl.training import (
     CondistRecipe,
@@ -60,7 +60,7 @@ class TestCondistFL(PluginTests):
 
 def test_the_network_has_the_released_layout_and_each_parameter_one_name() -> None:
     with torch.device("meta"):
-        network = Network(CondistConfig())
+        network = Network(PAPER)
     assert sum(p.numel() for p in network.parameters()) == 31_166_016
     names = list(network.state_dict())
     assert len(names) == len(list(network.parameters())) == 79
@@ -88,7 +88,7 @@ def test_deep_heads_answer_in_training_alone() -> None:
 )
 def test_what_cannot_be_built_is_refused(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        CondistConfig(**wrong)
+        replace(PAPER, **wrong)
 
 
 def test_a_tumour_counts_as_its_organ_where_they_are_merged() -> None:

@@ -54,7 +54,7 @@ plugin = Plugin(
         "paper": "temperature 0.5, exact cross-entropy, an empty class costs nothing, 60 rounds of 2,000 steps",
         "released": "temperature 2, cross-entropy of probabilities, an empty class costs 1, 120 rounds of 1,000 steps",
     },
-    phantom="phantom:abdominal-ct",
+    phantom="phantom:abdominal-ct?size=48&slices=32",
     licence_notes=(
         "The authors' code is under Apache-2.0; their weights state no licence and don't come with the zoo."
     ),

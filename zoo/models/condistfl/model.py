@@ -23,16 +23,16 @@ from zoo.nn.windows import sliding_window
 
 @dataclass(frozen=True)
 class CondistConfig:
-    """The classes and the network, a DynUNet; as released by default (31,166,016 parameters)."""
+    """The classes and the network, a DynUNet; small by default, ``PAPER`` is the released one."""
 
     classes: tuple[str, ...] = CLASSES
     """From 1 on. A tumour is called ``<organ> tumour``; without any it's the union of organ and tumour."""
-    filters: tuple[int, ...] = field(default=(32, 64, 128, 256, 320, 320), metadata={"min": 1, "max": 4096})
+    filters: tuple[int, ...] = field(default=(8, 16, 32), metadata={"min": 1, "max": 4096})
     thin: bool = True  # the first level doesn't look or halve along z; released
     flat: bool = False  # images instead of volumes
-    deep_heads: int = field(default=3, metadata={"min": 0, "max": 8})  # Sec. 3: deep supervision
-    patch: tuple[int, ...] = field(default=(224, 224, 64), metadata={"min": 1, "max": 1024})  # Sec. 3
-    view: View = field(default_factory=lambda: View((1.44423774, 1.44423774, 2.87368553), WINDOW))  # Sec. 3, released
+    deep_heads: int = field(default=0, metadata={"min": 0, "max": 8})  # Sec. 3: deep supervision
+    patch: tuple[int, ...] = field(default=(32, 32, 16), metadata={"min": 1, "max": 1024})
+    view: View = field(default_factory=lambda: View((7.5, 7.5, 7.5), WINDOW))
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
@@ -49,6 +49,13 @@ class CondistConfig:
         multiples = (deep, deep) if self.flat else (deep, deep, deep // 2 if self.thin else deep)
         if any(side % multiple for side, multiple in zip(self.patch, multiples, strict=True)):
             raise ValueError(f"the sides of a patch must be multiples of {multiples}, not {self.patch}")
+
+
+PAPER = CondistConfig(
+    filters=(32, 64, 128, 256, 320, 320), deep_heads=3, patch=(224, 224, 64),
+    view=View((1.44423774, 1.44423774, 2.87368553), WINDOW),
+)  # fmt: skip
+"""Patches and window are Sec. 3's, filters and the exact spacing the released code's; 31,166,016 parameters."""
 
 
 class Network(nn.Module):

@@ -27,7 +27,7 @@ from zoo.federated import Best, Context, Federation, State, Update, divided, wei
 from zoo.metrics import dice
 from zoo.models.condistfl.data import Volumes, annotated, augmented
 from zoo.models.condistfl.losses import Losses, condist_loss, marginal_loss, organ_groups
-from zoo.models.condistfl.model import CondistConfig, CondistFL, Network
+from zoo.models.condistfl.model import PAPER, CondistConfig, CondistFL, Network
 from zoo.nn.schedules import cosine
 from zoo.training import Run, Training
 
@@ -50,7 +50,7 @@ class CondistRecipe:
     method: Method = "condistfl"
     """``fedavg``, ``fedprox``, ``fedopt``: the marginal loss without distillation; ``fedavg-plain``: FedAvg*, the
     ordinary loss, to which all that a client hasn't annotated is background."""
-    network: CondistConfig = field(default_factory=CondistConfig)
+    network: CondistConfig = field(default_factory=lambda: PAPER)
     losses: Losses = field(default_factory=Losses)
     clients: tuple[str, ...] = ("liver+liver tumour", "spleen", "pancreas+pancreas tumour", "kidney+kidney tumour")
     """What each client has annotated, where the data don't say it (``clients:client.csv`` does)."""
