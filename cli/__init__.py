@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from zoo import defaults, foreign, progress
 from zoo._version import __version__
@@ -29,8 +30,22 @@ _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.
 PREDICTS = ("predict", "mcp")
 """Commands whose folder of results the configuration file may name."""
 
+
+class _Left(BaseException):
+    """That a command was left, by its cause: of that typer would keep an exit code alone, and not its words."""
+
+
+class _Commands(typer.core.TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as cause:
+            raise _Left from cause
+
+
 app = typer.Typer(
     name="zoo",
+    cls=_Commands,
     help="Medical-imaging papers as plugins: predict, train, and re-test each paper's claim.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -101,12 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
     except _ClickException as error:
         code = 2
         refuse(error, explained(error, arguments))
-    except (KeyboardInterrupt, typer.Abort) as stopped:
-        print(f"zoo: {str(stopped) or 'interrupted'}", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `zoo list | head`
-        _drop_output()
-        code = 141
+    except (_Left, KeyboardInterrupt, BrokenPipeError, typer.Abort) as left:
+        code = _code_of(left.__cause__ if isinstance(left, _Left) else left)
     except OSError as error:  # a name beyond the limit, a full disk, a link in a circle, a folder that is closed
         code = 2
         if error.filename is None:
@@ -119,6 +130,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.flush()
         os._exit(int(code or 0))
     sys.exit(code or 0)
+
+
+def _code_of(cause: BaseException | None) -> int:
+    if isinstance(cause, BrokenPipeError):  # the reader of our output has gone, as in `zoo list | head`
+        _drop_output()
+        return 141
+    with suppress(OSError):  # the terminal is closed
+        print(f"zoo: {str(cause) or 'interrupted'}", file=sys.stderr, flush=True)
+    return 130
 
 
 def _drop_output() -> None:

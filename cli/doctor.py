@@ -11,14 +11,21 @@ import typer
 
 from zoo._version import __version__
 from zoo.cli.output import print_json, print_table
+from zoo.errors import OptionError
 
 
 def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Compare kernels and references on every GPU.")] = False,
+) -> None:
     """Report versions, device, compiled operators, extras, cache and Hub settings."""
+    if gpu:
+        compare(json)
+        return
     report = collect()
     if json:
         print_json(report)
@@ -26,6 +33,43 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     for section, facts in report.items():
         print_table([section, ""], [[name, str(value)] for name, value in facts.items()])
         print()
+
+
+def compare(json: bool) -> None:
+    """Every operator on every GPU by its kernel and by its reference. Exits with 1 where they differ."""
+    found = comparisons()
+    if json:
+        print_json(found)
+    else:
+        columns = ["device", "operator", "kernel", "difference", "ms"]
+        print_table(columns, [[str(row[name]) for name in columns] for row in found])
+    if any(row["kernel"] != "good" for row in found):
+        raise typer.Exit(1)
+
+
+def comparisons() -> list[dict[str, Any]]:
+    """A row for each operator and GPU. Raises ``OptionError`` where there is nothing to compare."""
+    import torch
+
+    from zoo import ops
+
+    if not torch.cuda.is_available():
+        raise OptionError("there is no GPU here that torch can use, so no kernel was looked at; zoo doctor tells more")
+    if reason := ops.status().why_not_compiled.get("cuda"):
+        raise OptionError(f"there are no kernels for GPUs here: {reason}")
+    found = []
+    for index in range(torch.cuda.device_count()):
+        for finding in ops.self_tests(torch.device("cuda", index)).values():
+            found.append(
+                {
+                    "device": f"{index}: {torch.cuda.get_device_name(index)}",
+                    "operator": finding.operator,
+                    "kernel": "good" if finding.ok else finding.why,
+                    "difference": f"{finding.difference:.1e}",
+                    "ms": round(finding.milliseconds, 1),
+                }
+            )
+    return found
 
 
 def collect() -> dict[str, dict[str, Any]]:

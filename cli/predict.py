@@ -269,18 +269,14 @@ def _check_engine(engine: str, address: str | None, workers: int | None) -> None
 def _stems(found: Sequence[str]) -> list[str]:
     """File stems of the results, made distinct where two inputs share a name."""
     from zoo.media import stem_of
+    from zoo.text import Distinct
 
-    stems: list[str] = []
-    taken: set[str] = set()
+    names, stems = Distinct(), []
     for source in found:
-        stem = base = _short(stem_of(source))
-        if stem.casefold() in taken and (parent := Path(source).parent.name):
-            stem = base = _short(f"{parent}_{stem}")
-        count = 2
-        while stem.casefold() in taken:
-            stem, count = f"{base}_{count}", count + 1
-        taken.add(stem.casefold())
-        stems.append(stem)
+        stem = _short(stem_of(source))
+        if stem in names and (parent := Path(source).parent.name):
+            stem = _short(f"{parent}_{stem}")
+        stems.append(names.take(stem))
     return stems
 
 

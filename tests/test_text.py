@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.text import close_to, finite, kebab, listed, nearest, normalised, strict_json
+from zoo.text import Distinct, close_to, finite, kebab, listed, nearest, normalised, strict_json
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,33 @@ def test_json_is_strict(text, why):
     assert strict_json('{"a": [1, 2.5e300, null]}') == {"a": [1, 2.5e300, None]}
     with pytest.raises(ValueError, match=why):
         strict_json(text)
+
+
+def test_names_are_made_distinct_whatever_their_case() -> None:
+    names = Distinct()
+    assert [names.take(one) for one in ("eye", "Eye", "eye", "eye_2", "lid")] == [
+        "eye",
+        "Eye_2",
+        "eye_3",
+        "eye_2_2",
+        "lid",
+    ]
+    assert "EYE_3" in names
+    assert "eye_4" not in names
+
+
+@given(st.lists(st.sampled_from(["a", "A", "a_2", "a_3", "b", "ß", "ss", ""]), max_size=30))
+def test_every_name_gets_the_lowest_free_number(given_names: list[str]) -> None:
+    names, found = Distinct(), list[str]()
+    for name in given_names:
+        taken = {one.casefold() for one in found}
+        free = next(one for one in [name, *(f"{name}_{i}" for i in range(2, 99))] if one.casefold() not in taken)
+        found.append(names.take(name))
+        assert found[-1] == free
+
+
+def test_one_name_a_hundred_thousand_times_over() -> None:
+    names = Distinct()
+    found = [names.take("scan") for _ in range(100_000)]
+    assert found[-1] == "scan_100000"
+    assert len(set(found)) == len(found)

@@ -17,6 +17,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import OptionError
@@ -79,7 +80,9 @@ def validate(config: Any) -> None:
     from_dict(type(config), to_dict(config))
 
 
+@cache
 def _types(cls: type) -> dict[str, Any]:
+    """Of the fields; kept, since every start reads all cards and evaluating annotations is most of that."""
     return get_type_hints(cls)
 
 

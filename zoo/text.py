@@ -45,6 +45,29 @@ def normalised(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
+class Distinct:
+    """Names none of which comes twice, whatever their case: the second ``eye`` becomes ``eye_2``.
+
+    Where a number was given out is remembered, so that a table of one name a million times over stays quick.
+    """
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name.casefold() in self._taken
+
+    def take(self, name: str) -> str:
+        """``name``, or with the lowest free number from 2 behind it."""
+        found, key = name, name.casefold()
+        while found in self:
+            self._counts[key] = self._counts.get(key, 1) + 1
+            found = f"{name}_{self._counts[key]}"
+        self._taken.add(found.casefold())
+        return found
+
+
 def finite(value: Any) -> Any:
     """Plain data without NaN and infinities, which JSON lacks: they become None. Tuples become lists."""
     if isinstance(value, Mapping):

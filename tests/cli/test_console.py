@@ -176,3 +176,27 @@ def test_the_same_file_twice_is_one_prediction(zoo_cli, picture: Path, tmp_path:
     names = ["a.png", "./a.png", str(tmp_path / "a.png"), "sub/../a.png", "*.png"]
     ran = zoo_cli("predict", "map-vessel", *names, "--json", "--no-figure", "--device", "cpu")
     assert len(ran.out.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "said"),
+    [
+        (
+            KeyboardInterrupt("stopped after step 3 of 10 (training); resume it from runs/a"),
+            130,
+            "zoo: stopped after s",
+        ),
+        (KeyboardInterrupt(), 130, "zoo: interrupted\n"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+)
+def test_a_command_that_is_stopped_says_where(zoo_cli, monkeypatch, cause: BaseException, code: int, said: str) -> None:
+    def stopped(*arguments, **options):
+        raise cause
+
+    monkeypatch.setattr("zoo.training.train", stopped)
+    ran = zoo_cli("train", "map-vessel", "--data", "phantom:fundus?n=4")
+    assert ran.code == code
+    assert ran.err.startswith(said)
+    assert bool(ran.err) == bool(said)
+    assert "Traceback" not in ran.err

@@ -55,7 +55,10 @@ def examined(tmp_path: Path, count: int, seed: int) -> dict[str, int]:
     assert "Error:" not in done.stderr, [line for line in done.stderr.splitlines() if "Error:" in line]
     assert done.returncode == 2
     records = [json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in done.stdout.splitlines()]
-    assert sorted(Path(record["source"]).name for record in records) == sorted(of)  # one answer for each
+    tables = {name for name, kind in of.items() if kind.suffix == ".csv"}  # one may still be a table of many rows
+    answered = [Path(record["source"]).name for record in records]
+    assert sorted(set(of) - tables) == sorted(name for name in answered if name in set(of) - tables)  # one for each
+    assert all("error" in record for record in records if Path(record["source"]).name not in of)
     results = [record for record in records if "error" not in record]
     assert all(len(record["error"]) < 500 for record in records if "error" in record)
     for record in results:
@@ -73,7 +76,7 @@ def examined(tmp_path: Path, count: int, seed: int) -> dict[str, int]:
     named = {Path(path).name for record in results for path in record["files"]}
     assert written == named | {"predictions.csv"}  # and nothing half-written
     with (out / "predictions.csv").open(newline="", encoding="utf-8-sig") as table:
-        assert len(list(csv.reader(table))) == count + 1
+        assert len(list(csv.reader(table))) == len(records) + 1
     return {"files": count, "results": len(results), "refused": count - len(results), "seconds": round(seconds)}
 
 
@@ -90,7 +93,7 @@ def test_sound_files_of_every_kind_are_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_damaged_files(tmp_path: Path) -> None:
-    found = examined(tmp_path, count=69, seed=1)
+    found = examined(tmp_path, count=78, seed=1)
     assert found["refused"] > 20
     assert found["results"] > 5
 
@@ -105,7 +108,7 @@ def test_a_thousand_damaged_files(tmp_path: Path) -> None:
 
 def test_each_damaged_file_is_judged_in_time(tmp_path: Path) -> None:
     folder, lines = tmp_path / "damaged", list[str]()
-    for name in damaged_folder(folder, 230, seed=3):
+    for name in damaged_folder(folder, 260, seed=3):
         start = time.process_time()
         try:
             assert np.isfinite(media.read(str(folder / name)).array).all()

@@ -131,10 +131,14 @@ def _array(array: np.ndarray) -> bytes:
 
 def _dicom(folder: Path, grey: np.ndarray) -> list[Kind]:
     from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
     from pydicom.uid import (
         DeflatedExplicitVRLittleEndian,
         ExplicitVRLittleEndian,
         ImplicitVRLittleEndian,
+        JPEG2000Lossless,
+        JPEGBaseline8Bit,
+        JPEGLSLossless,
         RLELossless,
         SecondaryCaptureImageStorage,
     )
@@ -142,11 +146,13 @@ def _dicom(folder: Path, grey: np.ndarray) -> list[Kind]:
     found = []
     for name, syntax in (
         ("explicit", ExplicitVRLittleEndian), ("implicit", ImplicitVRLittleEndian),
-        ("deflated", DeflatedExplicitVRLittleEndian), ("rle", RLELossless),
+        ("deflated", DeflatedExplicitVRLittleEndian), ("rle", RLELossless), ("baseline", JPEGBaseline8Bit),
+        ("jpeg-ls", JPEGLSLossless), ("jpeg-2000", JPEG2000Lossless),
     ):  # fmt: skip
         ds = Dataset()
         ds.file_meta = FileMetaDataset()
-        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if name == "rle" else syntax
+        packed = syntax.is_encapsulated
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if packed else syntax
         ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = SecondaryCaptureImageStorage
         ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = "1.2.3.4"
         ds.Modality, ds.WindowCenter, ds.WindowWidth, ds.RescaleSlope, ds.RescaleIntercept = "OT", 128, 256, 1, 0
@@ -154,8 +160,12 @@ def _dicom(folder: Path, grey: np.ndarray) -> list[Kind]:
         ds.Rows, ds.Columns = grey.shape
         ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
         ds.PixelData = grey.tobytes()
-        if name == "rle":
-            ds.compress(RLELossless)
+        if name == "baseline":
+            ds.file_meta.TransferSyntaxUID = syntax
+            ds.PixelData = encapsulate([_pillow(grey, "jpeg", quality=90)])
+            ds["PixelData"].is_undefined_length = True
+        elif packed:
+            ds.compress(syntax)
         path = folder / f"{name}.dcm"
         ds.save_as(path, enforce_file_format=True)
         found.append(Kind(name, ".dcm", path.read_bytes()))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zoo.errors import MissingExtraError
-from zoo.media import MediaError, expand, limits, read, write_mask
+from zoo.media import MediaError, codecs, expand, limits, read, write_mask
 
 pydicom = pytest.importorskip("pydicom")
 Build = Callable[..., Path]
@@ -531,21 +534,91 @@ def test_jpeg_lossless_is_read() -> None:
     assert np.abs(image.rgb() - plain.rgb()).mean() < 0.02
 
 
-def test_twelve_bit_jpeg_is_read_and_damage_to_it_is_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The values are libjpeg-turbo's. GDCM says of damage on the error stream alone, which shows nothing."""
+def jpeg(name: str, path: Path, change: Callable[[bytes], bytes]) -> Path:
+    """A file of pydicom's with another JPEG in it."""
+    dataset = pydicom.dcmread(pydicom.data.get_testdata_file(name, download=False))
+    (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
+    dataset.PixelData = pydicom.encaps.encapsulate([change(frame.rstrip(b"\0"))])
+    dataset.save_as(path)
+    return path
+
+
+BASELINE, LOSSLESS, TWELVE = "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_jpeg_gdcm.dcm", "JPGExtended.dcm"
+
+
+def test_twelve_bit_jpeg_is_read() -> None:
+    """The values are libjpeg-turbo's."""
     pytest.importorskip("gdcm")
-    path = pydicom.data.get_testdata_file("JPGExtended.dcm", download=False)
-    found = read(path)
+    found = read(pydicom.data.get_testdata_file(TWELVE, download=False))
     assert (found.array.sum(), found.array.max()) == (3767007, 264)
     assert found.array[500, ::64].tolist() == [1, 23, 10, 22]
-    dataset = pydicom.dcmread(path)
-    (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
-    for cut in (300, 3000):
-        dataset.PixelData = pydicom.encaps.encapsulate([frame[:cut] + b"\xff\xd9"])
-        dataset.save_as(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("name", [BASELINE, LOSSLESS, TWELVE])
+def test_a_jpeg_that_breaks_off_is_noticed(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """GDCM says of damage on the error stream alone, and gives samples all the same; Pillow says nothing."""
+    pytest.importorskip("gdcm")
+    for share in (0.3, 0.9):
+        path = jpeg(name, tmp_path / "a.dcm", lambda frame, share=share: frame[: int(share * len(frame))] + b"\xff\xd9")
         with pytest.raises(MediaError, match="is damaged or"):
-            read(tmp_path / "a.dcm")
+            read(path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_bytes_that_a_writer_leaves_behind_a_jpeg_are_no_damage(tmp_path: Path) -> None:
+    pytest.importorskip("gdcm")
+    sound = read(pydicom.data.get_testdata_file(BASELINE, download=False))
+    padded = read(jpeg(BASELINE, tmp_path / "a.dcm", lambda frame: frame[:-2] + bytes(3) + frame[-2:]))
+    np.testing.assert_array_equal(padded.array, sound.array)
+    with pytest.raises(MediaError, match="is damaged or"):
+        read(jpeg(BASELINE, tmp_path / "a.dcm", lambda frame: frame[:-2] + bytes(300) + frame[-2:]))
+
+
+def test_a_damaged_jpeg_does_not_end_the_process(tmp_path: Path) -> None:
+    """Of a lost Huffman table GDCM makes an exception of C++ that nothing catches."""
+    gdcm = pytest.importorskip("gdcm")
+    name = "SC_rgb_small_odd_jpeg.dcm"
+
+    def without_table(frame: bytes) -> bytes:
+        assert frame[177:179] == b"\xff\xc4"
+        return frame[:177] + b"\xfd" + frame[178:]
+
+    for _ in range(2):
+        with pytest.raises(MediaError, match="is damaged or"):
+            read(jpeg(name, tmp_path / "a.dcm", without_table))
+        assert read(pydicom.data.get_testdata_file(name, download=False)).size == (3, 3)
+    assert gdcm
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process is halted here")
+def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gdcm")
+    path = pydicom.data.get_testdata_file(BASELINE, download=False)
+    sound = read(path)
+    monkeypatch.setattr(codecs, "SECONDS", 0.3)
+    os.kill(codecs._Apart.one().process.pid, signal.SIGSTOP)
+    with pytest.raises(MediaError, match="is damaged or"):
+        read(path)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(read(path).array, sound.array)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked here")
+def test_threads_and_forked_processes_do_not_take_each_others_frames() -> None:
+    pytest.importorskip("gdcm")
+    paths = [pydicom.data.get_testdata_file(name, download=False) for name in (BASELINE, LOSSLESS, TWELVE)]
+    expected = [read(path).array.sum(dtype=np.float64) for path in paths]
+
+    def sums(_: int) -> list[float]:
+        return [read(path).array.sum(dtype=np.float64) for path in paths]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(found == expected for found in threads.map(sums, range(8)))
+    forked = os.fork()
+    if not forked:
+        os._exit(0 if sums(0) == expected else 1)
+    assert sums(1) == expected
+    assert os.waitpid(forked, 0)[1] == 0
 
 
 def test_missing_codec_is_said_with_its_remedy() -> None:

@@ -114,7 +114,8 @@ def test_a_job_tells_how_far_it_is_and_keeps_its_files(serving) -> None:
         seen = set()
         while (state := client.get(where).json())["state"] in ("waiting", "running"):
             seen.add(state["progress"])
-            assert client.get(f"{where}/results").status_code == 409
+            early = client.get(f"{where}/results").status_code
+            assert early == 409 or client.get(where).json()["state"] == "done"  # it ended between the two questions
             time.sleep(0.02)
         assert len(seen - {0.0, 1.0}) > 3
         assert (state["state"], state["progress"]) == ("done", 1.0)
@@ -178,9 +179,10 @@ def test_results_are_dropped_after_a_while(serving) -> None:
         folder = house.jobs[job][1].folder
         assert (folder / "results").is_dir()
         for _ in range(100):
-            if client.get(f"/jobs/{job}").status_code == 404:
+            if client.get(f"/jobs/{job}").status_code == 404 and not folder.exists():
                 break
             time.sleep(0.05)
+        assert client.get(f"/jobs/{job}").status_code == 404
         assert not folder.exists()
 
 

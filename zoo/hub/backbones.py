@@ -93,7 +93,7 @@ def timm_backbone(name: str, *, needed_by: str, **options: Any) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise MissingExtraError(needed_by, "timm", "sam") from None
+        raise MissingExtraError(needed_by, "timm", "backbones") from None
     try:
         card = timm.get_pretrained_cfg(name)
     except RuntimeError:  # an unknown tag

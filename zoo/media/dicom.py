@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import MediaError, MissingExtraError, ZooError
-from zoo.media import jpeg12, limits
+from zoo.media import codecs, limits
 from zoo.media.deflated import SYNTAX, read_deflated
 from zoo.media.files import brief, printable, quiet, refusal
 from zoo.media.geometry import dicom_affine, is_map, orientation_code, slice_normal
@@ -126,9 +126,9 @@ def decode(path: Path, dataset: Any) -> np.ndarray:
     try:
         from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
-        jpeg12.register()
         with quiet():
-            array = pixel_array(dataset, raw=False)
+            plugin = codecs.plugin_for(str(dataset.file_meta.TransferSyntaxUID)) if _is_compressed(dataset) else ""
+            array = pixel_array(dataset, raw=False, decoding_plugin=plugin)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
                 return _native(apply_color_lut(array, dataset))
             if int(dataset.get("SamplesPerPixel", 1)) == 3:

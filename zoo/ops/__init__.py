@@ -2,12 +2,14 @@
 
 Every operator has a plain PyTorch reference that gives the same answer; ``ZOO_OPS=reference`` or ``ZOO_OPS=compiled``
 (read once, on import) forces one of the two, :func:`by_reference` the reference for a while, as an export to ONNX does.
-:func:`status` tells which is in use, and why.
+:func:`status` tells which is in use, and why. On a GPU the first call of an operator compares the two on a small case,
+and where they differ the reference runs; :func:`self_tests` compares them all.
 """
 
 from __future__ import annotations
 
-from zoo.ops._library import Status, by_reference, status
+from zoo.ops._library import Status, by_reference, self_tests, status
+from zoo.ops._trust import Finding
 from zoo.ops.cosine_filter import Filtered, cosine_filter
 from zoo.ops.cosine_topk import cosine_topk
 from zoo.ops.icp import Registration, icp
@@ -17,6 +19,7 @@ from zoo.ops.prototype_similarity import prototype_similarity
 
 __all__ = [
     "Filtered",
+    "Finding",
     "Neighbors",
     "PointTree",
     "Registration",
@@ -28,5 +31,6 @@ __all__ = [
     "masked_attention",
     "nearest_neighbors",
     "prototype_similarity",
+    "self_tests",
     "status",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 
 from zoo.errors import OptionError
+from zoo.ops import _trust
 
 MODES = ("auto", "reference", "compiled")
 
@@ -60,17 +63,24 @@ def _load() -> tuple[ModuleType | None, ModuleType | None, dict[str, str]]:
 _MODE = _mode()
 _CPU, _CUDA, _WHY_NOT = _load()
 _BY_REFERENCE = ContextVar("by_reference", default=False)
+_BY_KERNEL = ContextVar("by_kernel", default=False)
 _KERNELS: dict[str, tuple[str, ...]] = {}  # operator -> device types with a compiled kernel
+_CHECKS: dict[str, _trust.Check] = {}
+_TRUSTED: dict[tuple[str, str, int | None], bool] = {}  # operator, device type and index -> whether its kernel is used
+_LOCK = threading.Lock()
 
 
-def declare(name: str) -> bool:
+def declare(name: str, check: _trust.Check) -> bool:
     """Enter an operator; every file of ``zoo.ops`` does so once, on import.
+
+    ``check``: calls it on small inputs of its own, for the comparison of kernel and reference on a GPU.
 
     Returns whether the compiled library defines ``zoo::<name>``, which is when the file registers its fake kernel and
     its autograd formula.
     """
     defined = hasattr(torch.ops.zoo, name)
     keys = {"cpu": "CPU", "cuda": "CUDA"}
+    _CHECKS[name] = check
     _KERNELS[name] = tuple(
         device
         for device, key in keys.items()
@@ -82,12 +92,15 @@ def declare(name: str) -> bool:
 def use_compiled(name: str, device: torch.device) -> bool:
     """Whether a call on ``device`` goes to the compiled kernel.
 
-    Raises ``RuntimeError`` when ``ZOO_OPS=compiled`` asks for a kernel that is not there.
+    On a GPU the first call compares kernel and reference, once for each device, driver and build; where they differ it
+    warns, and the reference runs from then on.
+
+    Raises ``RuntimeError`` when ``ZOO_OPS=compiled`` asks for a kernel that is not there, or that is wrong here.
     """
     if _MODE == "reference" or _BY_REFERENCE.get():
         return False
     if device.type in _KERNELS[name]:
-        return True
+        return device.type not in _trust.GUARDED or _BY_KERNEL.get() or _trusted(name, device)
     if _MODE == "compiled":
         why = _WHY_NOT.get(device.type, "the compiled module has no kernel for it")
         raise RuntimeError(f"ZOO_OPS=compiled, but {name} is not compiled for {device.type}: {why}")
@@ -102,6 +115,68 @@ def by_reference() -> Iterator[None]:
         yield
     finally:
         _BY_REFERENCE.reset(token)
+
+
+@contextmanager
+def _by_kernel() -> Iterator[None]:
+    token = _BY_KERNEL.set(True)
+    try:
+        yield
+    finally:
+        _BY_KERNEL.reset(token)
+
+
+def _trusted(name: str, device: torch.device) -> bool:
+    key = (name, device.type, device.index)
+    if key not in _TRUSTED:
+        if _can_not_wait(device):  # decided at the next call outside of a graph
+            return True
+        with _LOCK:
+            if key not in _TRUSTED:
+                _decide(name, device, key)
+    return _TRUSTED.get(key, True)
+
+
+def _can_not_wait(device: torch.device) -> bool:
+    """While a graph is traced or recorded nothing can be compared."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _decide(name: str, device: torch.device, key: tuple[str, str, int | None]) -> None:
+    facts = _trust.identity(device, getattr(_CUDA, "__file__", None) or "")
+    finding = _trust.recall(facts).get(name)
+    if finding is None:
+        try:
+            finding = self_test(name, device)
+        except torch.OutOfMemoryError:
+            return
+        _trust.keep(facts, finding)
+    if not finding.ok:
+        told = f"{name} on {facts['device']}: {finding.why}"
+        if _MODE == "compiled":
+            raise RuntimeError(f"ZOO_OPS=compiled, but {told}")
+        warnings.warn(f"{told}, so the reference runs instead; look at zoo doctor --gpu", RuntimeWarning, stacklevel=5)
+    _TRUSTED[key] = finding.ok
+
+
+def self_test(name: str, device: torch.device) -> _trust.Finding:
+    """Kernel against reference on a small case. Raises ``torch.OutOfMemoryError``."""
+    return _trust.examine(name, _CHECKS[name], device, (_by_kernel(), by_reference()))
+
+
+def self_tests(device: torch.device) -> dict[str, _trust.Finding]:
+    """Every operator that has a kernel for this device, looked at anew; remembered for the calls to come."""
+    facts = _trust.identity(device, getattr(_CUDA, "__file__", None) or "")
+    found = {}
+    for name, devices in _KERNELS.items():
+        if device.type not in devices:
+            continue
+        found[name] = self_test(name, device)
+        _TRUSTED[(name, device.type, device.index)] = found[name].ok
+    _trust.keep(facts, *found.values())
+    return found
 
 
 def autocasts(device: torch.device) -> bool:

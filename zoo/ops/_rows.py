@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,3 +36,9 @@ def refuse_not_finite(**rows: Float[Tensor, "... _"]) -> None:
             continue
         if not torch.isfinite(widen(x).square().sum(-1)).all():
             raise RuntimeError(f"{name} must be finite (and small enough to be squared)")
+
+
+def sample(shape: Sequence[int], seed: int) -> Tensor:
+    """Numbers of a normal distribution, on the CPU; always the same, and from no generator that others draw from."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")

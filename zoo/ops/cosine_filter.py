@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zoo.ops import _library
+from zoo.ops._rows import sample
 
 CosineOn = Literal["noisy", "clipped"]
 Measure = Literal["magnitude", "std", "cov"]
@@ -430,7 +431,24 @@ def _fake_aggregate(
     return grads.new_empty(grads.shape[1:])
 
 
-if _library.declare("cosine_filter"):
+def _check(device: torch.device) -> tuple[Tensor, ...]:
+    """For the comparison of kernels and references: all gradients and some, one of them not finite, both noises."""
+    grads = sample((12, 700), 0).to(device)
+    grads[3, 5] = math.inf
+    options = {"clip_norm": 5.0, "threshold": 0.2, "expected_batch_size": 12.0}
+    found = cosine_filter(grads, noise=sample((700,), 1).to(device), **options)  # type: ignore[arg-type]
+    some = cosine_filter(
+        grads,
+        noise="literal_independent",
+        noise_std=0.1,
+        seed=7,
+        dim_measure="std",
+        **options,  # type: ignore[arg-type]
+    )
+    return *found, *some
+
+
+if _library.declare("cosine_filter", _check):
     torch.library.register_fake("zoo::cosine_filter", _fake_score)
-if _library.declare("cosine_filter_aggregate"):
+if _library.declare("cosine_filter_aggregate", _check):
     torch.library.register_fake("zoo::cosine_filter_aggregate", _fake_aggregate)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
-from zoo.ops._rows import inverse_norm, refuse_not_finite, unit, widen
+from zoo.ops._rows import inverse_norm, refuse_not_finite, sample, unit, widen
 
 
 def cosine_topk(
@@ -127,6 +127,15 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
     return grad_queries.to(queries.dtype), grad_bank.to(bank.dtype), None, None
 
 
-if _library.declare("cosine_topk"):
+def _check(device: torch.device) -> tuple[Tensor, ...]:
+    """For the comparison of kernel and reference: small, and both ways of accumulating."""
+    found: tuple[Tensor, ...] = ()
+    for dtype in (torch.float32, torch.float16):
+        queries, bank = (sample((rows, 24), seed).to(device, dtype) for seed, rows in enumerate((3, 300)))
+        found += cosine_topk(queries, bank, 7, threshold=0.1)
+    return found
+
+
+if _library.declare("cosine_topk", _check):
     torch.library.register_fake("zoo::cosine_topk", _fake)
     torch.library.register_autograd("zoo::cosine_topk", _backward, setup_context=_save_for_backward)

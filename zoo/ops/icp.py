@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
-from zoo.ops._rows import widen
+from zoo.ops._rows import sample, widen
 from zoo.ops.nearest_neighbors import (
     PointTree,
     reference_nearest_neighbors,
@@ -301,5 +301,19 @@ def _fake(
     return *motion, *(source.new_empty((), dtype=dtype) for dtype in FACTS)
 
 
-if _library.declare("icp"):
+def _check(device: torch.device) -> tuple[Tensor, ...]:
+    """For the comparison of kernel and reference: by points and by planes, a few steps."""
+    target = sample((300, 3), 0).to(device)
+    c, s = math.cos(0.05), math.sin(0.05)
+    turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]], device=device)
+    source = target[:200] @ turn.T + 0.02
+    normals = torch.nn.functional.normalize(sample((300, 3), 1), dim=1).to(device)
+    found: tuple[Tensor, ...] = ()
+    for planes in (None, normals):
+        motion = icp(source, target, target_normals=planes, max_iterations=3, tolerance=0, trim=0.1)
+        found += (motion.R, motion.t, motion.fitness, motion.iterations)
+    return found
+
+
+if _library.declare("icp", _check):
     torch.library.register_fake("zoo::icp", _fake)

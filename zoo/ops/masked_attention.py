@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
-from zoo.ops._rows import widen
+from zoo.ops._rows import sample, widen
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LARGEST_ON_CUDA = 256  # columns per head that the CUDA kernels hold
@@ -275,7 +275,21 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
     return dq, dk, dv, None, None, None, dbias, drel_h, drel_w, None, None
 
 
-if _library.declare("masked_attention"):
+def _check(device: torch.device) -> tuple[Tensor, ...]:
+    """For the comparison of kernel and reference, gradients too: ragged sets, and a grid with decomposed bias."""
+    found: tuple[Tensor, ...] = ()
+    for dtype in (torch.float32, torch.float16):
+        q, k, v = (sample((2, 2, 24, 16), seed).to(device, dtype).requires_grad_() for seed in range(3))
+        rel = tuple(sample((2, 2, 24, n), n).to(device, dtype).requires_grad_() for n in (4, 6))
+        lengths = torch.tensor([24, 9], device=device)
+        for options, wanted in (({"lengths": lengths}, (q, k, v)), ({"bias": rel}, (q, k, v, *rel))):
+            out = masked_attention(q, k, v, **options)  # type: ignore[arg-type]
+            weight = sample(out.shape, 9).to(device, dtype)
+            found += (out, *torch.autograd.grad(out, wanted, weight))
+    return found
+
+
+if _library.declare("masked_attention", _check):
     torch.library.register_fake("zoo::masked_attention", _fake)
     torch.library.register_fake("zoo::masked_attention_backward", _fake_backward)
     torch.library.register_autograd("zoo::masked_attention", _backward, setup_context=_save_for_backward)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
-from zoo.ops._rows import widen
+from zoo.ops._rows import sample, widen
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -213,6 +213,15 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor,
     return step.sum(1).to(query.dtype), grad_reference.to(reference.dtype), None, None
 
 
-if _library.declare("nearest_neighbors"):
+def _check(device: torch.device) -> tuple[Tensor, ...]:
+    """For the comparison of kernel and reference: space and plane, one and several, with and without a limit."""
+    found: tuple[Tensor, ...] = ()
+    for d, k, reach in ((3, 1, None), (2, 5, 0.3)):
+        query, cloud = (sample((rows, d), seed).to(device) for seed, rows in enumerate((60, 500)))
+        found += nearest_neighbors(query, cloud, k, reach)
+    return found
+
+
+if _library.declare("nearest_neighbors", _check):
     torch.library.register_fake("zoo::nearest_neighbors", _fake)
     torch.library.register_autograd("zoo::nearest_neighbors", _backward, setup_context=_save_for_backward)

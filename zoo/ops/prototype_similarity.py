@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.ops import _library
-from zoo.ops._rows import inverse_norm, refuse_not_finite, unit, widen
+from zoo.ops._rows import inverse_norm, refuse_not_finite, sample, unit, widen
 
 Metric = Literal["cosine", "l2", "log"]
 Reduce = Literal["max", "none"]
@@ -204,7 +204,17 @@ def _backward_fake(
     )
 
 
-if _library.declare("prototype_similarity"):
+def _check(device: torch.device) -> tuple[Tensor, ...]:
+    """For the comparison of kernel and reference: a map whose cells are neighbours in memory, and sets of cells."""
+    found: tuple[Tensor, ...] = ()
+    for dtype in (torch.float32, torch.float16):
+        features, prototypes = (sample(shape, 0).to(device, dtype) for shape in ((2, 24, 7, 7), (5, 24)))
+        for metric in get_args(Metric):
+            found += prototype_similarity(features, prototypes, metric=metric)
+    return found
+
+
+if _library.declare("prototype_similarity", _check):
     torch.library.register_fake("zoo::prototype_similarity", _fake)
     torch.library.register_fake("zoo::prototype_similarity_backward", _backward_fake)
     torch.library.register_autograd("zoo::prototype_similarity", _backward, setup_context=_save_for_backward)

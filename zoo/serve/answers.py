@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from zoo.serve.desk import CancelledError, Ticket
 from zoo.serve.desk import TimeoutError as TimedOutError
 from zoo.serve.pool import Pool
 from zoo.serve.uploads import Asked, clean, scrubbed
-from zoo.text import finite
+from zoo.text import Distinct, finite
 
 
 @dataclass
@@ -31,6 +30,7 @@ class Answer:
     files: list[dict[str, str]] = field(default_factory=list)  # of each result: what it is -> its name
     errors: list[ZooError] = field(default_factory=list)
     folder: Path = Path()
+    taken: set[str] = field(default_factory=set)  # names of its files, in lower case
 
     @property
     def failed(self) -> int:
@@ -75,7 +75,7 @@ def _take(answer: Answer, asked: Asked, one: Any, stem: str, outcome: Prediction
     written: dict[str, str] = {}
     if not isinstance(outcome, ZooError):
         try:
-            written = files_of(outcome, answer.folder, stem, asked)
+            written = files_of(outcome, answer, stem, asked)
             record = {**outcome.to_dict(), "summary": outcome.summary()}
         except ZooError as error:
             outcome = error
@@ -89,20 +89,19 @@ def _take(answer: Answer, asked: Asked, one: Any, stem: str, outcome: Prediction
     answer.files.append(written)
 
 
-def files_of(prediction: Prediction, folder: Path, stem: str, asked: Asked) -> dict[str, str]:
+def files_of(prediction: Prediction, answer: Answer, stem: str, asked: Asked) -> dict[str, str]:
     """Write what is asked for; what each file is -> its name."""
     if not asked.formats:
         return {}
-    before = set(os.listdir(folder)) if folder.is_dir() else set()
     prediction.source, kept = scrubbed(prediction.source, asked.folder), prediction.source
     prediction.options = scrubbed(prediction.options, asked.folder)
     prediction.inputs = scrubbed(prediction.inputs, asked.folder)
     prediction.notes = tuple(scrubbed(prediction.notes, asked.folder))
     try:
-        taken = {name.casefold() for name in before}
-        written = prediction.save(folder, stem, figure=asked.figure, taken=taken, format=asked.form)
+        written = prediction.save(answer.folder, stem, figure=asked.figure, taken=answer.taken, format=asked.form)
     finally:
         prediction.source = kept
+    answer.taken.update(path.name.casefold() for path in written)
     named: dict[str, str] = {}
     stem = written[-1].stem
     for path in written:
@@ -117,15 +116,12 @@ def files_of(prediction: Prediction, folder: Path, stem: str, asked: Asked) -> d
 
 def distinct(found: list[Any]) -> list[str]:
     """A stem for the files of each input, none twice."""
-    stems: list[str] = []
+    names, stems = Distinct(), []
     for one in found:
         name = one[0] if isinstance(one, list) else one
         name = name.image if isinstance(getattr(name, "image", None), str) else name
-        base = stem = clean(media.stem_of(name) if isinstance(name, str) else str(getattr(name, "id", "input")))
-        count = 2
-        while stem.casefold() in {other.casefold() for other in stems}:
-            stem, count = f"{base}_{count}", count + 1
-        stems.append(stem)
+        base = clean(media.stem_of(name) if isinstance(name, str) else str(getattr(name, "id", "input")))
+        stems.append(names.take(base))
     return stems
 
 
