@@ -119,7 +119,7 @@ def unlearn(
     out: Annotated[Path | None, typer.Option(help="Folder; default RUN/unlearned/CLIENT.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     least: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Score that RUN must have on every client's data.")
+        float | None, typer.Option(min=0, help="Score that RUN must have on who stays and on who leaves.")
     ] = None,
     noise_seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of IFU's noise, which then guarantees nothing.")

@@ -44,8 +44,9 @@ WINDOW = 5  # rounds over which a curve is averaged before it is compared with S
 class Forgotten:
     """What one method left. ``utility``: of those who stay; ``residual``: on the training data of those who left.
 
-    ``curve``: round, utility and residual wherever the federation measured its clients. ``reached``: the first
-    round whose utility, averaged over five of them, is that of SCRATCH at its end; of SCRATCH itself by the same rule.
+    ``measure``: what both are. ``curve``: round, utility and residual wherever the federation measured its clients.
+    ``reached``: the first round whose utility, averaged over five of them, is that of SCRATCH at its end; of SCRATCH
+    itself by the same rule.
     """
 
     method: str
@@ -55,6 +56,7 @@ class Forgotten:
     reached: int | None = None
     curve: tuple[tuple[int, float, float], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    measure: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,9 @@ def unlearn(
     """Forget ``clients`` of the finished federated training in the folder ``run``, by each of ``methods``.
 
     ``out``/METHOD then holds weights as ``zoo train`` leaves them. ``settings``: fields of
-    ``zoo.federated.Settings`` as text. ``least``: the score that the whole model must have on the data of those who
-    stay and of those who leave, before anything is compared; by default what the federation states.
+    ``zoo.federated.Settings`` as text; the others are those of the recipe's ``forgetting``, if it has one. ``least``:
+    the score that the whole model must have on the data of those who stay and of those who leave, before anything is
+    compared; by default what the federation states.
 
     Raises ``OptionError`` for a run that isn't federated, unfinished, or kept no history, ``DataError`` where the whole
     model hasn't learned what is to be forgotten.
@@ -123,7 +126,7 @@ def unlearn(
             raise OptionError(f"there is no way to forget a client called {method!r}; known are {', '.join(METHODS)}")
     if engine not in ENGINES:
         raise OptionError(f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, not {engine!r}")
-    chosen = configs.override(Settings(), settings or {})
+    chosen = configs.override(getattr(source.recipe, "forgetting", Settings()), settings or {})
     leaving = tuple(sorted({source.number(client) for client in clients}))
     if already := [source.name(client) for client in leaving if client in source.gone]:
         raise OptionError(f"{already[0]} isn't in {run} any more")
@@ -134,15 +137,16 @@ def unlearn(
     folder = Path(out) if out is not None else source.folder / "unlearned" / "-".join(names)
     full = _measured("full", load(source.plugin.name, weights=str(source.folder), device=device), source, leaving)
     least = source.whole.learned if least is None else least
-    if not min(full.utility, full.residual) >= least:
+    if least and not min(full.utility, full.residual) >= least:
         raise DataError(
-            f"{run} has a score of {full.utility:.3f} on who stays and {full.residual:.3f} on {listed(names, 'and')}, "
-            f"and needs {least:g} on both before forgetting means anything; train it for longer, or set --least"
+            f"{run} has a {full.measure} of {full.utility:.3f} on who stays and {full.residual:.3f} on "
+            f"{listed(names, 'and')}, and needs {least:g} on both before forgetting means anything; train it for "
+            "longer, or set --least"
         )
     results = [full]
     for method in methods:
         results.append(source.forget(method, leaving, chosen, folder / method, resume, noise_seed, device, engine))
-    report = Report(folder, names, tuple(compared(results)), tuple(_notes(results, source, leaving)))
+    report = Report(folder, names, tuple(compared(results)), tuple(_notes(results, source, leaving, least)))
     report.save()
     return report
 
@@ -234,15 +238,19 @@ class _Source:
         weights = load(self.plugin.name, weights=str(out), device=device)
         found = _measured(method, weights, self, leaving)
         curve = self.curve(out, leaving)
-        return Forgotten(method, found.utility, found.residual, int(facts.get("rounds", 0)), None, curve, facts)
+        return replace(found, rounds=int(facts.get("rounds", 0)), curve=curve, facts=facts)
 
     def rest(self, leaving: Sequence[int]) -> TrainData:
         """The cases that a training without ``leaving`` may see: none that only they hold."""
-        held = self.held(self.staying(leaving))
+        stay = self.staying(leaving)
+        held = self.held(stay) | {int(place) for client in stay for place in self.aside(client)}
         return TrainData(self.parts.train.subset(sorted(held)), self.parts.validation, self.parts.test)
 
     def staying(self, leaving: Sequence[int]) -> list[int]:
         return [client for client in range(self.whole.clients) if client not in {*leaving, *self.gone}]
+
+    def aside(self, client: int) -> Sequence[int] | np.ndarray:
+        return self.whole.aside[client] if self.whole.aside else ()
 
     def held(self, clients: Sequence[int]) -> set[int]:
         """Places of the training cases that some client of these holds."""
@@ -283,6 +291,7 @@ def _smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:
 
 def _measured(method: str, network: Model, source: _Source, leaving: Sequence[int]) -> Forgotten:
     whole, stay = source.whole, source.staying(leaving)
+    measures: dict[str, None] = {}
     network.eval()
 
     def score(cases: Dataset) -> float:
@@ -291,27 +300,39 @@ def _measured(method: str, network: Model, source: _Source, leaving: Sequence[in
         rows, failures = rows_of(network, cases, {}, progress=False)
         if not rows:
             raise DataError(f"none of {len(cases)} cases could be measured; the first: {failures[0]}")
-        return float(np.mean([_score(row) for row in rows]))
+        found = [_score(row) for row in rows]
+        measures.update(dict.fromkeys(name for name, _ in found))
+        return float(np.mean([value for _, value in found]))
 
     if whole.held_out:
         parts = [source.parts.test.subset(whole.held_out[client]) for client in stay]
-        utility = float(np.nanmean([score(part) for part in parts]))
+        parts = [part for part in parts if len(part)]
     else:
-        utility = score(source.parts.test)
+        parts = [source.parts.test] if len(source.parts.test) else []
+    if not parts:
+        raise DataError("none of who stays has a test case, so no utility can be told; train it on more cases")
+    utility = float(np.mean([score(part) for part in parts]))
     alone = sorted(source.held(leaving) - source.held(stay))
-    return Forgotten(method, utility, score(source.parts.train.subset(alone)))
+    residual = score(source.parts.train.subset(alone))
+    return Forgotten(method, utility, residual, measure=listed(list(measures), "and"))
 
 
-def _score(row: Mapping[str, Any]) -> float:
-    """Of a case: whether its class was called, its Dice, or else the first number there is."""
+def _score(row: Mapping[str, Any]) -> tuple[str, float]:
+    """Of a case: whether its class was called, its Dice, or else the first number there is; with its name."""
     if "truth" in row and "predicted" in row:
-        return float(row["truth"] == row["predicted"])
+        return "share of cases called right", float(row["truth"] == row["predicted"])
     numbers = {name: value for name, value in row.items() if isinstance(value, float)}
-    return numbers.get("dice", next(iter(numbers.values()), math.nan))
+    name = "dice" if "dice" in numbers else next(iter(numbers), "number")
+    return name, numbers.get(name, math.nan)
 
 
-def _notes(results: Sequence[Forgotten], source: _Source, leaving: Sequence[int]) -> list[str]:
-    notes = [f"{one.method}: {one.facts['guarantee']}" for one in results if "guarantee" in one.facts]
+def _notes(results: Sequence[Forgotten], source: _Source, leaving: Sequence[int], least: float) -> list[str]:
+    notes = [f"utility and residual are: {results[0].measure}"]
+    if not least:
+        notes.append(
+            "nobody checked that the whole model had learned what was forgotten; --least says what it must reach"
+        )
+    notes += [f"{one.method}: {one.facts['guarantee']}" for one in results if "guarantee" in one.facts]
     mine = source.held(leaving)
     if shared := len(mine & source.held(source.staying(leaving))):
         notes.append(f"{shared} of the {len(mine)} cases are held by others, too, and are left out of the residual")

@@ -21,6 +21,9 @@ class Pull:
     rate: float = 0.3
     still: int = -1  # this client sends back what it got
     dies: int = -1  # the server ends in this round
+    broken: int = -1  # this client returns NaN in every round but the first
+    every: int = 1  # how often the server measures
+    own: bool = False  # whether the server has data of its own
 
 
 class Weights(nn.Module):
@@ -35,7 +38,15 @@ def client(network, point, rng, context, recipe):
     with torch.no_grad():
         for parameter, goal in zip(network.parameters(), (point[:2], point[2:]), strict=True):
             parameter += (goal - parameter) * (0.0 if context.client == recipe.still else recipe.rate)
+        if context.client == recipe.broken and context.round > 1:
+            network.theta += torch.nan
     return Update({"network": network}, num_examples=1, who=context.client)
+
+
+def distil(student, teacher, rng, leaving, temperature):
+    """On data of the server's own that show the first weights alone."""
+    assert leaving
+    return (student.theta - teacher.theta.detach()).square().sum() / temperature
 
 
 def objective(network, point, rng):
@@ -47,7 +58,7 @@ def build(recipe, data, seed):
     def evaluate(state):
         if state.round == recipe.dies:
             raise KeyboardInterrupt
-        return {}
+        return {"measured": 1.0}
 
     return Federation(
         model=Weights,
@@ -56,6 +67,8 @@ def build(recipe, data, seed):
         partitions=[np.array([i]) for i in range(recipe.clients)],
         rounds=recipe.rounds,
         evaluate=evaluate,
+        evaluate_every=recipe.every,
         objective=objective,
+        distil=distil if recipe.own else None,
         weights="uniform",
     )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from zoo.data.sets import Dataset
-from zoo.data.splits import TrainData
+from zoo.data.sets import Dataset, load_dataset
+from zoo.data.splits import Split, TrainData, divide
 from zoo.errors import OptionError
 from zoo.federated import HistoryPolicy, Request, Settings, federate
 from zoo.federated.contributions import NEEDS
 from zoo.federated.history import History
 from zoo.federated.unlearning import calibrated, cutoff, guarantee, reached, restart
 from zoo.training import Run
+from zoo.training.recipe import digest
 
 NOTHING = TrainData(*(Dataset("nothing", []) for _ in range(3)))
 T, RATE = 6, 0.3
@@ -37,9 +39,11 @@ def train(pull, out, schemes=tuple(NEEDS), resume=False, **fields):
     return federate(pull.build, pull.Pull(**fields), NOTHING, run)
 
 
-def forget(pull, source, out, method, leaving=(1,), gone=(), noise=0, fields=None, **settings):
+def forget(
+    pull, source, out, method, leaving=(1,), gone=(), noise=0, fields=None, resume=False, every=None, **settings
+):
     request = Request(source, leaving, method, Settings(**settings), noise, gone)
-    run = Run(out, seed=3, device="cpu", progress=False, forget=request)
+    run = Run(out, seed=3, device="cpu", progress=False, forget=request, resume=resume, checkpoint_every=every)
     outcome = federate(pull.build, pull.Pull(**(fields or {})), NOTHING, run)
     return outcome, request.facts["federated"]
 
@@ -245,3 +249,83 @@ def test_the_history_of_rounds_stays_within_its_bytes(tmp_path):
         history.add(round_, {"w": torch.full((10,), float(round_))}, {}, 3)
     assert history.rounds == [0, 4, 8]
     assert np.isclose(float(history.network(8)["w"][0]), 8)
+
+
+def test_ukds_server_brings_answers_to_the_old_models_alone_and_goes_on_after_a_kill(pull, source, tmp_path):
+    whole, folder = source
+    old, fields = whole.state_dict(), {"own": True}
+    settings = {"distil": 400, "distil_lr": 0.5}
+    outcome, facts = forget(pull, folder, tmp_path / "u", "ukd", fields=fields, **settings)
+    begun, _ = forget(pull, folder, tmp_path / "b", "ukd", fields=fields, distil=1, distil_lr=0.0)
+    assert (facts["rounds"], facts["distillation_steps"]) == (0, 400)
+    assert outcome.clients == [], "no client takes part"
+    assert outcome.rows[0]["global/measured"] == 1
+    torch.testing.assert_close(outcome.state_dict()["theta"], old["theta"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(outcome.state_dict()["last"], begun.state_dict()["last"])  # its data don't show it
+    then, facts = forget(pull, folder, tmp_path / "t", "ukd", fields=fields, rounds=2, **settings)
+    assert facts["rounds"] == 2
+    rest = pull.POINTS[[0, 2, 3]]
+    torch.testing.assert_close(vector(then.state_dict()), pulled(vector(outcome.state_dict()), rest, 2))
+
+    class Killed(Exception):
+        pass
+
+    calls = iter(range(10_000))
+
+    def mortal(*given):
+        if next(calls) == 30:
+            raise Killed
+        return real(*given)
+
+    real, pull.distil = pull.distil, mortal
+    with pytest.raises(Killed):
+        forget(pull, folder, tmp_path / "k", "ukd", fields=fields, every=10, **settings)
+    calls = []
+    pull.distil = lambda *given: calls.append(1) or real(*given)
+    again, _ = forget(pull, folder, tmp_path / "k", "ukd", fields=fields, resume=True, **settings)
+    assert torch.equal(vector(again.state_dict()), vector(outcome.state_dict()))
+    assert len(calls) == 400 - 30
+    pull.distil = real
+    with pytest.raises(OptionError, match="data of the server's own"):
+        forget(pull, folder, tmp_path / "n", "ukd", distil=3)
+
+
+def test_the_last_round_of_a_shorter_training_is_measured_too(pull, source, tmp_path):
+    _, folder = source
+    outcome, _ = forget(pull, folder, tmp_path / "e", "federaser", fields={"every": 4})
+    assert [row["round"] for row in outcome.rows if "global/measured" in row] == [4, T - 1]
+
+
+def test_a_client_whose_answers_are_nan_is_forgotten_by_what_it_gave(pull, tmp_path):
+    whole = train(pull, tmp_path / "run", broken=1)
+    known = whole.history.contributions()
+    assert [row["failed"] for row in whole.rows] == [0, *[1] * (T - 1)]
+    assert known.lengths()[1:, 1].abs().sum() == 0
+    assert (torch.stack(known.shares)[1:, 1] == 0).all()
+    for method in NEEDS:
+        outcome, _ = forget(pull, tmp_path / "run", tmp_path / method, method, fields={"broken": 1}, rounds=2)
+        assert torch.isfinite(vector(outcome.state_dict())).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["simulation", "deployment"])
+def test_history_and_forgetting_are_the_same_on_every_engine(pull, tmp_path, monkeypatch, engine):
+    spec = "phantom:skin-lesion?n=6&size=32"
+    parts = divide(load_dataset(spec), Split(), None, 3)
+    facts = {"data": spec, "phantom": None, "split": asdict(Split()), "cases": digest(parts)}
+    for name, value in (("PYTHONPATH", str(Path(__file__).parent)), ("OMP_NUM_THREADS", "1"), ("HOME", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    found = []
+    for where in ("local", engine):
+        out, recipe = tmp_path / where, pull.Pull(clients=3, rounds=2)
+        common = {"seed": 3, "device": "cpu", "progress": False, "engine": where, "source": facts}
+        policy = HistoryPolicy(dtype="float32", schemes=("ifu", "federaser"))
+        whole = federate(pull.build, recipe, parts, Run(out, identity={"model": "t"}, history=policy, **common))
+        ends = [whole.history.contributions().lengths(), vector(whole.state_dict())]
+        for method in ("federaser", "ifu"):
+            request = Request(out, (1,), method, Settings(metric="l2", sigma=0.1, epsilon=30.0, rounds=1), 5)
+            run = Run(out / method, identity={"model": "t"}, forget=request, **common)
+            ends.append(vector(federate(pull.build, recipe, parts, run).state_dict()))
+        found.append(ends)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

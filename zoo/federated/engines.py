@@ -13,10 +13,10 @@ from zoo.federated import flower
 from zoo.federated.app import client_app, facts_of
 from zoo.federated.client import Clients
 from zoo.federated.deployment import deploy, write_app
-from zoo.federated.exchange import Tensors
+from zoo.federated.exchange import State, Tensors
 from zoo.federated.federation import Build, Federation, Outcome, check, construct, initial_models
 from zoo.federated.grid import LocalGrid
-from zoo.federated.server import serve
+from zoo.federated.server import evaluated, serve
 from zoo.training import Run, TrainData, checkpoint
 
 
@@ -39,12 +39,15 @@ def federate(
     few usable answers, ``MissingExtraError`` without Flower.
     """
     with flower.quiet():
-        run.stage(stage)
         if run.forget is not None:
             build, recipe, models = run.forget.begin(build, recipe, data, run, stage, models)
+        run.stage(stage)
         federation = construct(build, recipe, data, run.seed)
         if run.history is not None:
             federation = replace(federation, history=run.history)
+        if models is not None and federation.remaining and not federation.rounds:  # the server has done it all alone
+            state = State({name: dict(tensors) for name, tensors in models.items()})
+            return Outcome(state, [{"round": 0.0, **evaluated(federation, state)}])
         check(federation, data.train)
         if run.accelerator.num_processes > 1:
             raise OptionError("a federation runs in one process; start it without accelerate launch")

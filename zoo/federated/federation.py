@@ -38,14 +38,18 @@ class Federation:
     in every round each client is asked once for each. ``sends``: the names of the server's models that go out with an
     exchange; by default all do, every time. ``weights``: how much a client counts in ``train``, ``samples``,
     ``uniform``, ``metric:NAME`` (a number that the clients report) or a function from the clients' numbers to their
-    weights; elsewhere, and with ``None``, by cases. ``evaluate``: numbers on the state after each round. A round goes
-    on while at least ``min_clients`` of the clients return usable updates within ``timeout`` seconds. ``target``: what
-    every training case needs, ``label`` or ``mask``. ``refuse``: of an update that is well formed, why it's of no use
-    all the same, such as a data set of unknown classes; an empty text takes it.
+    weights; elsewhere, and with ``None``, by cases. ``evaluate``: numbers on the state after each round, or after every
+    ``evaluate_every``-th and the last of the rounds that are made. A round goes on while at least ``min_clients`` of
+    the clients return usable updates within ``timeout`` seconds. ``target``: what every training case needs, ``label``
+    or ``mask``. ``refuse``: of an update that is well formed, why it's of no use all the same, such as a data set of
+    unknown classes; an empty text takes it.
 
     What follows is for ``zoo unlearn``. ``names``: what the clients are called. ``held_out``: for each client, its
     indices into ``data.test``. ``objective``: ``(network, data, rng) -> (loss, score)`` of a batch of a client's data,
     which is lower for a better network, and a score in [0, 1], which is higher; schemes that climb it need it.
+    ``distil``: ``(student, teacher, rng, leaving, temperature) -> loss`` of a batch of unlabelled data that the server
+    has itself and that came from none of the clients ``leaving``; how far the two networks' answers are apart.
+    ``aside``: for each client, its indices into ``data.train`` that the server has for this and that nobody trains on.
     ``learned``: the score that the whole model must reach on everybody's data before anything is compared.
     ``remaining`` and ``before``: of a training without some clients, which numbers the others had, and how many rounds
     it goes on from.
@@ -62,6 +66,7 @@ class Federation:
     sends: Callable[[str], Collection[str]] | None = None
     weights: Weights | None = "samples"
     evaluate: Callable[[State], Mapping[str, float] | None] | None = None
+    evaluate_every: int = 1
     min_clients: int = 2
     timeout: float = 3600.0
     target: str | None = None
@@ -70,6 +75,8 @@ class Federation:
     names: Sequence[str] = ()
     held_out: Sequence[Sequence[int] | np.ndarray] = ()
     objective: Callable[[Any, Any, np.random.Generator], tuple[Tensor, float]] | None = None
+    distil: Callable[[Any, Any, np.random.Generator, Sequence[int], float], Tensor] | None = None
+    aside: Sequence[Sequence[int] | np.ndarray] = ()
     learned: float = 0.0
     remaining: Sequence[int] = ()
     before: int = 0

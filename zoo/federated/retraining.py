@@ -20,7 +20,7 @@ from zoo.federated.contributions import NEEDS
 from zoo.federated.exchange import Context, State, Tensors, Update
 from zoo.federated.federation import Aggregate, Build, Federation, check, construct, initial_models
 from zoo.federated.history import CONTRIBUTIONS, History, HistoryPolicy
-from zoo.federated.unlearning import Beginning, Settings, beginning, calibrated
+from zoo.federated.unlearning import Beginning, Settings, beginning, calibrated, distilled
 from zoo.training import Run, checkpoint
 
 
@@ -57,6 +57,7 @@ def remaining(recipe: Retraining, data: TrainData, seed: int) -> Federation:
         min_clients=min(whole.min_clients, len(kept)),
         names=[whole.names[client] for client in kept] if whole.names else (),
         held_out=[whole.held_out[client] for client in kept] if whole.held_out else (),
+        aside=[whole.aside[client] for client in kept] if whole.aside else (),
         rounds=recipe.rounds,
         remaining=kept,
         before=recipe.before,
@@ -139,6 +140,11 @@ class Request:
         begin = beginning(
             self.method, whole, history, first["network"], self.leaving, self.settings, run.seed, self.noise, run.device
         )
+        if self.method == "ukd" and self.settings.distil:
+            run.stage(f"{stage}-distillation")
+            old = history.last()[1]
+            begin.network = distilled(whole, begin.network, old, without, self.settings, run)
+            begin.facts |= {"distillation_steps": self.settings.distil}
         self.facts[stage] = {"rounds": begin.rounds, **begin.facts}
         run.history = self._lineage(run, stage, history, begin) if self.method in ("scratch", "ifu") else None
         facts = replace(

@@ -107,9 +107,8 @@ def _round(
                 returned = {u.client: u.models["network"] for u in updates if "network" in u.models}
         row |= {f"{exchange}/{name}": value for name, value in _means(updates).items()}
         sizes += [{"client": e.pop("client"), "phase": exchange, **e} for e in bytes_]
-    if federation.evaluate is not None:
-        scores = federation.evaluate(server.state) or {}
-        row |= {f"global/{_hyphens(name)}": float(value) for name, value in scores.items()}
+    if number % federation.evaluate_every == 0 or number == federation.rounds:
+        row |= evaluated(federation, server.state)
     if history is not None:
         history.add(federation.before + number, server.state.network, returned, federation.clients)
         if server.contributions is not None:
@@ -119,6 +118,12 @@ def _round(
     for way in ("down", "up"):
         row[f"bytes-{way}"] = sum(entry[way] for entry in sizes)
     return row
+
+
+def evaluated(federation: Federation, state: State) -> dict[str, float]:
+    """The federation's numbers on a state, as the tables spell them."""
+    scores = federation.evaluate(state) if federation.evaluate is not None else None
+    return {f"global/{_hyphens(name)}": float(value) for name, value in (scores or {}).items()}
 
 
 class _Server:

@@ -9,9 +9,11 @@ Delta_i^t = theta_i^t+1 - theta^t what it adds; c is who leaves, R who remains, 
 | ``finetuning`` | theta^T | trains on R |
 | ``fedaccum`` | sum over R of p'_i theta_i^T (``accumulate=sum``: theta^0 + sum of p'_i Delta_i^t) | trains on R |
 | ``federaser`` | theta^0 + sum over R of p'_i Delta_i^0 | trains on R, updates as long as every n-th stored one |
-| ``ukd`` | theta^T - p_c sum of theta_c^t+1 (``subtract=updates``: of Delta_c^t) | trains on R |
+| ``ukd`` | theta^T - p_c sum of theta_c^t+1 (``subtract=updates``: of Delta_c^t) | trains on R, or distils |
 | ``pga`` | climbs c's loss within a ball about ``fedaccum``'s model | trains on R |
 | ``ifu`` | theta^t* and noise, t* the last round up to which c had added little | trains on R |
+
+``ukd`` with ``distil`` ends at the server, which brings the model's answers on data of its own to those of theta^T.
 
 ``sifu`` is ``ifu`` on a training that has forgotten others before: it goes back along all that led to its model.
 """
@@ -30,10 +32,11 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.federated.contributions import NEEDS, Contributions
-from zoo.federated.exchange import Tensors, weighted_mean
+from zoo.federated.exchange import Tensors, tensors_of, weighted_mean
 from zoo.federated.federation import Federation
 from zoo.federated.history import History
 from zoo.seeds import derive_seed, seed_torch
+from zoo.training import Run
 
 METHODS = (*NEEDS, "sifu")
 MethodName = Literal["scratch", "finetuning", "fedaccum", "federaser", "ukd", "pga", "ifu", "sifu"]
@@ -44,7 +47,7 @@ class Settings:
     """How a client is forgotten. The defaults are those of the prostate benchmark's code where it has any."""
 
     rounds: int | None = field(default=None, metadata={"min": 1, "max": 1_000_000})
-    """Of the training on those who remain; none: as many as the whole training had."""
+    """Of the training on those who remain; none: as many as the whole training had, and 0 after ``distil``."""
     epsilon: float = field(default=1.0, metadata={"min": 1e-6, "max": 1e6})
     delta: float = field(default=0.025, metadata={"min": 1e-12, "max": 0.5})
     sigma: float = field(default=0.025, metadata={"min": 0.0, "max": 1e3})  # of IFU's noise
@@ -55,6 +58,11 @@ class Settings:
     granularity: Literal["client", "layer"] = "client"  # what FedEraser scales to its stored length as one
     accumulate: Literal["last", "sum"] = "last"  # FedAccum's reading
     subtract: Literal["models", "updates"] = "models"  # UKD's reading
+    distil: int = field(default=0, metadata={"min": 0, "max": 10_000_000})
+    """Steps of UKD in which the server brings the subtracted model's answers to the old one's; as released there are
+    none."""
+    distil_lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 10.0})  # of Adam; not stated
+    temperature: float = field(default=3.0, metadata={"min": 1e-3, "max": 1e3})  # not stated
     ascent: int = field(default=100, metadata={"min": 1, "max": 1_000_000})  # PGA's steps at most
     ascent_lr: float = field(default=1e-3, metadata={"min": 1e-9, "max": 1e3})
     floor: float = field(default=0.12, metadata={"min": 0.0, "max": 1.0})  # score of c at which PGA stops
@@ -135,6 +143,26 @@ def ascend(
     return settings.ascent
 
 
+def distilled(
+    whole: Federation, student: Tensors, teacher: Tensors, leaving: Sequence[int], settings: Settings, run: Run
+) -> Tensors:
+    """UKD's second half, a stage of ``run``: the server brings the subtracted model's answers to the old model's."""
+    assert whole.distil is not None
+    old, network = whole.model(), whole.model()
+    old.load_state_dict(teacher)
+    network.load_state_dict(student)
+    old.to(run.device).eval().requires_grad_(False)
+    net, optimizer = run.track(network=network, optimizer=torch.optim.Adam(network.parameters(), lr=settings.distil_lr))
+    for step in run.steps(settings.distil):
+        net.train()
+        loss = whole.distil(net, old, run.generator("distillation", step), leaving, settings.temperature)
+        optimizer.zero_grad()
+        run.backward(loss)
+        optimizer.step()
+        run.log(loss=loss)
+    return tensors_of(network)
+
+
 # ---- where each scheme begins ----------------------------------------------------------------------------------------
 
 
@@ -163,7 +191,7 @@ def beginning(
     if method == "finetuning":
         return Beginning(full, rounds)
     known = history.contributions()
-    require(method, known, whole)
+    require(method, known, whole, settings.distil)
     names, left = known.names, [c for c in range(known.clients) if c not in leaving]
 
     def moved(base: Tensors, by: Tensor) -> Tensors:
@@ -200,7 +228,7 @@ def beginning(
                 taken = taken + known.vectors["path"][0]
             share = float(torch.stack(known.shares)[:, client].mean())
             model = moved(model, (-share * taken).expand_as(known.vector(full)))
-        return Beginning(model, rounds)
+        return Beginning(model, (settings.rounds or 0) if settings.distil else rounds)
     if method == "pga":
         return _climbed(whole, others(), full, rounds, leaving, settings, seed, device)
     return _gone_back(history, known, full, total, rounds, leaving, settings, noise)
@@ -269,7 +297,7 @@ def guarantee(t: int, total: int, epsilon: float, settings: Settings, seeded: bo
     )
 
 
-def require(method: str, known: Contributions, whole: Federation) -> None:
+def require(method: str, known: Contributions, whole: Federation, distil: int = 0) -> None:
     """Raises ``OptionError`` with how to train where a history lacks what a method needs."""
     if method not in known.schemes:
         kept = ", ".join(dict.fromkeys(("scratch", "finetuning", *known.schemes)))
@@ -278,3 +306,8 @@ def require(method: str, known: Contributions, whole: Federation) -> None:
         raise OptionError(f"the clients of this run send no network, so {method} has no updates of theirs to go by")
     if method == "pga" and whole.objective is None:
         raise OptionError("pga climbs a client's loss, and this model's federation states no objective to climb")
+    if method == "ukd" and distil and whole.distil is None:
+        raise OptionError(
+            "ukd distils on data of the server's own, and this training's server has none; leave out distil, or see "
+            "the model's notes for how its server gets some"
+        )
