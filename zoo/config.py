@@ -94,9 +94,9 @@ def _from_dict(cls: type[T], data: Mapping[str, Any], prefix: str) -> T:
     values: dict[str, Any] = {}
     for name, item in known.items():
         if name in data:
-            values[name] = _convert(data[name], _types(cls)[name], item.metadata, prefix + name)
+            values[name] = _convert(data[name], _types(cls)[name], item.metadata, prefix + name)  # type: ignore[arg-type]
         elif item.default is MISSING and item.default_factory is MISSING:
-            raise OptionError(f"{cls.__name__} needs the field {prefix + name!r} ({_name(_types(cls)[name])})")
+            raise OptionError(f"{cls.__name__} needs the field {prefix + name!r} ({_name(_types(cls)[name])})")  # type: ignore[arg-type]
     try:
         return cls(**values)
     except ValueError as error:  # a check across fields in __post_init__
