@@ -7,7 +7,7 @@ on logits ``[b n *grid]`` of the n classes, whatever the number of axes of the g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -27,9 +27,9 @@ class Losses:
     distilling Dice, which is then 0 between equal maps.
     """
 
-    temperature: float = 0.5  # Sec. 2.3
+    temperature: float = field(default=0.5, metadata={"min": 0.01, "max": 100.0})  # Sec. 2.3
     cross_entropy: Literal["exact", "probabilities"] = "exact"
-    smooth: float = 1e-5
+    smooth: float = field(default=1e-5, metadata={"min": 0.0, "max": 1.0})
     conditional: Literal["exact", "divided"] = "exact"
     squared: bool = False
 
