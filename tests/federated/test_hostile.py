@@ -135,7 +135,10 @@ def test_a_client_that_ends_its_process_ends_nobody_elses(attacked, error):
     assert "\x1b" not in rows[0]["status"]
 
 
-def test_a_users_interrupt_still_ends_the_run(attacked):
+def test_a_users_interrupt_still_ends_the_run(attacked, request):
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, given))
+
     def interrupted(content):
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(1000):
