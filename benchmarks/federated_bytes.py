@@ -1,9 +1,10 @@
 """Bytes that every federated model of the registry sends in a round, against plain FedAvg of the network that it makes.
 
 ``python benchmarks/federated_bytes.py`` trains each by its demo preset, cut to two rounds of one step where the recipe
-has such fields, and reads the ledger of the run. Then the same network goes to as many clients and back unchanged. The
-table is printed and written to ``benchmarks/results/``; ``--model`` and ``--preset`` choose others. Bytes are counted,
-not timed, so that other work on the machine changes nothing.
+has such fields and asked for no score that so little can't reach, and reads the ledger of the run. Then the same
+network goes to as many clients and back unchanged. The table is printed and written to ``benchmarks/results/``;
+``--model`` and ``--preset`` choose others. Bytes are counted, not timed, so that other work on the machine changes
+nothing.
 """
 
 from __future__ import annotations
