@@ -106,6 +106,13 @@ def _annotations_are_checked(request: pytest.FixtureRequest, monkeypatch: pytest
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+@pytest.fixture(autouse=True)
+def _draws_are_the_same_each_time() -> None:
+    """A test that draws from torch's global generator sees the same numbers alone and in a full run."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def examination() -> Callable[[str], Any]:
     """The checks of a plugin of ours, by name: each runs once in a session, on a model that is loaded once."""

@@ -125,8 +125,8 @@ def test_an_empty_selection_is_noise_alone_where_strict_and_everybody_otherwise(
 
 
 def test_strict_divides_by_the_expected_size_whoever_is_kept():
-    grads = torch.randn(8, 47) + 1.0
-    grads[5:] -= 2.0  # three of eight point away
+    grads = torch.randn(8, 47) / 4 + 1.0
+    grads[5:] -= 2.0  # three of eight point away, whatever is drawn
     strict = plan(filter="cs", accounting="strict", sigma=1e-6, tau=1e-3)
     result = align(grads, *strict, draw())
     kept = (grads * (1 / grads.norm(dim=1)).clamp(max=1)[:, None])[result.kept].sum(0) / 8
