@@ -6,6 +6,7 @@ code 2; ``zoo --debug`` shows the traceback.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -129,6 +130,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(int(code or 0))
+    if arguments is None:
+        gc.freeze()  # Python would look through everything once more before it leaves
     sys.exit(code or 0)
 
 

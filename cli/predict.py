@@ -12,6 +12,7 @@ import typer
 
 from zoo import options, registry
 from zoo.cli.output import print_json_line, print_table, refuse, warn
+from zoo.cli.start import starting
 from zoo.cli.usual import usual_weights
 from zoo.errors import OptionError, ZooError
 from zoo.plugin import Form, Plugin
@@ -80,12 +81,13 @@ def predict(
     files = _files(found)
     _check_out(out, stems, files)
 
-    from zoo import cluster, inference, results
+    with starting():
+        from zoo import cluster, inference, results
 
-    if engine == "ray":
-        stems = cluster.distinct_files(stems)
-    weights = usual_weights(model, weights)
-    loaded = inference.load(model, weights=weights, device="cpu" if engine == "ray" else device)
+        if engine == "ray":
+            stems = cluster.distinct_files(stems)
+        weights = usual_weights(model, weights)
+        loaded = inference.load(model, weights=weights, device="cpu" if engine == "ray" else device)
     settings = results.settings_of(loaded.provenance, options.record(options.complete(plugin, chosen, whole=False)))
     sources = _distinct(map(_told_as, found))
     table, done = results.begin(out, settings, [*sources, *missing], resume=resume)

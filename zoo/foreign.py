@@ -53,7 +53,12 @@ class Point:
 def points(group: str) -> list[Point]:
     """The entry points of a group, in no order. Nothing is imported, and no broken metadata stops it."""
     try:
-        found = [_of(point, *about(point.dist)) for point in entry_points(group=group)]
+        whose: dict[int, tuple[str, str]] = {}  # metadata are parsed anew at every look
+        found = []
+        for point in entry_points(group=group):
+            if id(point.dist) not in whose:
+                whose[id(point.dist)] = about(point.dist)
+            found.append(_of(point, *whose[id(point.dist)]))
     except Exception:  # one malformed file spoils the call for all
         found = list(_one_by_one(group))
     stated = os.environ.get(VARIABLE)

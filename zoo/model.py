@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Generic, final
 
 import numpy as np
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import TypeVar
@@ -32,7 +31,7 @@ _PROMPTS = ("box", "point", "click")
 MEASURED = 16  # images whose features are made at a time
 
 
-class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
+class Model(nn.Module, Generic[P]):
     """A network with a typed configuration that predicts on what a user has.
 
     A subclass sets ``plugin`` and ``config_class`` (a frozen dataclass), builds its layers in ``__init__``, and
@@ -200,19 +199,23 @@ class Model(nn.Module, PyTorchModelHubMixin, Generic[P]):
         measured = self.measured(self._pictures(case, **chosen))
         return self.domain.judge(measured) if len(measured["statistics"]) else None
 
-    # PyTorchModelHubMixin's hooks: `from_pretrained`, `save_pretrained` and `push_to_hub` use our layout and checks.
+    # ---- the three names by which users of the Hub know these ---------------------------------------------------
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        weights.save(self, save_directory)
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write weights and configuration to a folder, as :func:`zoo.save` does."""
+        weights.save(self, Path(save_directory))
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Publish this model with its card; ``options`` as for :func:`zoo.push`. Returns the address of the commit."""
         # By name: publishing stands above the models that it publishes, and a user finds it here all the same.
         return import_module("zoo.publish").push(self, repo_id, **options).url or ""
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> Model[P]:
-        spec = model_id if Path(model_id).exists() else f"hf://{model_id}" + (f"@{revision}" if revision else "")
+    def from_pretrained(cls, model_id: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+        """A model of this class from a folder, or from ``ORG/REPO`` on the Hub; the cache and the token are
+        ``huggingface_hub``'s. Raises ``WeightsError``."""
+        found = Path(model_id).exists()
+        spec = str(model_id) if found else f"hf://{model_id}" + (f"@{revision}" if revision else "")
         return loading.load_into(cls, spec)
 
 

@@ -306,7 +306,7 @@ class Prediction:
                 record, written = self.to_dict(), []
                 if figure:
                     path = draft / f"{stem}.png"
-                    self.figure().save(path)
+                    self.figure().save(path, compress_level=1)  # a third of the time, an eighth more bytes
                     written.append(path)
                     record["figure"] = path.name
                 for key, write in self._object_files().items():

@@ -190,6 +190,43 @@ struct NearestK {
   }
 };
 
+// Up to eight nearest in single precision, in ascending order, each row in one vector: an offer is inserted without a
+// branch. The lanes before the first of the k hold what no offer can displace.
+struct NearestEight {
+  typedef float Distances __attribute__((vector_size(32)));
+  typedef int32_t Numbers __attribute__((vector_size(32)));
+  Distances distance;  // squared; at first the limit
+  Numbers index, slot;
+  int64_t k;
+
+  float limit() const { return distance[7]; }
+  bool admits(float d, int32_t i) const { return d < distance[7] || (d == distance[7] && i < index[7]); }
+  bool has(int32_t i) const { return any(index == i); }
+  void insert(float d, int32_t i, int32_t place) {  // what is too far away falls off the end
+    const Distances before = up(distance, -std::numeric_limits<float>::infinity());
+    const Numbers before_index = up(index, -1), before_slot = up(slot, -1);
+    const Numbers stays = (distance < d) | ((distance == d) & (index < i));
+    const Numbers moves = ~((before < d) | ((before == d) & (before_index < i)));
+    distance = stays ? distance : (moves ? before : Distances{} + d);
+    index = stays ? index : (moves ? before_index : Numbers{} + i);
+    slot = stays ? slot : (moves ? before_slot : Numbers{} + place);
+  }
+
+  static bool any(Numbers mask) {
+#if ZOO_SIMD_X86 && ZOO_SIMD_BYTES >= 32
+    return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+    int32_t seen = 0;
+    for (int j = 0; j < 8; ++j) seen |= mask[j];
+    return seen != 0;
+#endif
+  }
+  template <typename V, typename T>
+  static V up(V v, T first) {  // one lane on
+    return V{first, v[0], v[1], v[2], v[3], v[4], v[5], v[6]};
+  }
+};
+
 // The lane of the least distance among those in `bits`.
 template <typename A>
 inline int nearest_of(const Lanes<A>& distances, uint32_t bits) {
@@ -211,6 +248,21 @@ inline void scan_leaf(const Tree<A, D>& tree, int64_t i, const A* q, Best& best)
     best.offer(reinterpret_cast<const A*>(distance.v)[j], leaf.index[j], static_cast<int32_t>(i * kWide + j));
     bits &= at_most(distance, best.limit()) & (bits - 1);
   }
+}
+
+// For up to eight: all that were near enough at first, without a look at the limit in between.
+template <int D>
+inline void scan_leaf(const Tree<float, D>& tree, int64_t i, const float* q, NearestEight& best) {
+  const Leaf<float, D>& leaf = tree.leaves[i];
+  const Lanes<float> distance = to_points(leaf, q);
+  uint32_t bits = at_most(distance, best.limit());
+  NearestEight found = best;
+  for (; bits; bits &= bits - 1) {
+    const int j = __builtin_ctz(bits);
+    if (found.has(leaf.index[j])) continue;  // offered before
+    found.insert(reinterpret_cast<const float*>(distance.v)[j], leaf.index[j], static_cast<int32_t>(i * kWide + j));
+  }
+  best = found;
 }
 
 // For the nearest alone: no branch per lane.
@@ -374,6 +426,26 @@ inline void reset(NearestK<A>& best, A limit, int64_t) {
   }
 }
 
+inline void reset(NearestEight& best, float limit, int64_t k) {
+  best.k = k;
+  for (int64_t j = 0; j < 8; ++j) {
+    const bool free = j >= 8 - k;
+    best.distance[j] = free ? limit : -std::numeric_limits<float>::infinity();
+    best.index[j] = free ? kNone : -1;
+    best.slot[j] = -1;
+  }
+}
+
+template <int D>
+inline void write(const Query<float, D>& task, int64_t row, const NearestEight& best) {
+  for (int64_t j = 0; j < best.k; ++j) {
+    const int64_t from = 8 - best.k + j;
+    const bool found = best.slot[from] >= 0;
+    task.distance[row * best.k + j] = found ? std::sqrt(best.distance[from]) : std::numeric_limits<float>::infinity();
+    task.index[row * best.k + j] = found ? best.index[from] : -1;
+  }
+}
+
 template <typename A, int D>
 inline void write(const Query<A, D>& task, int64_t row, const Nearest<A>& best) {
   const bool found = best.slot >= 0;
@@ -395,6 +467,8 @@ template <typename A>
 inline int32_t any_slot(const NearestK<A>& best) {
   return best.slot[0];
 }
+
+inline int32_t any_slot(const NearestEight& best) { return best.slot[8 - best.k]; }
 
 // k beyond this finds no limit in the one leaf that a group meets first.
 constexpr int64_t kGroupK = 8;
@@ -452,6 +526,13 @@ void query_chunk(const Query<A, D>& task, int64_t first, int64_t last) {
     Nearest<A> best[kWide];
     query_groups(task, first, last, best);
     return;
+  }
+  if constexpr (std::is_same_v<A, float>) {
+    if (k <= 8) {
+      NearestEight best[kWide];
+      query_groups(task, first, last, best);
+      return;
+    }
   }
   const int64_t rows = k <= kGroupK ? kWide : 1;
   simd::Buffer<A> distance(rows * k);

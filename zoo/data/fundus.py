@@ -5,6 +5,14 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
+from zoo.media.image import Image, per_image
+
+
+@per_image
+def field_of(image: Image) -> Bool[np.ndarray, "h w"]:
+    """:func:`field_of_view` of a photograph, looked for once."""
+    return field_of_view(image.rgb())
+
 
 def field_of_view(rgb: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
     """Where the camera saw the retina: the largest bright region, its holes filled.
@@ -13,14 +21,21 @@ def field_of_view(rgb: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
     """
     from scipy import ndimage
 
-    brightness = ndimage.uniform_filter(rgb.max(axis=-1), 5)
+    brightness = ndimage.uniform_filter(np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]), 5)
     bright = brightness > 0.5 * _valley(brightness)
     regions, count = ndimage.label(bright)
     if count == 0:
         return np.ones(bright.shape, dtype=bool)
     largest = int(np.bincount(regions.ravel())[1:].argmax()) + 1
     field = ndimage.binary_fill_holes(regions == largest)
-    return field if field.mean() > 0.1 else np.ones_like(field)
+    return field if np.count_nonzero(field) > 0.1 * field.size else np.ones_like(field)
+
+
+def colourless(rgb: Float[np.ndarray, "h w 3"]) -> bool:
+    """Whether the channels differ by no more than a hundredth on average, as those of an angiogram."""
+    red, green, blue = (rgb[..., channel] for channel in range(3))
+    grey = (red + green + blue) / 3
+    return sum(float(np.abs(one - grey).mean()) for one in (red, green, blue)) <= 0.03
 
 
 def _valley(brightness: np.ndarray) -> float:

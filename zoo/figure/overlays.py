@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw
 
 from zoo.figure.layout import PANEL_SIDE, RGB, colour, fit, font, to_picture
 
-_HEAT = np.array([[0, 0, 40], [0, 114, 178], [0, 158, 115], [240, 228, 66]], np.float32)
+_STOPS = np.array([[0, 0, 40], [0, 114, 178], [0, 158, 115], [240, 228, 66]])
+_STEPS = np.linspace(0, len(_STOPS) - 1, 1024)
+_HEAT = np.stack([np.interp(_STEPS, range(len(_STOPS)), channel) for channel in _STOPS.T], 1).round().astype(np.uint8)
 
 
 def overlay(picture: Image.Image | np.ndarray, mask: Integer[np.ndarray, "h w"], opacity: float = 0.75) -> Image.Image:
@@ -64,9 +66,7 @@ def _resize_labels(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def heatmap(values: Float[np.ndarray, "h w"]) -> Image.Image:
     """Values in [0, 1] as a picture, dark blue through green to yellow, monotone in brightness."""
     position = np.clip(np.nan_to_num(values.astype(np.float32)), 0, 1) * (len(_HEAT) - 1)
-    low = np.minimum(position.astype(int), len(_HEAT) - 2)
-    share = (position - low)[..., None]
-    return Image.fromarray(((1 - share) * _HEAT[low] + share * _HEAT[low + 1]).round().astype(np.uint8))
+    return Image.fromarray(_HEAT[position.round().astype(np.uint16)])
 
 
 def heat_over(

@@ -9,8 +9,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.hf_api import RepoSibling
-
 from zoo.errors import MissingExtraError, WeightsError
 from zoo.hub.client import Address, NotCached, Unreachable, download, explained, in_cache, listing_of, size_text
 from zoo.hub.configs import foreign_config
@@ -18,7 +16,10 @@ from zoo.hub.snapshots import SAFE_NAME, has_hash, require_portable, stated_hash
 from zoo.weights import TENSORS
 
 if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
     from torch import nn
+else:
+    RepoSibling = Any
 
 BACKBONE_FILES = (
     "config.json",

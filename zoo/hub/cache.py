@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import HFCacheInfo
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import WeightsError
 from zoo.hub.client import address
 from zoo.weights import CONFIG, MAX_CONFIG_BYTES
+
+if TYPE_CHECKING:
+    from huggingface_hub import HFCacheInfo
+else:
+    HFCacheInfo = Any
 
 
 @dataclass(frozen=True)

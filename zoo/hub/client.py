@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from huggingface_hub import HfApi
-from huggingface_hub.hf_api import RepoSibling
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo._version import __version__
 from zoo.errors import WeightsError, ZooError
 from zoo.extras import DISTRIBUTION
 from zoo.hub import guard
 from zoo.weights import shown
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoSibling
+else:
+    HfApi = RepoSibling = Any  # the library comes in with the first question to the Hub
 
 RETRIES, FIRST_WAIT, LONGEST_WAIT = 4, 1.0, 60.0  # seconds
 TIMEOUT = 30.0  # seconds
@@ -63,6 +66,8 @@ class Unreachable(Exception):
 def api() -> HfApi:
     """The Hub's client, looked after and under the zoo's own name: every request that the zoo makes goes through it."""
     guard.install()
+    from huggingface_hub import HfApi
+
     return HfApi(library_name=DISTRIBUTION, library_version=__version__)
 
 

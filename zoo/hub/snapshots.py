@@ -9,8 +9,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-
-from huggingface_hub.hf_api import RepoSibling
+from typing import TYPE_CHECKING, Any
 
 from zoo import weights as weight_files
 from zoo.errors import WeightsError
@@ -18,6 +17,11 @@ from zoo.hub.client import Address, NotCached, Unreachable, address, download, e
 from zoo.hub.guard import COMMIT, unportable
 from zoo.storage import replacing, user_path
 from zoo.weights import ANSWER, CONFIG, DOMAIN, INDEX, SEEN, SHARD, TENSORS, Located, shown
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+else:
+    RepoSibling = Any
 
 README = "README.md"
 PICTURES = ("gallery", "figures")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from zoo.errors import MediaError
 from zoo.media.files import replacing
-from zoo.media.image import Image, stem_of
+from zoo.media.image import Image, per_image, stem_of
 from zoo.media.inputs import expand, group, members
 from zoo.media.masks import is_picture, read_labels, write_image, write_mask
 from zoo.media.objects import (
@@ -35,6 +35,7 @@ __all__ = [
     "is_picture",
     "members",
     "own",
+    "per_image",
     "read",
     "read_labels",
     "replacing",

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image as PILImage
 
-from zoo.media.image import Image
+from zoo.media.image import Image, per_image
 
 SIDE = 32  # px: statistics are of the picture at this size, so that resolution hardly matters
 TEXTURE_SIDE = 48
@@ -130,10 +130,10 @@ _FILTERS = [_RNG.normal(0, 1 / math.sqrt(9 * n), (9 * n, m)).astype(np.float32) 
 
 def fine_bands(image: Image) -> Float[np.ndarray, " b"]:
     """The ``GREY_BANDS`` at twice the resolution, which smaller images are enlarged to."""
-    return bands(image, FINE_SIDE)[:GREY_BANDS]
+    return np.array(_grey_bands(_small(image, FINE_SIDE)), np.float64)
 
 
-def bands(image: Image, side: int = BAND_SIDE) -> Float[np.ndarray, " b"]:
+def bands(image: Image) -> Float[np.ndarray, " b"]:
     """How a 2-D image's details are distributed, by scale and direction: first ``GREY_BANDS`` of grey, then of colour.
 
     Of the Haar details at each scale their spread, how peaked and how lopsided they are, and how their sizes go with
@@ -141,8 +141,18 @@ def bands(image: Image, side: int = BAND_SIDE) -> Float[np.ndarray, " b"]:
     different making: J. Portilla and E. P. Simoncelli, A Parametric Texture Model Based on Joint Statistics of Complex
     Wavelet Coefficients, IJCV 2000, Sec. 3.
     """
-    rgb = _small(image, side)
-    found, level, finer = [], rgb.mean(-1), None
+    rgb = _small(image, BAND_SIDE)
+    found = _grey_bands(rgb)
+    for level in (rgb[..., 0] - rgb[..., 1], rgb[..., 2] - rgb[..., :2].mean(-1)):
+        for _ in range(LEVELS - 1):
+            level, details = _details(level)
+            found += [*(_log(one.std()) for one in details), 3 * _peaked(details[0])]
+    return np.array(found, np.float64)
+
+
+def _grey_bands(rgb: Float[np.ndarray, "s s 3"]) -> list[float]:
+    found: list[float] = []
+    level, finer = rgb.mean(-1), None
     for _ in range(LEVELS):
         level, (dx, dy, dd) = _details(level)
         sizes = np.sqrt(dx**2 + dy**2 + dd**2)
@@ -157,11 +167,7 @@ def bands(image: Image, side: int = BAND_SIDE) -> Float[np.ndarray, " b"]:
         found += [_lopsided(dx), _lopsided(dy), *(2 * _together(a, b) for a, b in pairs)]
         found += [_log(share) for share in np.percentile(sizes, (10, 50, 99))]
         finer = sizes
-    for level in (rgb[..., 0] - rgb[..., 1], rgb[..., 2] - rgb[..., :2].mean(-1)):
-        for _ in range(LEVELS - 1):
-            level, details = _details(level)
-            found += [*(_log(one.std()) for one in details), 3 * _peaked(details[0])]
-    return np.array(found, np.float64)
+    return found
 
 
 def _details(x: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -186,8 +192,12 @@ def _together(a: np.ndarray, b: np.ndarray) -> float:
 
 def _small(image: Image, side: int) -> Float[np.ndarray, "s s 3"]:
     """The picture as a small square, in [0, 1]."""
-    step = max(1, min(image.size) // (8 * SIDE))
-    rgb = np.round(255 * replace(image, array=image.array[::step, ::step]).rgb()).astype(np.uint8)
     how = PILImage.Resampling.BICUBIC if side == FINE_SIDE > min(image.size) else PILImage.Resampling.BOX
-    small = PILImage.fromarray(rgb).resize((side, side), how)
-    return np.asarray(small, np.float32) / 255
+    return np.asarray(_thinned(image).resize((side, side), how), np.float32) / 255
+
+
+@per_image
+def _thinned(image: Image) -> PILImage.Image:
+    step = max(1, min(image.size) // (8 * SIDE))
+    rgb = replace(image, array=image.array[::step, ::step]).rgb()
+    return PILImage.fromarray(np.round(255 * rgb).astype(np.uint8))

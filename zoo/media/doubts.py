@@ -27,7 +27,8 @@ def require_content(picture: Image) -> Image:
         raise MediaError(
             f"{picture.source} is empty: it has a single level almost everywhere, so that no answer would mean anything"
         )
-    if float(((values <= 0) | (values >= 1)).mean()) >= EMPTY and float((values > 0).mean()) > 0:
+    extreme = np.count_nonzero((values <= 0) | (values >= 1))
+    if extreme >= EMPTY * values.size and (values > 0).any():
         raise MediaError(
             f"{picture.source} is saturated: almost all of it is wholly black or white, so that no answer would mean "
             "anything; check its window, or whether it is a mask"

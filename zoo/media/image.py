@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -17,6 +20,7 @@ from zoo.media.sniff import SUFFIXES, suffix
 
 SCANNED = ("nifti", "nrrd", "metaimage")
 """Formats of whole numbers that are no brightness from 0 to the largest of their type."""
+T = TypeVar("T")
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode L
 
 
@@ -251,3 +255,16 @@ def _windowed_softly(array: np.ndarray, centre: float, width: float) -> np.ndarr
 
 
 WINDOW_FUNCTIONS = {"LINEAR": _windowed, "LINEAR_EXACT": _windowed_exactly, "SIGMOID": _windowed_softly}
+
+
+def per_image(make: Callable[[Image], T]) -> Callable[[Image], T]:
+    """``make``, worked out once for as long as an image lives. What it gives must not hold the image."""
+    known: WeakKeyDictionary[Image, T] = WeakKeyDictionary()
+
+    @wraps(make)
+    def found(image: Image) -> T:
+        if image not in known:
+            known[image] = make(image)
+        return known[image]
+
+    return found

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo import figure, media
-from zoo.data.fundus import field_of_view, lines_are_dark, vessel_contrast
+from zoo.data.fundus import colourless, field_of, lines_are_dark, vessel_contrast
 from zoo.data.images import resize
 from zoo.errors import OptionError
 from zoo.model import Model
@@ -115,9 +115,9 @@ class MapVessel(Model[Segmentation]):
 
     def _network_features(self, images: Sequence[media.Image]) -> Float[Tensor, "n c"]:
         """The bottleneck's channels, averaged over a square of the image's own grey or inverted green."""
-        inputs = [prepare(image, self.config).grey for image in images]
+        greys = [prepare(image, self.config).grey for image in images]
         side = 8 * self.network.stride
-        x = torch.from_numpy(np.stack([resize(grey, side) for grey in inputs])[:, None]).to(self.device)
+        x = torch.from_numpy(np.stack([resize(grey, side) for grey in greys])[:, None]).to(self.device)
         z = self.network(x)[1]
         return z.view(len(images), self.config.channels[-1], -1).mean(2)
 
@@ -196,7 +196,7 @@ def prepare(
     notes: tuple[str, ...] = ()
     chosen = str(modality)
     if modality == "auto":
-        pale = float(np.abs(rgb - rgb.mean(-1, keepdims=True)).mean()) <= 0.01
+        pale = colourless(rgb)
         chosen = "octa" if pale and not lines_are_dark(rgb.mean(-1)) else "fundus"
         why = f" because it is grey and its lines are {'dark' if chosen == 'fundus' else 'bright'}" if pale else ""
         notes = (f"modality guessed: {chosen}{why}; say otherwise with modality=fundus|octa|fa",)
@@ -212,7 +212,7 @@ def prepare(
         low, high = float(grey.min()), float(grey.max())
         return Prepared(picture, chosen, (grey - low) / max(high - low, 1e-6), small, inside, notes)
     if inside is None:
-        inside = field_of_view(rgb)
+        inside = field_of(picture)
     size = _fit(picture.size, config.working_size / _extent(inside) if config.working_size and not native else 1.0)
     small = np.clip(resize(rgb, size), 0, 1)
     lit = resize(inside.astype(np.float32), size) > 0.5 if config.surround == "dark" else np.ones(size, bool)
