@@ -28,7 +28,8 @@ def cosine_topk(
 
     in [-1, 1] up to rounding; a query or entry whose norm is at most 1e-8 has similarity 0 with everything. The bank
     needs no normalisation beforehand: it is streamed once, and its norms are computed on the way. Extra memory is
-    O(q (d + k)), whatever the size of the bank.
+    O(q (d + k)), whatever the size of the bank; where PyTorch's product is taken instead (:func:`zoo.ops.ways`), and a
+    table of 16 M similarities at most.
 
     Args:
         queries: ``[q, d]``; float32, float64, float16 or bfloat16. Half precision is accumulated in float32.

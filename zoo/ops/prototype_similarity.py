@@ -44,7 +44,8 @@ def prototype_similarity(
             Any strides; float32, float64, float16 or bfloat16. Half precision is accumulated in float32.
         prototypes: ``[p, d]``, of the same dtype and on the same device. Under autocast both are taken as float32.
         metric: how a cell is compared with a prototype.
-        reduce: ``"max"`` keeps the best cell and never stores ``b x n x p`` numbers; ``"none"`` returns the similarity
+        reduce: ``"max"`` keeps the best cell and never stores ``b x n x p`` numbers (where PyTorch's product is taken,
+            :func:`zoo.ops.ways`, at most 16 M of them at once); ``"none"`` returns the similarity
             of every cell (heatmaps), which is a table of that size by nature and always runs in PyTorch.
 
     Returns:
