@@ -131,7 +131,7 @@ def _ways(table: Any) -> dict[str, str]:
     by = "{card}, {date}".format(**table.measured) if table.measured else "counts of operations and bytes, not measured"
     rows = {
         f"{row.operator} by {row.way}": f"{row.device}, {' and '.join(row.dtypes)}, {row.needs}, "
-        + ", ".join(f"{name} from {least:.3g}" for name, least in row.at_least.items())
+        + ", ".join(f"{name} from {least:g}" for name, least in row.at_least.items())
         for row in table.rows
     }
     return {**rows, "chosen from": by}
