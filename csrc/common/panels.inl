@@ -41,7 +41,7 @@ struct Tile {
   }
 };
 
-// ---- Widening: contiguous float16, bfloat16, float32 or float64 to the type of accumulation.
+// ---- Widening: contiguous int8, float16, bfloat16, float32 or float64 to the type of accumulation.
 
 inline void widen(const float* in, float* out, int64_t count) { std::copy_n(in, count, out); }
 inline void widen(const double* in, double* out, int64_t count) { std::copy_n(in, count, out); }
@@ -73,6 +73,10 @@ inline void widen(const Half* in, float* out, int64_t count) {
   }
 #endif
   for (; i < count; ++i) out[i] = static_cast<float>(in[i]);
+}
+
+inline void widen(const int8_t* in, float* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(in[i]);
 }
 
 // ---- Squared lengths

@@ -26,7 +26,7 @@ namespace {
 
 constexpr int64_t kPad = 16;  // packed columns come in whole vectors: at most 16 lanes at any level
 
-template <typename T>
+template <typename T, typename B>
 void forward(const Tensor& queries, const Tensor& bank, int64_t k, const std::optional<double>& threshold,
              Tensor& similarity, Tensor& index) {
   using A = accumulate_t<T>;
@@ -45,7 +45,7 @@ void forward(const Tensor& queries, const Tensor& bank, int64_t k, const std::op
   const A floor = std::nextafter(lowest, -infinity);
   std::fill(found.begin(), found.end(), floor);
   std::atomic<bool> bank_finite{true};
-  const Problem<T, A> p{queries.const_data_ptr<T>(), bank.const_data_ptr<T>(), q, m, d, bank.stride(0), bank.stride(1),
+  const Problem<T, B, A> p{queries.const_data_ptr<T>(), bank.const_data_ptr<B>(), q, m, d, bank.stride(0), bank.stride(1),
                         k, floor, parts, packed.data(), found.data(), found_index.data(), &bank_finite};
   require(ZOO_SIMD_CALL(pack, p, packed.data()), "queries must be finite (and small enough to be squared)");
   torch::stable::parallel_for(0, blocks * parts, 1, [&](int64_t first, int64_t last) {
@@ -77,8 +77,17 @@ std::tuple<Tensor, Tensor> cosine_topk_cpu(Tensor queries, Tensor bank, int64_t 
   const int64_t shape[] = {queries.size(0), k};
   Tensor similarity = torch::stable::new_empty(queries, {shape, 2});
   Tensor index = torch::stable::new_empty(queries, {shape, 2}, ScalarType::Long);
-  dispatch_floating(queries.scalar_type(), "queries", [&](auto type) {
-    forward<typename decltype(type)::type>(queries, bank, k, threshold, similarity, index);
+  if (bank.scalar_type() == ScalarType::Char) {
+    forward<float, int8_t>(queries, bank, k, threshold, similarity, index);
+    return {similarity, index};
+  }
+  dispatch_floating(bank.scalar_type(), "queries", [&](auto type) {
+    using B = typename decltype(type)::type;
+    if (queries.scalar_type() == bank.scalar_type()) {
+      forward<B, B>(queries, bank, k, threshold, similarity, index);
+    } else if constexpr (!std::is_same_v<B, double>) {
+      forward<float, B>(queries, bank, k, threshold, similarity, index);
+    }
   });
   return {similarity, index};
 }

@@ -250,6 +250,7 @@ void forward(const Tensor& queries, const Tensor& bank, int64_t k, const std::op
 
 std::tuple<Tensor, Tensor> cosine_topk_cuda(Tensor queries, Tensor bank, int64_t k, std::optional<double> threshold) {
   check(queries, bank, k, threshold);
+  require(queries.scalar_type() == bank.scalar_type(), "queries and bank must have the same dtype on CUDA");
   const torch::stable::accelerator::DeviceGuard guard(queries.get_device_index());
   queries = torch::stable::contiguous(queries);
   const int64_t shape[] = {queries.size(0), k};

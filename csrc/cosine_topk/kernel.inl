@@ -8,8 +8,8 @@ using namespace panels::ZOO_SIMD_LEVEL;
 
 // ---- Packing the queries
 
-template <typename T, typename A>
-bool pack(const Problem<T, A>& p, A* packed) {
+template <typename T, typename B, typename A>
+bool pack(const Problem<T, B, A>& p, A* packed) {
   bool all_finite = true;
   if (p.q <= kFew) {
     for (int64_t i = 0; i < p.q; ++i) {
@@ -67,8 +67,8 @@ struct KeepTop {
   }
 };
 
-template <typename T, typename A>
-void scan_many(const Problem<T, A>& p, int64_t block, int64_t part) {
+template <typename T, typename B, typename A>
+void scan_many(const Problem<T, B, A>& p, int64_t block, int64_t part) {
   simd::Buffer<A> buffer(p.d * kTileRows);
   A squares[kTileRows], scale[kTileRows], worst[kQueries];
   std::fill(worst, worst + kQueries, p.floor);
@@ -92,8 +92,66 @@ void scan_many(const Problem<T, A>& p, int64_t block, int64_t part) {
 
 // ---- Few queries
 
-template <typename A, int Q>
-void dot_row(const A* __restrict row, const A* __restrict queries, int64_t d, A* dots, A* square) {
+// A vector of entries as the type of accumulation: a narrow bank is widened while it is read.
+inline vector_t<float> vector_at(const float* in) {
+  vector_t<float> x;
+  std::memcpy(&x, in, sizeof(x));
+  return x;
+}
+inline vector_t<double> vector_at(const double* in) {
+  vector_t<double> x;
+  std::memcpy(&x, in, sizeof(x));
+  return x;
+}
+inline vector_t<float> vector_at(const BFloat16* in) {
+  typedef uint16_t Narrow __attribute__((vector_size(ZOO_SIMD_BYTES / 2)));
+  typedef uint32_t Wide __attribute__((vector_size(ZOO_SIMD_BYTES)));
+  Narrow bits;
+  std::memcpy(&bits, in, sizeof(bits));
+  return (vector_t<float>)(__builtin_convertvector(bits, Wide) << 16);
+}
+inline vector_t<float> vector_at(const int8_t* in) {
+  typedef int32_t Wide __attribute__((vector_size(ZOO_SIMD_BYTES)));
+#if !defined(__clang__) && ZOO_SIMD_BYTES > 16  // GCC converts these one by one
+  typedef char Narrow __attribute__((vector_size(16)));
+#if ZOO_SIMD_BYTES == 64
+  Narrow bits;
+  std::memcpy(&bits, in, sizeof(bits));
+  const Wide wide = __builtin_ia32_pmovsxbd512_mask(bits, Wide{}, -1);
+#else
+  long long low;
+  std::memcpy(&low, in, sizeof(low));
+  typedef long long Pair __attribute__((vector_size(16)));
+  const Wide wide = __builtin_ia32_pmovsxbd256((Narrow)Pair{low, 0});
+#endif
+#else
+  typedef int8_t Narrow __attribute__((vector_size(ZOO_SIMD_BYTES / 4)));
+  Narrow bits;
+  std::memcpy(&bits, in, sizeof(bits));
+  const Wide wide = __builtin_convertvector(bits, Wide);
+#endif
+  return __builtin_convertvector(wide, vector_t<float>);
+}
+inline vector_t<float> vector_at(const Half* in) {
+#if ZOO_SIMD_BYTES == 64
+  typedef short Narrow __attribute__((vector_size(32)));
+  Narrow bits;
+  std::memcpy(&bits, in, sizeof(bits));
+  return __builtin_ia32_vcvtph2ps512_mask(bits, vector_t<float>{}, -1, 4);
+#elif ZOO_SIMD_BYTES == 32
+  typedef short Narrow __attribute__((vector_size(16)));
+  Narrow bits;
+  std::memcpy(&bits, in, sizeof(bits));
+  return __builtin_ia32_vcvtph2ps256(bits);
+#else
+  float lanes[Vector<float>::width];
+  for (int64_t i = 0; i < Vector<float>::width; ++i) lanes[i] = static_cast<float>(in[i]);
+  return vector_at(lanes);
+#endif
+}
+
+template <typename B, typename A, int Q>
+void dot_row(const B* __restrict row, const A* __restrict queries, int64_t d, A* dots, A* square) {
   using Vec = vector_t<A>;
   constexpr int64_t width = Vector<A>::width;
   constexpr int kUnroll = 4;
@@ -102,8 +160,7 @@ void dot_row(const A* __restrict row, const A* __restrict queries, int64_t d, A*
   for (; k + kUnroll * width <= d; k += kUnroll * width) {
 #pragma GCC unroll 4
     for (int u = 0; u < kUnroll; ++u) {
-      Vec x;
-      std::memcpy(&x, row + k + u * width, sizeof(x));
+      const Vec x = vector_at(row + k + u * width);
 #pragma GCC unroll 4
       for (int q = 0; q < Q; ++q) {
         Vec y;
@@ -118,30 +175,28 @@ void dot_row(const A* __restrict row, const A* __restrict queries, int64_t d, A*
     (q < Q ? dots[q] : *square) = sum_of_lanes<A>(sum);
   }
   for (; k < d; ++k) {
-    for (int q = 0; q < Q; ++q) dots[q] += row[k] * queries[q * d + k];
-    *square += row[k] * row[k];
+    const A x = static_cast<A>(row[k]);
+    for (int q = 0; q < Q; ++q) dots[q] += x * queries[q * d + k];
+    *square += x * x;
   }
 }
 
-template <typename T, typename A, int Q>
-void scan_few(const Problem<T, A>& p, int64_t part) {
+template <typename T, typename B, typename A, int Q>
+void scan_few(const Problem<T, B, A>& p, int64_t part) {
   simd::Buffer<A> buffer(p.d);
   A worst[Q];
   for (int q = 0; q < Q; ++q) worst[q] = p.floor;
   const int64_t last = p.m * (part + 1) / p.parts;
   bool all_finite = true;
   for (int64_t entry = p.m * part / p.parts; entry < last; ++entry) {
-    const T* in = p.bank + entry * p.stride_row;
-    const A* row = buffer.data();
-    if (p.stride_k != 1) {
-      for (int64_t k = 0; k < p.d; ++k) buffer[k] = static_cast<A>(in[k * p.stride_k]);
-    } else if constexpr (std::is_same_v<T, A>) {
-      row = in;
-    } else {
-      widen(in, buffer.data(), p.d);
-    }
+    const B* in = p.bank + entry * p.stride_row;
     A dots[Q], square;
-    dot_row<A, Q>(row, p.packed, p.d, dots, &square);
+    if (p.stride_k == 1) {
+      dot_row<B, A, Q>(in, p.packed, p.d, dots, &square);
+    } else {
+      for (int64_t k = 0; k < p.d; ++k) buffer[k] = static_cast<A>(in[k * p.stride_k]);
+      dot_row<A, A, Q>(buffer.data(), p.packed, p.d, dots, &square);
+    }
     all_finite &= finite(square);
     const A scale = inverse_length(square);
     for (int q = 0; q < Q; ++q) {
@@ -155,15 +210,15 @@ void scan_few(const Problem<T, A>& p, int64_t part) {
   if (!all_finite) p.bank_finite->store(false);
 }
 
-template <typename T, typename A>
-void scan(const Problem<T, A>& p, int64_t first_task, int64_t last_task) {
+template <typename T, typename B, typename A>
+void scan(const Problem<T, B, A>& p, int64_t first_task, int64_t last_task) {
   for (int64_t task = first_task; task < last_task; ++task) {
     const int64_t block = task / p.parts, part = task % p.parts;
     switch (p.q) {
-      case 1: scan_few<T, A, 1>(p, part); break;
-      case 2: scan_few<T, A, 2>(p, part); break;
-      case 3: scan_few<T, A, 3>(p, part); break;
-      case 4: scan_few<T, A, 4>(p, part); break;
+      case 1: scan_few<T, B, A, 1>(p, part); break;
+      case 2: scan_few<T, B, A, 2>(p, part); break;
+      case 3: scan_few<T, B, A, 3>(p, part); break;
+      case 4: scan_few<T, B, A, 4>(p, part); break;
       default: scan_many(p, block, part);
     }
   }

@@ -12,10 +12,10 @@ constexpr int64_t kTileRows = 48;  // bank entries per tile: whole register bloc
 constexpr int64_t kFew = 4;        // so few queries are met without packing, as fast as the bank can be read
 
 // One task meets a block of queries with a part of the bank; every query has its own k best of that part.
-template <typename T, typename A>
+template <typename T, typename B, typename A>
 struct Problem {
   const T* queries;  // [q d], contiguous
-  const T* bank;     // [m d], any strides
+  const B* bank;     // [m d], any strides; of the queries' type or a narrower one
   int64_t q, m, d;
   int64_t stride_row, stride_k;  // of the bank
   int64_t k;

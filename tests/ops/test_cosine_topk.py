@@ -207,6 +207,61 @@ def test_the_result_is_the_same_bit_for_bit_for_any_number_of_threads(q):
         assert all(a.equal(b) for a, b in zip(results[0], other, strict=True))
 
 
+NARROW = (torch.float16, torch.bfloat16, torch.int8)
+
+
+def narrowed(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return (127 * rows / rows.abs().amax(1, keepdim=True)).round().to(dtype) if dtype == torch.int8 else rows.to(dtype)
+
+
+@settings(max_examples=60)
+@given(
+    q=st.sampled_from([0, 1, 2, 3, 4, 5, 33]),
+    m=st.sampled_from([1, 13, 49, 200]),
+    d=st.integers(1, 150),
+    layout=st.sampled_from(["contiguous", "transposed", "every second", "part of wider rows", "one row expanded"]),
+    dtype=st.sampled_from(NARROW),
+    seed=st.integers(0, 10_000),
+)
+def test_a_narrow_bank_is_met_in_single_precision(q, m, d, layout, dtype, seed):
+    """What comes of it is what comes of the same numbers in float32."""
+    queries = rows_of(q, d, "contiguous", seed=seed)
+    bank = narrowed(rows_of(m, d, "contiguous", seed=seed + 1), dtype)
+    laid = {"transposed": bank.T.contiguous().T, "one row expanded": bank[:1].expand(m, d)}.get(layout, bank)
+    if layout == "every second":
+        laid = torch.stack([bank, bank], 2).flatten(1)[:, ::2]
+    if layout == "part of wider rows":
+        laid = torch.cat([bank, bank, bank], 1)[:, d : 2 * d]
+    found, index = cosine_topk(queries, laid, min(m, 5))
+    assert found.dtype == torch.float32
+    expected, expected_index = cosine_topk(queries, laid.float().contiguous(), min(m, 5))
+    torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-6)
+    table = table_of(queries, laid)
+    torch.testing.assert_close(table.gather(1, index), table.gather(1, expected_index), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("q", [2, 7])
+def test_a_narrow_bank_gives_the_queries_their_gradient(dtype, q):
+    bank = narrowed(torch.randn(60, 12), dtype)
+    queries = torch.randn(q, 12, requires_grad=True)
+    gradients = [
+        torch.autograd.grad(call(queries, entries, 4)[0].square().sum(), queries)[0]
+        for call, entries in ((cosine_topk, bank), (reference, bank), (cosine_topk, bank.float()))
+    ]
+    for other in gradients[1:]:
+        torch.testing.assert_close(gradients[0], other)
+
+
+def test_autocast_leaves_a_narrow_bank_as_it_is():
+    queries, bank = torch.randn(2, 8).bfloat16(), narrowed(torch.randn(9, 8), torch.int8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        similarity, index = cosine_topk(queries, bank, 3)
+    expected = cosine_topk(queries.float(), bank, 3)
+    assert similarity.equal(expected[0])
+    assert index.equal(expected[1])
+
+
 def test_autocast_takes_both_as_float32():
     queries, bank = torch.randn(2, 8).bfloat16(), torch.randn(9, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -225,6 +280,8 @@ Q, B = torch.randn(2, 4), torch.randn(5, 4)
         (Q, B[None], 1, None, "bank must be"),
         (Q, B[:, :3], 1, None, "d = 4, but bank has d = 3"),
         (Q.double(), B, 1, None, "same dtype"),
+        (Q.half(), B.to(torch.int8), 1, None, "same dtype, or float32 and a narrower one"),
+        (Q.to(torch.int8), B.to(torch.int8), 1, None, "queries must be float32"),
         (Q.long(), B.long(), 1, None, "queries must be float32"),
         (Q, B.to("meta"), 1, None, "same device"),
         (Q, B, 0, None, "k must be between 1 and the 5 entries of bank, not 0"),
@@ -255,6 +312,7 @@ def test_values_that_are_not_finite_are_refused_by_name(which, value, q):
         (Q[0], B, 1, None, r"queries must be \[q d\]"),
         (Q, B[:, :3], 1, None, "same d"),
         (Q, B.double(), 1, None, "same dtype"),
+        (Q.to(torch.int8), B.to(torch.int8), 1, None, "same dtype"),
         (Q.long(), B.long(), 1, None, "queries must be float32"),
         (Q, B, 6, None, "k must be between 1 and the 5"),
         (Q, B, 1, float("nan"), "threshold"),

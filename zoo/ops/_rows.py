@@ -12,8 +12,8 @@ EPSILON = 1e-8  # a norm up to here counts as zero
 
 
 def widen(x: Tensor) -> Tensor:
-    """In the type of accumulation: float32 for half precision, else its own."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    """In the type of accumulation: float32 for half precision and int8, else its own."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16, torch.int8) else x
 
 
 def unit(x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:

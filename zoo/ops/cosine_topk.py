@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from zoo.ops import _library, _ways
@@ -14,7 +14,7 @@ from zoo.ops._rows import inverse_norm, product, refuse_not_finite, sample, unit
 
 def cosine_topk(
     queries: Float[Tensor, "q d"],
-    bank: Float[Tensor, "m d"],
+    bank: Real[Tensor, "m d"],
     k: int,
     *,
     threshold: float | None = None,
@@ -33,8 +33,10 @@ def cosine_topk(
 
     Args:
         queries: ``[q, d]``; float32, float64, float16 or bfloat16. Half precision is accumulated in float32.
-        bank: ``[m, d]``, of the same dtype and on the same device. Any strides; rows that are contiguous are fastest.
-            Under autocast both are taken as float32.
+        bank: ``[m, d]``, on the same device and of the same dtype; or, for float32 queries, a bank that takes less
+            memory and is read faster: float16, bfloat16, or int8, whose entries need no scale, since a cosine knows
+            none (``(127 * y / y.abs().amax(1, keepdim=True)).round()``). Any strides; rows that are contiguous are
+            fastest. Under autocast the queries are taken as float32.
         k: how many, from 1 to ``m``.
         threshold: keep only entries with :math:`s_{ij} \ge` this; None keeps all. Compared before the similarity is
             rounded to a half-precision dtype.
@@ -55,9 +57,12 @@ def cosine_topk(
     """
     _refuse(queries, bank, k, threshold)
     if _library.autocasts(queries.device):
-        queries, bank = queries.float(), bank.float()  # what autocast does for cosine_similarity
+        queries = queries.float()  # what autocast does for cosine_similarity
+        bank = bank.float() if bank.dtype == torch.float64 else bank
+    if queries.device.type == "cuda":  # whose kernel has one type for both
+        bank = bank.to(queries.dtype)
     arguments = (queries, bank, k, threshold)
-    narrow = queries.dtype != torch.float64 and 0 not in (*queries.shape, *bank.shape)
+    narrow = queries.dtype == bank.dtype != torch.float64 and 0 not in (*queries.shape, *bank.shape)
     found = _ways.take("cosine_topk", arguments, lambda: sizes(queries, bank), {"matmul": by_matmul}, lambda _: narrow)
     if found is not None:
         return found
@@ -67,10 +72,10 @@ def cosine_topk(
 
 
 def reference(
-    queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], k: int, threshold: float | None = None
+    queries: Float[Tensor, "q d"], bank: Real[Tensor, "m d"], k: int, threshold: float | None = None
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
     """The operator in plain PyTorch: sort the whole table, then compare the winners again, differentiably."""
-    refuse_not_finite(queries=queries, bank=bank)
+    refuse_not_finite(queries=queries, bank=widen(bank))
     with torch.no_grad():
         table = unit(widen(queries)) @ unit(widen(bank)).T
         if threshold is not None:
@@ -84,12 +89,14 @@ def reference(
     return similarity.where(found, -torch.inf).to(queries.dtype), index.where(found, -1)
 
 
+NARROW = (torch.float16, torch.bfloat16, torch.int8)
+"""Banks that float32 queries may meet."""
 LARGEST_TABLE = 2**24
 """Similarities that :func:`by_matmul` holds at once."""
 
 
 def by_matmul(
-    queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], k: int, threshold: float | None = None
+    queries: Float[Tensor, "q d"], bank: Real[Tensor, "m d"], k: int, threshold: float | None = None
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
     """The operator by the library's product and ``topk``, a part of the bank at a time; forward alone."""
     refuse_not_finite(queries=queries, bank=bank)
@@ -135,9 +142,13 @@ def _refuse(queries: Tensor, bank: Tensor, k: int, threshold: float | None) -> N
     supported = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
     if queries.dtype not in supported:
         raise ValueError(f"queries must be float32, float64, float16 or bfloat16, not {queries.dtype}")
-    mixed = _library.autocasts(queries.device) and bank.dtype in supported
-    if queries.dtype != bank.dtype and not mixed:
-        raise ValueError(f"queries and bank must have the same dtype, not {queries.dtype} and {bank.dtype}")
+    mixed = _library.autocasts(queries.device) and bank.dtype in (*supported, torch.int8)
+    narrower = queries.dtype == torch.float32 and bank.dtype in NARROW
+    if queries.dtype != bank.dtype and not narrower and not mixed:
+        raise ValueError(
+            f"queries and bank must have the same dtype, or float32 and a narrower one, not {queries.dtype} and "
+            f"{bank.dtype}"
+        )
     if queries.device != bank.device:
         raise ValueError(f"queries and bank must be on the same device, not {queries.device} and {bank.device}")
     if queries.shape[1] != bank.shape[1]:
@@ -170,6 +181,8 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
     x_unit, y_unit = x * x_scale, y * y_scale
     cosine = (x_unit * y_unit).sum(-1, keepdim=True)
     grad_queries = (g * (y_unit - cosine * x_unit) * x_scale).sum(1)
+    if not ctx.needs_input_grad[1]:
+        return grad_queries.to(queries.dtype), None, None, None
     grad_chosen = g * (x_unit - cosine * y_unit) * y_scale
     grad_bank = torch.zeros_like(bank, dtype=grad_chosen.dtype).index_add(
         0, chosen.flatten(), grad_chosen.flatten(0, 1)
