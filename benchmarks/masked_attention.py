@@ -1,4 +1,4 @@
-"""masked_attention against PyTorch's scaled_dot_product_attention and FlexAttention.
+"""masked_attention against PyTorch's scaled_dot_product_attention, jagged nested tensors and FlexAttention.
 
 ``python benchmarks/masked_attention.py`` measures everything in one run and writes ``benchmarks/results/``. Peers take
 turns within every repeat, so that whatever else the machine does meets them alike.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from typing import Any
 
 import contest
@@ -30,6 +31,74 @@ def set_sizes(sets: int, largest: int, mean: float) -> torch.Tensor:
     return sizes
 
 
+def jagged(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Sets [b h n d] as a jagged nested tensor of that shape, whose rows lie as a projection leaves them."""
+    parts = [rows[:, :size].transpose(0, 1) for rows, size in zip(x, lengths.tolist(), strict=True)]
+    return torch.nested.nested_tensor(parts, layout=torch.jagged).transpose(1, 2)
+
+
+def ragged_peers(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor
+) -> tuple[dict[str, Run], dict[str, str]]:
+    """Peers that do no work for padding, or little, each at its best: inputs in its own form, masks made before.
+
+    With those that can't run, and why.
+    """
+    real = torch.arange(q.shape[2]) < lengths[:, None]
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None]).transpose(1, 2)[real]
+    nested = [jagged(x, lengths) for x in (q, k, v)]
+    document = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    packed = [x.transpose(1, 2)[real].transpose(0, 1).contiguous()[None] for x in (q, k, v)]
+
+    def same_document(b: Any, h: Any, i: Any, j: Any) -> Any:
+        return document[i] == document[j]
+
+    def both_real(b: Any, h: Any, i: Any, j: Any) -> Any:
+        return (i < lengths[b]) & (j < lengths[b])
+
+    runs: dict[str, tuple[Callable[[], Run], Callable[[torch.Tensor], torch.Tensor]]] = {
+        "SDPA, jagged nested": (
+            lambda: lambda: F.scaled_dot_product_attention(*nested),
+            lambda out: out.transpose(1, 2).values(),
+        ),
+        # All sets in one row of tokens, a document each.
+        "FlexAttention, documents": (
+            lambda: flex_at_its_best(packed, same_document, (None, len(document))),
+            lambda out: out[0].transpose(0, 1),
+        ),
+        "FlexAttention, lengths": (
+            lambda: flex_at_its_best([q, k, v], both_real, (len(lengths), q.shape[2])),
+            lambda out: out.transpose(1, 2)[real],
+        ),
+    }
+    found: dict[str, Run] = {}
+    absent: dict[str, str] = {}
+    for name, (make, rows_of) in runs.items():
+        try:
+            run = make()
+            torch.testing.assert_close(rows_of(run()), expected, rtol=1e-4, atol=1e-4)
+            found[name] = run
+        except Exception as error:
+            absent[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    return found, absent
+
+
+def flex_at_its_best(inputs: list[torch.Tensor], mask_mod: Any, sizes: tuple[int | None, int]) -> Run:
+    """Compiled FlexAttention under a mask for so many sets of so many rows, with the blocks that make it fastest."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    sets, n = sizes
+    runs: dict[str, Run] = {}
+    for block in (16, 32, 64, 128):
+        mask = create_block_mask(mask_mod, sets, None, n, n, device="cpu", BLOCK_SIZE=block)
+        torch._dynamo.reset()  # else the fifth shape isn't compiled for itself
+        compiled = torch.compile(flex_attention, dynamic=False)
+        runs[str(block)] = lambda compiled=compiled, mask=mask: compiled(*inputs, block_mask=mask)
+        runs[str(block)]()
+    times = race(runs, 5)
+    return runs[min(times, key=lambda block: times[block][1])]
+
+
 def ragged(d: int, repeats: int) -> dict[str, Any]:
     sets, heads, largest = 128, 4, 115
     lengths = set_sizes(sets, largest, 16)
@@ -46,8 +115,10 @@ def ragged(d: int, repeats: int) -> dict[str, Any]:
     with torch.no_grad():
         shown = real[:, None, :, None]
         torch.testing.assert_close(ours(), sdpa().masked_fill(~shown, 0), rtol=1e-4, atol=1e-4)
-        forward = race({OURS: ours, "SDPA, padding mask": sdpa}, repeats * 20)
-        memory = {OURS: machine.peak_extra_memory(ours), "SDPA, padding mask": machine.peak_extra_memory(sdpa)}
+        peers, absent = ragged_peers(q, k, v, lengths)
+        runs: dict[str, Run] = {OURS: ours, "SDPA, padding mask": sdpa, **peers}
+        forward = race(runs, repeats * 20)
+        memory = {name: machine.peak_extra_memory(run) for name, run in runs.items()}
     for x in (q, k, v):
         x.requires_grad_()
     both = race(
@@ -67,6 +138,7 @@ def ragged(d: int, repeats: int) -> dict[str, Any]:
         "forward": forward,
         "forward and backward": both,
         "peak extra bytes": memory,
+        "absent": absent,
         "goal": f"forward at least {8 if d == 16 else 6}x SDPA with a padding mask",
         "reached": f"{ratio(forward, 'SDPA, padding mask', OURS)}x",
     }

@@ -14,25 +14,26 @@ import machine
 import torch
 from transformers import SamConfig, SamModel
 
-from zoo.nn.promptable import small_config, use_operator
+from zoo.nn.promptable import register_attention, small_config
 from zoo.ops import status
 
 OURS = "zoo.ops.masked_attention"
+IMPLEMENTATIONS = {OURS: "zoo", "transformers, SDPA": "sdpa", "transformers, eager": "eager"}  # attn_implementation
 
 
 def encoder(config: SamConfig, attention: str) -> SamModel:
     torch.manual_seed(0)
-    sam = SamModel._from_config(config, attn_implementation="eager" if attention == "transformers, eager" else "sdpa")
+    sam = SamModel._from_config(config, attn_implementation=IMPLEMENTATIONS[attention])
     with torch.no_grad():  # SAM starts its encoder at almost zero, where no two attentions differ
         for parameter in sam.vision_encoder.parameters():
             parameter.normal_(std=0.02)
-    return use_operator(sam.eval()) if attention == OURS else sam.eval()
+    return sam.eval()
 
 
 def case(title: str, config: SamConfig, repeats: int) -> dict[str, Any]:
     side = config.vision_config.image_size
     pixels = torch.randn(1, 3, side, side)
-    encoders = {name: encoder(config, name) for name in (OURS, "transformers, SDPA", "transformers, eager")}
+    encoders = {name: encoder(config, name) for name in IMPLEMENTATIONS}
     runs = {name: (lambda sam=sam: sam.get_image_embeddings(pixels)) for name, sam in encoders.items()}
     expected = runs["transformers, eager"]()
     difference = {name: float((run() - expected).abs().max()) for name, run in runs.items()}
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the zoo's own small SAM; nothing is written")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    register_attention()
     config = small_config() if options.small else SamConfig(vision_config={}, prompt_encoder_config={})
     if not options.small:  # transformers' defaults are those of ViT-B but for the relative positions
         config.vision_config.use_rel_pos = True

@@ -36,7 +36,7 @@ def doctor(
 
 
 def compare(json: bool) -> None:
-    """Every operator on every GPU by its kernel and by its reference. Exits with 1 where they differ."""
+    """Every operator on every GPU by its kernel, a library's and its reference. Exits with 1 where they differ."""
     found = comparisons()
     if json:
         print_json(found)
@@ -100,6 +100,7 @@ def collect() -> dict[str, dict[str, Any]]:
             "cuda of torch": torch.version.cuda or "CPU build",
         },
         "operators": _operators(ops.status()),
+        "library kernels": _ways(ops.ways()),
         "plugins": {"working": len(entries) - len(broken), "broken": ", ".join(broken) or "none"},
         "extras": optional,
         "hub": {
@@ -123,6 +124,17 @@ def _operators(status: Any) -> dict[str, str]:
         **{f"not compiled for {device}": reason for device, reason in status.why_not_compiled.items()},
         **{f"built with {what}": fact for what, fact in status.build.items()},
     }
+
+
+def _ways(table: Any) -> dict[str, str]:
+    """When one of PyTorch's own kernels is taken for an operator."""
+    by = "{card}, {date}".format(**table.measured) if table.measured else "counts of operations and bytes, not measured"
+    rows = {
+        f"{row.operator} by {row.way}": f"{row.device}, {' and '.join(row.dtypes)}, {row.needs}, "
+        + ", ".join(f"{name} from {least:g}" for name, least in row.at_least.items())
+        for row in table.rows
+    }
+    return {**rows, "chosen from": by}
 
 
 def _version(name: str) -> str:

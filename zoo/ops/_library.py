@@ -6,7 +6,7 @@ import importlib
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -64,8 +64,10 @@ _MODE = _mode()
 _CPU, _CUDA, _WHY_NOT = _load()
 _BY_REFERENCE = ContextVar("by_reference", default=False)
 _BY_KERNEL = ContextVar("by_kernel", default=False)
+_BY_WAY = ContextVar("by_way", default="")
 _KERNELS: dict[str, tuple[str, ...]] = {}  # operator -> device types with a compiled kernel
 _CHECKS: dict[str, _trust.Check] = {}
+_WAYS: dict[str, tuple[_trust.Check, Callable[[torch.device], bool]]] = {}  # "operator by way" -> and where it may run
 _TRUSTED: dict[tuple[str, str, int | None], bool] = {}  # operator, device type and index -> whether its kernel is used
 _LOCK = threading.Lock()
 
@@ -87,6 +89,11 @@ def declare(name: str, check: _trust.Check) -> bool:
         if defined and torch._C._dispatch_has_kernel_for_dispatch_key(f"zoo::{name}", key)
     )
     return defined
+
+
+def declare_way(name: str, check: _trust.Check, here: Callable[[torch.device], bool]) -> None:
+    """Enter a library's way of an operator, as ``operator by way``; ``here`` tells the devices on which it may run."""
+    _WAYS[name] = (check, here)
 
 
 def use_compiled(name: str, device: torch.device) -> bool:
@@ -115,6 +122,35 @@ def by_reference() -> Iterator[None]:
         yield
     finally:
         _BY_REFERENCE.reset(token)
+
+
+def way_asked_for(operator: str) -> str | None:
+    """The library's way that a surrounding block asks for, "" where it asks for none; None leaves it to the table."""
+    if _MODE != "auto" or _BY_REFERENCE.get() or _BY_KERNEL.get():
+        return ""
+    of, _, way = _BY_WAY.get().partition(" by ")
+    return (way if of == operator else "") if of else None
+
+
+def trusts_way(name: str, device: torch.device) -> bool:
+    """Whether a library's way, ``operator by way``, answers on ``device`` as the reference does; looked at once."""
+    return not _can_not_wait(device) and _trusted(name, device)
+
+
+def distrust(name: str, device: torch.device, why: str) -> None:
+    """Take a library's way no more on ``device``, and say so; for one that failed."""
+    _TRUSTED[(name, device.type, device.index)] = False
+    warnings.warn(f"{name}: {why}, so the zoo's own kernel runs from now on", RuntimeWarning, stacklevel=4)
+
+
+@contextmanager
+def by_way(name: str) -> Iterator[None]:
+    """While it lasts an operator goes by the library's way named (``operator by way``), where that covers the call."""
+    token = _BY_WAY.set(name)
+    try:
+        yield
+    finally:
+        _BY_WAY.reset(token)
 
 
 @contextmanager
@@ -157,22 +193,25 @@ def _decide(name: str, device: torch.device, key: tuple[str, str, int | None]) -
         told = f"{name} on {facts['device']}: {finding.why}"
         if _MODE == "compiled":
             raise RuntimeError(f"ZOO_OPS=compiled, but {told}")
-        warnings.warn(f"{told}, so the reference runs instead; look at zoo doctor --gpu", RuntimeWarning, stacklevel=5)
+        instead = "the zoo's own kernel" if name in _WAYS else "the reference"
+        warnings.warn(f"{told}, so {instead} runs instead; look at zoo doctor --gpu", RuntimeWarning, stacklevel=5)
     _TRUSTED[key] = finding.ok
 
 
 def self_test(name: str, device: torch.device) -> _trust.Finding:
-    """Kernel against reference on a small case. Raises ``torch.OutOfMemoryError``."""
+    """Kernel, or a library's way, against reference on a small case. Raises ``torch.OutOfMemoryError``."""
+    if name in _WAYS:
+        check, _ = _WAYS[name]
+        return _trust.examine(name, check, device, (by_way(name), by_reference()), "way")
     return _trust.examine(name, _CHECKS[name], device, (_by_kernel(), by_reference()))
 
 
 def self_tests(device: torch.device) -> dict[str, _trust.Finding]:
-    """Every operator that has a kernel for this device, looked at anew; remembered for the calls to come."""
+    """Every operator with a kernel for this device, and every library's way, looked at anew; remembered."""
     facts = _trust.identity(device, getattr(_CUDA, "__file__", None) or "")
     found = {}
-    for name, devices in _KERNELS.items():
-        if device.type not in devices:
-            continue
+    kernels = [name for name, devices in _KERNELS.items() if device.type in devices]
+    for name in (*kernels, *(name for name, (_, here) in _WAYS.items() if here(device))):
         found[name] = self_test(name, device)
         _TRUSTED[(name, device.type, device.index)] = found[name].ok
     _trust.keep(facts, *found.values())

@@ -28,6 +28,14 @@ def inverse_norm(x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
     return torch.where(there, 1 / torch.where(there, norm, 1), 0)
 
 
+def product(x: Float[Tensor, "*b n d"], y: Float[Tensor, "*b d m"]) -> Float[Tensor, "*b n m"]:
+    """Of two matrices, or batches of them, in the type of accumulation; half precision isn't widened first on a GPU."""
+    if x.dtype in (torch.float16, torch.bfloat16) and x.is_cuda:
+        multiply = torch.mm if x.dim() == 2 else torch.bmm
+        return multiply(x, y, out_dtype=torch.float32)
+    return widen(x) @ widen(y)
+
+
 def refuse_not_finite(**rows: Float[Tensor, "... _"]) -> None:
     """``RuntimeError`` that names a tensor on CPU with a row whose square is not finite."""
     for name, x in rows.items():

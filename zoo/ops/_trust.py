@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -48,14 +49,14 @@ class Finding:
     milliseconds: float = 0.0
 
 
-def examine(operator: str, check: Check, device: torch.device, ways: tuple[Any, Any]) -> Finding:
-    """Run ``check`` under each of two context managers, kernel first, and compare.
+def examine(operator: str, check: Check, device: torch.device, ways: tuple[Any, Any], of: str = "kernel") -> Finding:
+    """Run ``check`` under each of two context managers, kernel first, and compare. ``of`` is the first one's name.
 
     Raises ``torch.OutOfMemoryError``: that decides nothing.
     """
     start = time.perf_counter()
     answers = []
-    for way, said in zip(ways, ("its kernel fails", "its reference fails"), strict=True):
+    for way, said in zip(ways, (f"its {of} fails", "its reference fails"), strict=True):
         try:
             with way, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
                 answers.append([part.detach().cpu() for part in check(device)])
@@ -69,7 +70,7 @@ def examine(operator: str, check: Check, device: torch.device, ways: tuple[Any, 
         worst = max(worst, difference)
         if difference > TOLERANCE.get(expected.dtype, 0.0) and not why:
             by = f", by {difference:.2g} of the largest number" if math.isfinite(difference) else ""
-            why = f"its kernel answers otherwise than its reference{by} ({expected.dtype})"
+            why = f"its {of} answers otherwise than its reference{by} ({expected.dtype})"
     return Finding(operator, not why, why, worst, 1000 * (time.perf_counter() - start))
 
 
@@ -94,6 +95,9 @@ def apart(found: Tensor, expected: Tensor) -> float:
 
 def identity(device: torch.device, build: str) -> dict[str, str]:
     """What a finding holds for: device, driver, build and torch."""
+    if device.type == "cpu":
+        level = torch.backends.cpu.get_cpu_capability()
+        return {"device": f"{platform.machine()}, {level}", "driver": "", "build": "", "torch": torch.__version__}
     properties = torch.cuda.get_device_properties(device)
     driver = str(getattr(torch._C, "_cuda_getDriverVersion", int)())
     with suppress(OSError):

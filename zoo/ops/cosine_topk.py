@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.ops import _library
-from zoo.ops._rows import inverse_norm, refuse_not_finite, sample, unit, widen
+from zoo.ops import _library, _ways
+from zoo.ops._rows import inverse_norm, product, refuse_not_finite, sample, unit, widen
 
 
 def cosine_topk(
@@ -28,7 +28,8 @@ def cosine_topk(
 
     in [-1, 1] up to rounding; a query or entry whose norm is at most 1e-8 has similarity 0 with everything. The bank
     needs no normalisation beforehand: it is streamed once, and its norms are computed on the way. Extra memory is
-    O(q (d + k)), whatever the size of the bank.
+    O(q (d + k)), whatever the size of the bank; where PyTorch's product is taken instead (:func:`zoo.ops.ways`), and a
+    table of 16 M similarities at most.
 
     Args:
         queries: ``[q, d]``; float32, float64, float16 or bfloat16. Half precision is accumulated in float32.
@@ -55,9 +56,14 @@ def cosine_topk(
     _refuse(queries, bank, k, threshold)
     if _library.autocasts(queries.device):
         queries, bank = queries.float(), bank.float()  # what autocast does for cosine_similarity
+    arguments = (queries, bank, k, threshold)
+    narrow = queries.dtype != torch.float64 and 0 not in (*queries.shape, *bank.shape)
+    found = _ways.take("cosine_topk", arguments, lambda: sizes(queries, bank), {"matmul": by_matmul}, lambda _: narrow)
+    if found is not None:
+        return found
     if _library.use_compiled("cosine_topk", queries.device):
-        return torch.ops.zoo.cosine_topk(queries, bank, k, threshold)
-    return reference(queries, bank, k, threshold)
+        return torch.ops.zoo.cosine_topk(*arguments)
+    return reference(*arguments)
 
 
 def reference(
@@ -76,6 +82,50 @@ def reference(
     winners = widen(bank)[index]
     similarity = (unit(winners) * unit(widen(queries)).unsqueeze(1)).sum(-1)
     return similarity.where(found, -torch.inf).to(queries.dtype), index.where(found, -1)
+
+
+LARGEST_TABLE = 2**24
+"""Similarities that :func:`by_matmul` holds at once."""
+
+
+def by_matmul(
+    queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], k: int, threshold: float | None = None
+) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+    """The operator by the library's product and ``topk``, a part of the bank at a time; forward alone."""
+    refuse_not_finite(queries=queries, bank=bank)
+    rows = max(k, LARGEST_TABLE // max(1, len(queries)))
+    best = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    scale = inverse_norm(widen(queries))
+    for start in range(0, len(bank), rows):
+        part = bank[start : start + rows]
+        table = product(queries, part.T) * scale * inverse_norm(widen(part)).T
+        if threshold is not None:
+            table = table.where(table >= threshold, -torch.inf)
+        ranks = _ranks(table.nan_to_num(-torch.inf, torch.inf, -torch.inf), start)
+        ranks = torch.cat([best, ranks], 1)
+        best = ranks.topk(min(k, ranks.shape[1]), 1).values
+    index = _LAST - (best & _LAST)
+    found = best >> 32 > _NOTHING
+    x = (unit(widen(bank[index])) * unit(widen(queries)).unsqueeze(1)).sum(-1)
+    return x.where(found, -torch.inf).to(queries.dtype), index.where(found, -1)
+
+
+_LAST = 2**32 - 1
+_NOTHING = -0x7F800001  # the rank of -inf
+
+
+def _ranks(table: Float[Tensor, "q m"], start: int) -> Int[Tensor, "q m"]:
+    """Integers in the order that results have: similarity (float32) in the upper half, then the lower index first."""
+    bits = (table + 0.0).view(torch.int32)  # of -0 and 0, which are equal, 0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    index = torch.arange(start, start + table.shape[1], device=table.device)
+    return (ordered.long() << 32) | (_LAST - index)
+
+
+def sizes(queries: Tensor, bank: Tensor) -> dict[str, float]:
+    """Of a call, as ``ways.json`` names them."""
+    q, (m, d) = len(queries), bank.shape
+    return {"flops": 2.0 * q * m * d, "columns": d}
 
 
 def _refuse(queries: Tensor, bank: Tensor, k: int, threshold: float | None) -> None:
@@ -136,6 +186,18 @@ def _check(device: torch.device) -> tuple[Tensor, ...]:
     return found
 
 
+def _check_halves(device: torch.device) -> tuple[Tensor, ...]:
+    """For the comparison of the library's way: equal entries, entries of no length, and more than one part."""
+    found: tuple[Tensor, ...] = ()
+    for dtype in (torch.float16, torch.bfloat16):
+        queries, bank = (sample((rows, 64), seed).to(device, dtype) for seed, rows in enumerate((4, 300)))
+        bank[150:170], bank[7], queries[3] = bank[:20].clone(), 0, 0
+        found += cosine_topk(queries, bank, 9, threshold=0.0) + cosine_topk(queries, bank, 300)
+    return found
+
+
 if _library.declare("cosine_topk", _check):
     torch.library.register_fake("zoo::cosine_topk", _fake)
     torch.library.register_autograd("zoo::cosine_topk", _backward, setup_context=_save_for_backward)
+
+_ways.declare("cosine_topk", "matmul", _check_halves)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zoo.ops import _library
+from zoo.ops import _attention_ways, _library, _ways
+from zoo.ops._attention_ways import padded
 from zoo.ops._rows import sample, widen
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -62,7 +63,8 @@ def masked_attention(
         nothing. Differentiable in ``q``, ``k``, ``v`` and ``bias``; the backward pass computes the weights again, and
         one that is to be differentiated itself (``create_graph``) runs by the reference. NaN, and infinity where it
         makes the score NaN or +inf, spread through the queries that meet them, as in ``softmax``. On CPU the result is
-        the same bit for bit for any number of threads; on CUDA the gradient of a broadcast ``bias`` is summed by
+        the same bit for bit for any number of threads (not promised for bfloat16 where the processor multiplies it and
+        no gradient is asked for: see ``zoo.ops.ways``); on CUDA the gradient of a broadcast ``bias`` is summed by
         atomics, in no fixed order.
 
     Raises:
@@ -89,10 +91,26 @@ def masked_attention(
         rel_h, rel_w = rel_h.expand(*q.shape[:3], -1), rel_w.expand(*q.shape[:3], -1)
     lengths = lengths if lengths is None else lengths.long()
     arguments = (q, k, v, key_padding_mask, query_padding_mask, lengths, bias, rel_h, rel_w, causal, float(scale))
+    found = _ways.take(
+        "masked_attention",
+        arguments,
+        lambda: sizes(q, k, v),
+        _attention_ways.WAYS,
+        lambda way: _attention_ways.covers(way, *arguments),
+    )
+    if found is not None:
+        return found
     fits = kind != "cuda" or max(q.shape[-1], v.shape[-1]) <= LARGEST_ON_CUDA
     if _library.use_compiled("masked_attention", q.device) and fits:
         return torch.ops.zoo.masked_attention(*arguments)[0]
     return reference(*arguments)
+
+
+def sizes(q: Tensor, k: Tensor, v: Tensor) -> dict[str, float]:
+    """Of a call, as ``ways.json`` names them; the operations are those of all pairs, padding included."""
+    b, h, n, d = q.shape
+    m, e = v.shape[2:]
+    return {"flops": 2.0 * b * h * n * m * (d + e), "keys": m, "columns": d}
 
 
 def reference(
@@ -110,8 +128,8 @@ def reference(
 ) -> Float[Tensor, "b h n e"]:
     """The operator in plain PyTorch, with the whole table of scores."""
     n, m = q.shape[2], k.shape[2]
-    padded_queries = _padded(query_padding_mask, lengths, q.shape[0], n, q.device)
-    padded_keys = _padded(key_padding_mask, lengths, q.shape[0], m, q.device)
+    padded_queries = padded(query_padding_mask, lengths, q.shape[0], n, q.device)
+    padded_keys = padded(key_padding_mask, lengths, q.shape[0], m, q.device)
     # Zeros in place of whatever the padding holds: 0 * NaN would reach the real rows.
     q_wide = widen(q).masked_fill(padded_queries[:, None, :, None], 0)
     k_wide, v_wide = (widen(x).masked_fill(padded_keys[:, None, :, None], 0) for x in (k, v))
@@ -127,18 +145,6 @@ def reference(
     alone = (scores == -math.inf).all(-1, keepdim=True)
     weights = scores.masked_fill(alone, 0).softmax(-1).masked_fill(alone, 0)
     return (weights @ v_wide).masked_fill(alone, 0).to(q.dtype)  # where v is infinite, 0 * v is NaN
-
-
-def _padded(
-    mask: Bool[Tensor, "b n"] | None, lengths: Int[Tensor, " b"] | None, b: int, n: int, device: torch.device
-) -> Bool[Tensor, "b n"]:
-    padded = torch.zeros(b, n, dtype=torch.bool, device=device) if mask is None else mask
-    if lengths is None:
-        return padded
-    # Not while tracing (a data-dependent branch), and not on devices that a look at the data would stall.
-    if device.type == "cpu" and not torch.compiler.is_compiling() and ((lengths < 0) | (lengths > n)).any():
-        raise RuntimeError(f"lengths must be between 0 and {n}, got {lengths.tolist()}")
-    return padded | (torch.arange(n, device=device) >= lengths[:, None])
 
 
 def _refuse(
@@ -293,3 +299,6 @@ if _library.declare("masked_attention", _check):
     torch.library.register_fake("zoo::masked_attention", _fake)
     torch.library.register_fake("zoo::masked_attention_backward", _fake_backward)
     torch.library.register_autograd("zoo::masked_attention", _backward, setup_context=_save_for_backward)
+
+for _way in _attention_ways.WAYS:
+    _ways.declare("masked_attention", _way, _attention_ways.check(_way, masked_attention))

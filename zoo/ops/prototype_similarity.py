@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.ops import _library
-from zoo.ops._rows import inverse_norm, refuse_not_finite, sample, unit, widen
+from zoo.ops import _library, _ways
+from zoo.ops._rows import inverse_norm, product, refuse_not_finite, sample, unit, widen
 
 Metric = Literal["cosine", "l2", "log"]
 Reduce = Literal["max", "none"]
@@ -44,7 +44,8 @@ def prototype_similarity(
             Any strides; float32, float64, float16 or bfloat16. Half precision is accumulated in float32.
         prototypes: ``[p, d]``, of the same dtype and on the same device. Under autocast both are taken as float32.
         metric: how a cell is compared with a prototype.
-        reduce: ``"max"`` keeps the best cell and never stores ``b x n x p`` numbers; ``"none"`` returns the similarity
+        reduce: ``"max"`` keeps the best cell and never stores ``b x n x p`` numbers (where PyTorch's product is taken,
+            :func:`zoo.ops.ways`, at most 16 M of them at once); ``"none"`` returns the similarity
             of every cell (heatmaps), which is a table of that size by nature and always runs in PyTorch.
 
     Returns:
@@ -67,9 +68,16 @@ def prototype_similarity(
     spatial = features.shape[1:2] if features.dim() == 3 else features.shape[2:]
     cells = features if features.dim() == 3 else features.flatten(2).transpose(1, 2)
     if reduce == "max":
+        few = cells.shape[1] * len(prototypes) <= LARGEST_TABLE and 0 not in (*cells.shape, *prototypes.shape)
+        arguments = (cells, prototypes, metric)
+        found = _ways.take(
+            "prototype_similarity", arguments, lambda: sizes(cells, prototypes), {"matmul": by_matmul}, lambda _: few
+        )
+        if found is not None:
+            return found
         if _library.use_compiled("prototype_similarity", cells.device):
-            return torch.ops.zoo.prototype_similarity(cells, prototypes, metric)
-        return reference(cells, prototypes, metric)
+            return torch.ops.zoo.prototype_similarity(*arguments)
+        return reference(*arguments)
     refuse_not_finite(features=cells, prototypes=prototypes)
     table = _table(cells, prototypes, metric)
     return table.transpose(1, 2).reshape(*table.shape[::2], *spatial), table.detach().argmax(1)
@@ -82,10 +90,46 @@ def reference(
     refuse_not_finite(features=cells, prototypes=prototypes)
     with torch.no_grad():
         argmax = _table(cells, prototypes, metric, narrow=False).argmax(1)
+    return _compare(cells, prototypes, argmax, metric)
+
+
+def _compare(
+    cells: Float[Tensor, "b n d"], prototypes: Float[Tensor, "p d"], argmax: Int[Tensor, "b p"], metric: Metric
+) -> tuple[Float[Tensor, "b p"], Int[Tensor, "b p"]]:
+    """The winners with their prototypes."""
     winners = _gather(cells, argmax)
     x, p = widen(winners), widen(prototypes)
     similarity = (unit(x) * unit(p)).sum(-1) if metric == "cosine" else _activation((x - p).square().sum(-1), metric)
     return similarity.to(cells.dtype), argmax
+
+
+LARGEST_TABLE = 2**24
+"""Similarities that :func:`by_matmul` holds at once."""
+
+
+def by_matmul(
+    cells: Float[Tensor, "b n d"], prototypes: Float[Tensor, "p d"], metric: Metric = "cosine"
+) -> tuple[Float[Tensor, "b p"], Int[Tensor, "b p"]]:
+    """The operator by the library's product, some maps at a time; forward alone."""
+    refuse_not_finite(features=cells, prototypes=prototypes)
+    maps = max(1, LARGEST_TABLE // (cells.shape[1] * len(prototypes)))
+    argmax = torch.cat([_winners(part, prototypes, metric) for part in cells.split(maps)])
+    return _compare(cells, prototypes, argmax, metric)
+
+
+def _winners(cells: Float[Tensor, "b n d"], prototypes: Float[Tensor, "p d"], metric: Metric) -> Int[Tensor, "b p"]:
+    x, p = widen(cells), widen(prototypes)
+    table = product(cells, prototypes.T.expand(len(cells), -1, -1))
+    if metric == "cosine":
+        return (table * inverse_norm(x) * inverse_norm(p).T).argmax(1)
+    distance = x.square().sum(-1, keepdim=True) + p.square().sum(-1) - 2 * table
+    return (-distance).argmax(1)
+
+
+def sizes(cells: Tensor, prototypes: Tensor) -> dict[str, float]:
+    """Of a call, as ``ways.json`` names them."""
+    b, n, d = cells.shape
+    return {"flops": 2.0 * b * n * d * len(prototypes), "columns": d}
 
 
 def _table(cells: Tensor, prototypes: Tensor, metric: Metric, *, narrow: bool = True) -> Tensor:
@@ -214,7 +258,22 @@ def _check(device: torch.device) -> tuple[Tensor, ...]:
     return found
 
 
+def _check_halves(device: torch.device) -> tuple[Tensor, ...]:
+    """For the comparison of the library's way: a map and sets, equal cells, cells of no length."""
+    found: tuple[Tensor, ...] = ()
+    for dtype in (torch.float16, torch.bfloat16):
+        features, prototypes = (sample(shape, 0).to(device, dtype) for shape in ((2, 24, 7, 7), (5, 24)))
+        features[:, :, 3:5] = features[:, :, :2]
+        features[0, :, 6, 6], prototypes[4] = 0, 0
+        for metric in get_args(Metric):
+            found += prototype_similarity(features, prototypes, metric=metric)
+            found += prototype_similarity(features.flatten(2).transpose(1, 2), prototypes, metric=metric)
+    return found
+
+
 if _library.declare("prototype_similarity", _check):
     torch.library.register_fake("zoo::prototype_similarity", _fake)
     torch.library.register_fake("zoo::prototype_similarity_backward", _backward_fake)
     torch.library.register_autograd("zoo::prototype_similarity", _backward, setup_context=_save_for_backward)
+
+_ways.declare("prototype_similarity", "matmul", _check_halves)

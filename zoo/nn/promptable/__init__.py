@@ -10,7 +10,7 @@ model on a frozen SAM is an ``OnSam``.
 
 from __future__ import annotations
 
-from zoo.nn.promptable.attention import use_operator
+from zoo.nn.promptable.attention import register_attention, use_operator
 from zoo.nn.promptable.clicks import MOST, Trace, click_scores, follow, next_click
 from zoo.nn.promptable.decoder import SMALL, DecoderConfig, new_decoder
 from zoo.nn.promptable.everything import AutoMask, Grid, find_everything
@@ -73,6 +73,7 @@ __all__ = [
     "next_click",
     "prompts_from",
     "read_masks",
+    "register_attention",
     "resize_input",
     "sam_answer",
     "small_config",
