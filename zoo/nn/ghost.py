@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoo.errors import OptionError
 from zoo.ops.cosine_filter import CosineOn, Denominator, Filtered, clip_factors, coefficients_of, selected
 
-NUMBERS = 1 << 21
+NUMBERS = 1 << 18
 """That any single layer may hold beside what training holds anyway."""
 
 
@@ -134,19 +134,23 @@ def ghost_filter(
     else:
         noisy = cs_on == "noisy" and bool(noise.any())
         found = ghosts.products([total, noise] if noisy else [total], usable)
-        length, z = total.double().square().sum().sqrt(), noise.double() / size
         dots, squares = factors * found[0], (factors * norms.double().where(usable, 0)).square()
         if noisy:
-            dots = dots + total.double() @ z
-            squares = squares + 2 * factors * found[1] / size + z.square().sum()
-        lengths = squares.clamp_min(0).sqrt() * length
+            dots = dots + _dot(total, noise) / size
+            squares = squares + 2 * factors * found[1] / size + _dot(noise, noise) / size**2
+        lengths = squares.clamp_min(0).sqrt() * _dot(total, total).sqrt()
         cosine = torch.where(lengths > 0, dots / lengths, 0).clamp(-1, 1).float()
     cosine = cosine.where(usable, torch.nan)
     cosine, kept = selected(cosine, usable, threshold, quantile, cs_clip, cs_noise_std, generator)
     coefficients = coefficients_of(kept, size, "expected" if threshold == -1 else denominator)
-    summed = ghosts.weighted(factors.where(kept, 0).float()).double()
-    aggregate = ((coefficients[0] * summed + noise.double()) / coefficients[1]).float()
+    summed = ghosts.weighted(factors.where(kept, 0).float())
+    aggregate = ((coefficients[0] * summed.double() + noise) / coefficients[1]).float()
     return Filtered(aggregate, kept, cosine, norms), total
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    parts = zip(a.split(NUMBERS), b.split(NUMBERS), strict=True)
+    return torch.stack([x.double() @ y.double() for x, y in parts]).sum()
 
 
 @contextmanager
@@ -166,8 +170,8 @@ def _watched(layers: Sequence[nn.Module], look: Callable[..., None] | None, rows
         if id(layer) in seen:
             raise OptionError(f"a {type(layer).__name__} is used twice; gradients=ghost would see its last use alone")
         seen.add(id(layer))
-        x = given[0].detach()
-        out.register_hook(lambda grad: looked(layer, x, grad))
+        held = [given[0].detach()]  # until it was looked at: autograd, too, lets go of it then
+        out.register_hook(lambda grad: looked(layer, held.pop(), grad))
 
     hooks = [layer.register_forward_hook(forward) for layer in layers] if look is not None else []
     try:
@@ -228,8 +232,13 @@ def _product(layer: Any, x: Tensor, grad: Tensor, part: dict[int, Tensor]) -> Te
     if type(layer) is nn.Linear or type(layer) is nn.Conv2d:
         bias = None if layer.bias is None else part[id(layer.bias)]
         weight = part[id(layer.weight)]
-        out = F.linear(x, weight, bias) if type(layer) is nn.Linear else layer._conv_forward(x, weight, bias)
-        return (out * grad).flatten(1).double().sum(1)
+        size = max(1, NUMBERS // (grad[0].numel() + x[0].numel()))
+        return torch.cat([
+            (
+                (F.linear(a, weight, bias) if type(layer) is nn.Linear else layer._conv_forward(a, weight, bias)) * g
+            ).flatten(1).double().sum(1)
+            for a, g in zip(x.split(size), grad.split(size), strict=True)
+        ])  # fmt: skip
     vectors = [part[id(p)].flatten().double() for p in layer.parameters(recurse=False)]
     found = [_each(layer, a, g) for a, g in _small(layer, x, grad)]
     return torch.cat([
