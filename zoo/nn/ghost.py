@@ -202,7 +202,9 @@ def _squares(layer: nn.Module, x: Tensor, grad: Tensor) -> Tensor:
         parts = zip(*(t.split(max(1, NUMBERS // held)) for t in (x, grad)), strict=True)
         return torch.cat([_matrix_squares(layer, a, g, positions) for a, g in parts])
     found = [_each(layer, a, g) for a, g in _small(layer, x, grad)]
-    return torch.cat([sum(one.flatten(1).double().square().sum(1) for one in part) for part in found])  # type: ignore[misc]
+    return torch.cat([
+        torch.stack([one.flatten(1).double().square().sum(1) for one in each]).sum(0) for each in found
+    ])  # fmt: skip
 
 
 def _spread(layer: nn.Module) -> int:
@@ -242,8 +244,9 @@ def _product(layer: Any, x: Tensor, grad: Tensor, part: dict[int, Tensor]) -> Te
     vectors = [part[id(p)].flatten().double() for p in layer.parameters(recurse=False)]
     found = [_each(layer, a, g) for a, g in _small(layer, x, grad)]
     return torch.cat([
-        sum(one.flatten(1).double() @ v for one, v in zip(each, vectors, strict=True)) for each in found
-    ])  # type: ignore[misc]  # fmt: skip
+        torch.stack([one.flatten(1).double() @ v for one, v in zip(each, vectors, strict=True)]).sum(0)
+        for each in found
+    ])  # fmt: skip
 
 
 def _small(layer: nn.Module, x: Tensor, grad: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -253,13 +256,13 @@ def _small(layer: nn.Module, x: Tensor, grad: Tensor) -> Iterator[tuple[Tensor, 
     yield from zip(x.split(size), grad.split(size), strict=True)
 
 
-def _each(layer: nn.Module, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+def _each(layer: Any, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     """The gradients themselves, of any layer without statistics of the batch; for the few numbers of a norm layer."""
     given = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}
 
     def one(a: Tensor, g: Tensor) -> dict[str, Tensor]:
-        _, back = torch.func.vjp(lambda p: torch.func.functional_call(layer, p, (a[None],)), given)
-        return back(g[None])[0]
+        back = torch.func.vjp(lambda p: torch.func.functional_call(layer, p, (a[None],)), given)[1]
+        return back(g[None])[0]  # type: ignore[operator]
 
     with torch.enable_grad():
         return tuple(torch.func.vmap(one)(x, grad).values())

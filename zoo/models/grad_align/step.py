@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zoo.models.grad_align.budget import Budget
+from zoo.models.grad_align.recipe import GradAlignRecipe
 from zoo.nn.ghost import Ghosts, ghost_filter
 from zoo.ops import cosine_filter
 from zoo.ops.cosine_filter import Filtered
-
-if TYPE_CHECKING:
-    from zoo.models.grad_align.training import GradAlignRecipe
-else:
-    GradAlignRecipe = Any
 
 
 def align(grads: Float[Tensor, "b f"], recipe: GradAlignRecipe, budget: Budget, generator: torch.Generator) -> Filtered:
@@ -69,6 +65,8 @@ def align_ghosts(
     step: dict[str, Any] = {"clip_norm": recipe.clip_norm, "noise": z, "expected_batch_size": float(budget.batch_size)}
     if recipe.filter == "none":
         return ghost_filter(ghosts, threshold=-1.0, **step)
+    assert recipe.cs_on is not None, "settle the recipe first"
+    assert recipe.denominator is not None
     filtered, whole = ghost_filter(
         ghosts,
         threshold=recipe.threshold if recipe.quantile is None else None,
