@@ -48,15 +48,17 @@ class VolumeSegmentation(Segmentation):
 
 
 def planes(
-    volume: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float], opacity: float = 0.55
-) -> list[fig.Panel]:
-    """Axial, coronal and sagittal slice through the centre of the mask, or of the volume where the mask is empty.
+    volume: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float], opacity: float = 0.55,
+    at: tuple[int, ...] | None = None,
+) -> list[fig.Panel]:  # fmt: skip
+    """Axial, coronal and sagittal slice through ``at`` (z, y, x), else through the centre of the mask or the volume.
 
     ``volume``: in [0, 1], ``[z y x]`` with z from the foot, as ``Image.axial`` turns it; ``mask``: labels, same shape.
     ``spacing``: in mm, of z, y and x.
     """
     places = np.argwhere(mask)
-    z, y, x = (int(c) for c in (places.mean(0).round() if len(places) else np.array(mask.shape) // 2))
+    middle = places.mean(0).round() if len(places) else np.array(mask.shape) // 2
+    z, y, x = (int(c) for c in (middle if at is None else at))
     deep, tall, wide = spacing
     cuts: list[tuple[str, tuple[Any, ...], tuple[float, float]]] = [
         (f"axial, slice {z}", (z,), (tall, wide)),
