@@ -308,7 +308,7 @@ def score(model: FedCoT, case: Case, options: Mapping[str, Any]) -> list[dict[st
 
 
 SMALL: dict[str, Any] = {
-    "widths": (8, 16, 32), "last": 8, "groups": 4, "bias": -2.0, "patch": (32, 32, 32), "spacing": (4.0, 4.0, 4.0),
+    "widths": (8, 16, 32), "last": 8, "groups": 4, "bias": -2.0, "patch": (24, 24, 24), "spacing": (4.0, 4.0, 4.0),
 }  # fmt: skip
 training = Training(
     recipe=CoTRecipe,
@@ -318,8 +318,8 @@ training = Training(
         "paper": {},
         "cicek": {"network": CICEK},
         "demo": {
-            "network": SMALL, "rounds": 10, "iters": 40, "batch_l": 4, "batch_u": 4, "lr": 3e-3, "alpha1": (0.95, 0.95),
-            "ramp_iters": 200, "boxes": (4, 8), "edges": (3, 6), "measure_every": 5, "dtype": "float16",
+            "network": SMALL, "rounds": 10, "iters": 32, "batch_l": 4, "batch_u": 4, "lr": 3e-3, "alpha1": (0.95, 0.95),
+            "ramp_iters": 160, "boxes": (2, 4), "edges": (3, 6), "measure_every": 5, "dtype": "float16",
         },
     },
     split=Split((0.5, 0.0, 0.5)),  # Sec. 4.1
