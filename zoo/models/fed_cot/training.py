@@ -228,13 +228,16 @@ def build(recipe: CoTRecipe, data: TrainData, seed: int) -> Federation:
         raise OptionError("network.flat is for images, and the data are volumes; set it to false")
     names, partitions = sites_of(recipe, data.train, seed)
 
+    owned = []
+    for name, places in zip(names, partitions, strict=True):
+        known, unknown = known_and_unknown([data.train[int(place)] for place in places], recipe.labelled, name, seed)
+        if recipe.method != "fl" and not unknown:
+            raise OptionError(f"every training case of {name} is labelled; set labelled below 1, or method=fl")
+        owned.append((known, unknown))
+
     @cache
     def shard(number: int) -> Brains:
-        own = [data.train[int(place)] for place in partitions[number]]
-        known, unknown = known_and_unknown(own, recipe.labelled, names[number], seed)
-        if recipe.method != "fl" and not unknown:
-            raise DataError(f"every training case of {names[number]} is labelled; set labelled below 1, or method=fl")
-        return Brains.of(known, unknown, config.spacing, config.patch, recipe.centred, recipe.augment)
+        return Brains.of(*owned[number], config.spacing, config.patch, recipe.centred, recipe.augment)
 
     judged = data.validation if len(data.validation) else data.test
 
@@ -318,8 +321,8 @@ training = Training(
         "paper": {},
         "cicek": {"network": CICEK},
         "demo": {
-            "network": SMALL, "rounds": 10, "iters": 32, "batch_l": 4, "batch_u": 4, "lr": 3e-3, "alpha1": (0.95, 0.95),
-            "ramp_iters": 160, "boxes": (2, 4), "edges": (3, 6), "measure_every": 5, "dtype": "float16",
+            "network": SMALL, "rounds": 10, "iters": 30, "batch_l": 2, "batch_u": 2, "lr": 3e-3, "alpha1": (0.95, 0.95),
+            "ramp_iters": 150, "boxes": (2, 4), "edges": (3, 6), "measure_every": 5, "dtype": "float16",
         },
     },
     split=Split((0.5, 0.0, 0.5)),  # Sec. 4.1
