@@ -17,9 +17,9 @@ def read(spec: str, root: Path) -> Dataset:
     """``msseg2016:PATH``: O. Commowick et al. 2021, as unpacked.
 
     ``PATH`` holds, in any folders, ``Center_01/Patient_01/`` with ``Masks/Consensus.nii.gz`` and
-    ``Preprocessed_Data/FLAIR_preprocessed.nii.gz``, whose skull is stripped. The attribute ``site`` is the centre, which
-    is a scanner. A patient without a consensus has no mask: trainings with unlabelled cases can use it. The challenge's
-    own parts are no splits here: patients of one scanner are in either of them.
+    ``Preprocessed_Data/FLAIR_preprocessed.nii.gz``, whose skull is stripped. The attribute ``site`` is the centre,
+    which is a scanner. A patient without a consensus has no mask: trainings with unlabelled cases can use it. The
+    challenge's own parts are no splits here: patients of one scanner are in either of them.
 
     Raises ``DataError`` where there is no such patient.
     """

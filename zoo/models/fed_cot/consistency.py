@@ -25,7 +25,7 @@ def lesion_boxes(
         for _ in range(int(rng.integers(boxes[0], boxes[1] + 1))):
             sides = [min(int(rng.integers(edges[0], edges[1] + 1)), length) for length in grid]
             starts = [int(rng.integers(length - side + 1)) for side, length in zip(sides, grid, strict=True)]
-            mask[(place, 0, *(slice(a, a + side) for a, side in zip(starts, sides, strict=True)))] = True
+            mask[place, 0][tuple(slice(a, a + side) for a, side in zip(starts, sides, strict=True))] = True
     return mask
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -89,9 +89,10 @@ class Network(nn.Module):
             up.append(UpCat(axes, before, skip, out, act, norm, True, halves=halves))
             before = out
         self.up = nn.ModuleList(up)
-        self.head: Any = (nn.Conv2d if config.flat else nn.Conv3d)(before, 1, 1)
+        head: Any = (nn.Conv2d if config.flat else nn.Conv3d)(before, 1, 1)
         if config.bias:
-            nn.init.constant_(self.head.bias, config.bias)
+            nn.init.constant_(head.bias, config.bias)
+        self.head = head
 
     def forward(self, x: Float[Tensor, "b 1 *grid"]) -> Float[Tensor, "b 1 *grid"]:
         """Logits of a lesion; ``x``: mean 0 and deviation 1 over the brain, 0 outside of it."""
@@ -101,7 +102,7 @@ class Network(nn.Module):
             skips.append(x)
         for up, skip in zip(self.up, skips[-2::-1], strict=True):
             x = up(x, skip)
-        return self.head(x)  # type: ignore[no-any-return]
+        return cast(Tensor, self.head(x))
 
 
 def parameters_of(config: CoTConfig) -> int:
