@@ -19,21 +19,12 @@ from zoo.data.splits import TrainData, divide
 from zoo.data.volumes import Grid
 from zoo.errors import DataError, MediaError, OptionError
 from zoo.federated import Context, Update, federate
+from zoo.models.fed_cot.client import CoTRecipe, client, teachers_of
 from zoo.models.fed_cot.consistency import alpha1, consistency, cut_mixed, ema_, lesion_boxes, ramp
 from zoo.models.fed_cot.data import Brains, read_brain
 from zoo.models.fed_cot.model import FedCoT, separated
 from zoo.models.fed_cot.network import CICEK, PAPER, CoTConfig, Network, parameters_of
-from zoo.models.fed_cot.training import (
-    CoTRecipe,
-    build,
-    by_site,
-    client,
-    known_and_unknown,
-    score,
-    sites_of,
-    teachers_of,
-    training,
-)
+from zoo.models.fed_cot.training import build, by_site, known_and_unknown, score, sites_of, training
 from zoo.training import Run
 from zoo.training.recipe import digest
 

@@ -27,7 +27,7 @@ class CoTConfig:
     halved: bool = False  # as Çiçek 2016: the first convolution of a level has half its width, up-convolutions keep it
     flat: bool = False  # images instead of volumes
     bias: float = field(default=0.0, metadata={"min": -20.0, "max": 20.0})  # of the last layer, to begin with
-    patch: tuple[int, ...] = field(default=(24, 24, 24), metadata={"min": 1, "max": 1024})  # x, y, z; open
+    patch: tuple[int, ...] = field(default=(16, 16, 16), metadata={"min": 1, "max": 1024})  # x, y, z; open
     spacing: Spacing = field(default=(4.0, 4.0, 4.0), metadata={"min": 0.05, "max": 50.0})  # mm; open
     sync: bool = True  # whether there is a sync-teacher
 
