@@ -19,8 +19,17 @@ from zoo.data.splits import TrainData, divide
 from zoo.data.volumes import Grid
 from zoo.errors import DataError, MediaError, OptionError
 from zoo.federated import Context, Update, federate
-from zoo.models.fed_cot.client import CoTRecipe, client, teachers_of
-from zoo.models.fed_cot.consistency import alpha1, consistency, cut_mixed, ema_, lesion_boxes, ramp
+from zoo.models.fed_cot.client import (
+    CoTRecipe,
+    alpha1,
+    client,
+    consistency,
+    cut_mixed,
+    ema_,
+    lesion_boxes,
+    ramp,
+    teachers_of,
+)
 from zoo.models.fed_cot.data import Brains, read_brain
 from zoo.models.fed_cot.model import FedCoT, separated
 from zoo.models.fed_cot.network import CICEK, PAPER, CoTConfig, Network, parameters_of
@@ -239,12 +248,11 @@ def test_where_all_are_labelled_a_quarter_of_the_masks_is_used_and_always_the_sa
         known_and_unknown([Case(np.zeros(1), "c")], 0.25, "a", 5)
 
 
-def test_sites_can_be_left_out_or_pooled_and_unknown_ones_are_refused() -> None:
+def test_sites_can_be_left_out_and_unknown_ones_are_refused() -> None:
     cases = load_dataset(DATA)
     column = replace(TINY, partition="column:site")
     names, _ = sites_of(column, cases, 0)
     assert sites_of(replace(column, sites=(names[0],)), cases, 0)[0] == names[:1]
-    assert [len(part) for part in sites_of(replace(TINY, partition="pooled"), cases, 0)[1]] == [12]
     with pytest.raises(OptionError, match="no site 'z'"):
         sites_of(replace(column, sites=("z",)), cases, 0)
     with pytest.raises(OptionError, match="method=fl"):

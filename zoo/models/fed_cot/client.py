@@ -10,6 +10,7 @@ for each round:
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +19,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from zoo.federated import Context, Federation, Update
-from zoo.models.fed_cot.consistency import alpha1, consistency, cut_mixed, ema_, lesion_boxes, ramp
 from zoo.models.fed_cot.network import PAPER, CoTConfig, Network
 
 Method = Literal["fed-cot", "sync", "async", "mt", "pl", "fl"]
@@ -44,8 +45,8 @@ class CoTRecipe:
     """``sync`` and ``async`` have one of the two teachers; ``mt``: FL+MT, a teacher that the averaging of students
     passes by; ``pl``: FL+PL, pseudo-labels by the network as it came; ``fl``: labelled scans alone."""
     network: CoTConfig = field(default_factory=lambda: PAPER)
-    partition: str = "column:site"  # a client for each; pooled: one who has everything (Centralized)
-    sites: tuple[str, ...] = ()  # who takes part, by the column's values; by default all; one: Single Client
+    partition: str = "column:site"  # a client for each
+    sites: tuple[str, ...] = ()  # who takes part, by the column's values; by default all
     clients: int = _count(4)  # of iid, where the data name no site
     labelled: float = _number(0.25, 1.0, 0.001)
     """Share of a client's training cases whose mask it has, where all have one (Sec. 4.1). Where some have none, those
@@ -170,6 +171,57 @@ def pseudo_loss(network: Network, frozen: Network, u: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(network(u), told)
 
 
+# ---- boxes, consistency, moving averages -----------------------------------------------------------------------------
+
+
+def lesion_boxes(
+    shape: Sequence[int], boxes: tuple[int, int], edges: tuple[int, int], rng: np.random.Generator
+) -> Bool[Tensor, "b 1 *grid"]:
+    """For each crop of a batch ``(b, *grid)`` the union of some boxes of the size of lesions.
+
+    How many, and each of their edges, are drawn evenly between the two ends, both included; an edge is no longer than
+    the crop. Boxes lie anywhere in the crop.
+    """
+    batch, *grid = shape
+    mask = torch.zeros(batch, 1, *grid, dtype=torch.bool)
+    for place in range(batch):
+        for _ in range(int(rng.integers(boxes[0], boxes[1] + 1))):
+            sides = [min(int(rng.integers(edges[0], edges[1] + 1)), length) for length in grid]
+            starts = [int(rng.integers(length - side + 1)) for side, length in zip(sides, grid, strict=True)]
+            mask[place, 0][tuple(slice(a, a + side) for a, side in zip(starts, sides, strict=True))] = True
+    return mask
+
+
+def cut_mixed(u: Float[Tensor, "b c *grid"], mask: Bool[Tensor, "b 1 *grid"]) -> Float[Tensor, "b c *grid"]:
+    """In the boxes what the next crop of the batch has at the same place; images and targets alike."""
+    return torch.where(mask, u.roll(-1, 0), u)
+
+
+def consistency(logits: Float[Tensor, "b 1 *grid"], targets: Sequence[Float[Tensor, "b 1 *grid"]]) -> Float[Tensor, ""]:
+    """L_u: the mean over the teachers of the squared distance to each one's probabilities (Eq. 2).
+
+    A mean over voxels: as a sum it would be a million times the cross-entropy.
+    """
+    p = logits.sigmoid()
+    return torch.stack([(p - target).square().mean() for target in targets]).mean()
+
+
+@torch.no_grad()
+def ema_(teacher: nn.Module, student: nn.Module, alpha: float) -> None:
+    """teacher = alpha teacher + (1 - alpha) student (Eq. 1), all parameters in one pass."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - alpha)
+
+
+def alpha1(step: int, iters: int, first: float, later: float) -> float:
+    """The decay of a step, from 0: in the first round the mean of all students so far, at most ``first``."""
+    return min(first, 1 - 1 / (step + 1)) if step < iters else later
+
+
+def ramp(step: int, steps: int) -> float:
+    """The share of lambda at a step, from 0: exp(-5 (1 - s)^2), which is 1 after ``steps``."""
+    return math.exp(-5 * (1 - min(1.0, step / steps)) ** 2) if steps else 1.0
+
+
 # ---- the server ------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +242,5 @@ def federation(recipe: CoTRecipe, partitions: Sequence[Any], shard: Any, evaluat
         weights="uniform",
         evaluate=evaluate,
         evaluate_every=recipe.measure_every,
-        min_clients=min(2, len(partitions)),
         target=None,
     )

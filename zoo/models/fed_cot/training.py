@@ -31,8 +31,6 @@ from zoo.training import Run, Training
 def sites_of(recipe: CoTRecipe, data: Dataset, seed: int) -> tuple[list[str], list[np.ndarray]]:
     """Who takes part, by name, and their cases. Raises ``OptionError`` for a site that isn't there."""
     kind, _, column = recipe.partition.partition(":")
-    if recipe.partition == "pooled" and not recipe.sites:
-        return ["pooled"], [np.arange(len(data))]
     if kind != "column":
         if recipe.sites:
             raise OptionError("sites are values of a column; set partition=column:NAME")
@@ -143,6 +141,11 @@ training = Training(
             "network": SMALL, "rounds": 12, "iters": 30, "batch_l": 4, "batch_u": 4, "lr": 5e-3, "alpha1": (0.95, 0.95),
             "ramp_iters": 180, "boxes": (1, 3), "edges": (3, 6), "centred": 0.75, "measure_every": 6,
             "dtype": "float16",
+        },
+        # A handful of cases leaves a client without any to spare.
+        "check": {
+            "method": "fl", "network": SMALL, "partition": "iid", "clients": 2, "rounds": 8, "iters": 6, "batch_l": 2, "batch_u": 2,
+            "lr": 5e-3, "boxes": (1, 3), "edges": (3, 6), "measure_every": 8,
         },
     },
     split=Split((0.5, 0.0, 0.5)),  # Sec. 4.1
