@@ -51,6 +51,7 @@ class TestFedCoT(PluginTests):
     name = "fed-cot"
     recipe = TINY
     data = DATA
+    evaluated_on = "phantom:flair?n=2&size=48&slices=40&seed=77000"
     facts = {"Dice of the student, 20 other phantoms": "dice"}
     facts_on = ("phantom:flair?n=20&size=48&slices=40&seed=20000", "all")
 
@@ -188,7 +189,7 @@ def test_a_round_leaves_everybody_with_one_sync_teacher_and_sends_two_models_eac
     parts = divide(load_dataset(DATA), training.split, TINY)
     size: dict[str, float] = {}
     for method in ("fed-cot", "fl"):
-        recipe = replace(TINY, method=method, rounds=2)  # type: ignore[arg-type]
+        recipe = replace(TINY, method=method, rounds=1, measure_every=9, iters=1)  # type: ignore[arg-type]
         with Run(None, device="cpu", progress=False) as run:
             outcome = federate(build, recipe, parts, run)
         size[method] = outcome.rows[-1]["bytes-up"]

@@ -144,8 +144,8 @@ training = Training(
         },
         # A handful of cases leaves a client without any to spare.
         "check": {
-            "method": "fl", "network": SMALL, "partition": "iid", "clients": 2, "rounds": 8, "iters": 6, "batch_l": 2, "batch_u": 2,
-            "lr": 5e-3, "boxes": (1, 3), "edges": (3, 6), "measure_every": 8,
+            "method": "fl", "network": SMALL, "partition": "iid", "clients": 2, "rounds": 8, "iters": 6, "batch_l": 2,
+            "lr": 5e-3, "measure_every": 8,
         },
     },
     split=Split((0.5, 0.0, 0.5)),  # Sec. 4.1
