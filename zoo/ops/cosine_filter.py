@@ -152,23 +152,34 @@ def cosine_filter(
         on_noise = (draw, scale, stream) if cs_on == "noisy" else (None, 0.0, None)
         cosine, norms = _score(grads, *on_noise, clip_norm, dim_measure or "none", unselected)
 
-        usable = norms.isfinite()
-        if cs_clip is not None and threshold is not None:
-            cosine = cosine.clamp(max(-1.0, threshold - cs_clip), min(1.0, threshold + cs_clip))
-        if cs_noise_std > 0:
-            cosine = cosine + cs_noise_std * torch.randn(b, dtype=dtype, device=grads.device, generator=generator)
-        if threshold == -1:
-            kept = usable
-        else:
-            kept = usable & (cosine > (_quantile(cosine, usable, quantile) if threshold is None else threshold))
-            kept = torch.where(kept.any(), kept, usable)  # nobody passes: everybody does, for this step
-
+        cosine, kept = selected(cosine, norms.isfinite(), threshold, quantile, cs_clip, cs_noise_std, generator)
         weights = torch.where(kept, clip_factors(norms, clip_norm), 0)
-        coefficients = _coefficients(
+        coefficients = coefficients_of(
             kept, size, "expected" if threshold == -1 and not literal else denominator, literal
         )
         aggregate = _aggregate(grads, weights, coefficients, draw, scale if literal else 1.0, stream)
     return Filtered(aggregate, kept, cosine, norms)
+
+
+def selected(
+    cosine: Float[Tensor, " b"],
+    usable: Bool[Tensor, " b"],
+    threshold: float | None,
+    quantile: float | None,
+    cs_clip: float | None,
+    cs_noise_std: float,
+    generator: torch.Generator | None,
+) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+    """The cosines as they are compared, and who is kept; options as of :func:`cosine_filter`."""
+    if cs_clip is not None and threshold is not None:
+        cosine = cosine.clamp(max(-1.0, threshold - cs_clip), min(1.0, threshold + cs_clip))
+    if cs_noise_std > 0:
+        draw = torch.randn(len(cosine), dtype=cosine.dtype, device=cosine.device, generator=generator)
+        cosine = cosine + cs_noise_std * draw
+    if threshold == -1:
+        return cosine, usable
+    kept = usable & (cosine > (_quantile(cosine, usable, quantile) if threshold is None else threshold))
+    return cosine, torch.where(kept.any(), kept, usable)  # nobody passes: everybody does, for this step
 
 
 def clip_factors(norms: Float[Tensor, " b"], clip_norm: float) -> Float[Tensor, " b"]:
@@ -299,7 +310,7 @@ def _aggregate(
     return run(grads, weights, coefficients, noise, noise_scale, seed)
 
 
-def _coefficients(kept: Tensor, size: float, denominator: str, literal: bool) -> Float[Tensor, " 2"]:
+def coefficients_of(kept: Tensor, size: float, denominator: str, literal: bool = False) -> Float[Tensor, " 2"]:
     """The factor of the sum, and the divisor of sum and noise. On the device: nobody waits for the count."""
     count = kept.sum().double()
     expected = torch.full_like(count, size)

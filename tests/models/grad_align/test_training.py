@@ -23,7 +23,8 @@ from zoo.models.grad_align import training as method
 from zoo.models.grad_align.budget import Budget
 from zoo.models.grad_align.model import GradAlign, GradAlignConfig
 from zoo.models.grad_align.result import Privacy, chart
-from zoo.models.grad_align.training import GradAlignRecipe, Tally, align, fit, settle, statement
+from zoo.models.grad_align.step import Tally, align
+from zoo.models.grad_align.training import GradAlignRecipe, fit, settle, statement
 from zoo.nn.per_sample import per_sample_gradients
 from zoo.ops.cosine_filter import clip_factors
 from zoo.training import Run
@@ -132,6 +133,26 @@ def test_strict_divides_by_the_expected_size_whoever_is_kept():
     kept = (grads * (1 / grads.norm(dim=1)).clamp(max=1)[:, None])[result.kept].sum(0) / 8
     assert result.kept.tolist() == [True] * 5 + [False] * 3
     assert torch.allclose(result.aggregate, kept, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["none", "cs"])
+@pytest.mark.parametrize("accounting", ["nonprivate", "strict"])
+def test_without_the_gradients_themselves_the_same_are_kept_and_the_weights_are_the_same(name: str, accounting: str):
+    both = [
+        run_fit(filter=name, accounting=accounting, sigma=0.3, threshold=0.05, gradients=way)
+        for way in ("each", "ghost")
+    ]
+    assert both[0][1] == both[1][1]
+    for one, other in zip(both[0][0].parameters(), both[1][0].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_that_are_not_finite_are_dropped_without_having_them(capsys):
+    x, _ = samples()
+    x[3] = float("nan")
+    network, _ = run_fit(x=x, epochs=4, gradients="ghost", filter="cs")
+    assert all(p.isfinite().all() for p in network.parameters())
+    assert "weren't finite" in capsys.readouterr().err
 
 
 def test_noise_on_similarities_grows_with_the_root_of_the_batch_where_strict():

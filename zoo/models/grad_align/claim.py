@@ -20,15 +20,9 @@ from zoo.claims import Claim, Comparison, Verdict, spending
 from zoo.data.digits import digits as read_digits
 from zoo.models.grad_align.accounting import Accountant, Accounting
 from zoo.models.grad_align.budget import Chance, draw_sample
-from zoo.models.grad_align.training import (
-    GradAlignRecipe,
-    accuracy,
-    align,
-    alignment,
-    descend,
-    settle,
-    share_kept,
-)
+from zoo.models.grad_align.recipe import GradAlignRecipe
+from zoo.models.grad_align.step import align, alignment, batch_gradient, descend, share_kept
+from zoo.models.grad_align.training import accuracy, settle
 from zoo.nn.per_sample import per_sample_gradients
 
 CLAIM = "the claim of grad-align"
@@ -120,7 +114,7 @@ def fit_arm(recipe: GradAlignRecipe, parts: Parts, seed: int, steps: int) -> dic
             grads, _ = gradients(parts.train.x[index], parts.train.y[index], physical_batch=1024)
             result = align(grads, recipe, budget, generator)
             descend(sgd, result.aggregate)
-            aligned.append(float(alignment(result, grads)))
+            aligned.append(float(alignment(result, batch_gradient(result, grads))))
             kept.append(share_kept(result))
     network.eval()
     return {

@@ -11,12 +11,11 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -25,60 +24,19 @@ from zoo.data.case import Case
 from zoo.data.images import label_index
 from zoo.errors import OptionError
 from zoo.models.grad_align import plugin
-from zoo.models.grad_align.accounting import Accounting
 from zoo.models.grad_align.budget import Budget, Chance, draw_sample, refuse_contradictions
 from zoo.models.grad_align.model import GradAlign, GradAlignConfig, prepare
-from zoo.models.grad_align.result import Filter, Privacy, chart
+from zoo.models.grad_align.recipe import GradAlignRecipe
+from zoo.models.grad_align.result import Privacy, chart
+from zoo.models.grad_align.step import Tally, align, align_ghosts, alignment, batch_gradient, descend, share_kept
+from zoo.nn.ghost import Ghosts
 from zoo.nn.per_sample import per_sample_gradients, refuse_layers
-from zoo.ops import cosine_filter
-from zoo.ops.cosine_filter import Filtered
 from zoo.storage import write_file
 from zoo.training import Run, TrainData, Training
 
 LARGE = 100_000  # parameters beyond which noise hides every single gradient from the similarity
 OWN = "or name your own: --set network.labels=a,b,c"
 NEEDED_BY = f"training {plugin.name}"
-
-
-@dataclass(frozen=True)
-class GradAlignRecipe:
-    """The paper's training on radiographs (Sec. 4.1, Table 1), and how much privacy it shall give."""
-
-    network: GradAlignConfig = field(default_factory=GradAlignConfig)
-    filter: Filter = "cov"
-    """``none``: plain DP-SGD; ``cs``: similarity over all coordinates; ``magnitude``, ``std``, ``cov``: over those
-    that vary most; ``random``: keep a random share, the control."""
-    accounting: Accounting | None = None
-    """``nonprivate``: similarities without noise, as in Table 1, and no guarantee; ``paper``: its accounting, which is
-    not proven; ``strict``: corrected sensitivities. None: ``strict`` if ``epsilon`` is given, else ``nonprivate``."""
-    epsilon: float | None = field(default=None, metadata={"min": 1e-6, "max": 50.0})
-    """Training stops before it would spend more."""
-    delta: float = field(default=1e-5, metadata={"min": 1e-15, "max": 0.1})  # not stated for radiographs
-    sigma: float | None = field(default=None, metadata={"min": 0.0, "max": 1e6})
-    """Noise multiplier of the gradients; not stated. None: such that all steps fit into ``epsilon``, else 0.8."""
-    # of the similarities; not stated, fits epsilon 7.46
-    tau: float = field(default=0.8, metadata={"min": 1e-6, "max": 1e6})
-    cs_clip: float = field(default=0.05, metadata={"min": 1e-6, "max": 2.0})  # lambda; not stated
-    threshold: float = field(default=0.0, metadata={"min": -1.0, "max": 1.0})  # psi, Table 1; -1 filters nothing
-    quantile: float | None = field(default=None, metadata={"min": 0.0, "max": 1.0})
-    """Instead of a threshold: drop this share of the batch. Without a guarantee only."""
-    percentile: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})  # gamma, Table 1
-    keep: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})  # share that filter=random keeps
-    cs_on: Literal["noisy", "clipped"] | None = None
-    """Similarity of the noisy gradient, as printed, or of the clipped one. None: ``clipped`` above 100,000 parameters
-    and for ``strict``, which needs it."""
-    noise: Literal["shared", "literal_independent"] = "shared"
-    """One draw for the batch, or one per sample as the formula can be read. The latter gives no guarantee."""
-    denominator: Literal["printed", "kept", "expected"] | None = None
-    """Of the step; see ``zoo.ops.cosine_filter``. None: ``expected`` for ``strict``, else ``printed``."""
-    clip_norm: float = field(default=1.0, metadata={"min": 1e-6, "max": 1e6})  # C, Sec. 4.1
-    batch_size: int = field(default=64, metadata={"min": 1, "max": 65_536})  # L, expected, Sec. 4.1
-    epochs: int = field(default=20, metadata={"min": 1, "max": 1_000_000})  # Sec. 4.1
-    lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})  # Sec. 4.1
-    momentum: float = field(default=0.1, metadata={"min": 0.0, "max": 0.999})  # Sec. 4.1
-    physical_batch: int = field(default=64, metadata={"min": 1, "max": 65_536})
-    """Samples that go through the network at once; changes memory, not the result."""
-    dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
 
 
 def train(recipe: GradAlignRecipe, data: TrainData, run: Run) -> GradAlign:
@@ -127,18 +85,25 @@ def fit(
         _say(run, "with a seed that was given anyone can draw the noise again, so the weights will state no guarantee; "
                   "leave the seed out", always=True)  # fmt: skip
 
-    with per_sample_gradients(run.unwrap(network), NEEDED_BY) as gradients:
+    ghost = recipe.gradients == "ghost"
+    with nullcontext() if ghost else per_sample_gradients(run.unwrap(network), NEEDED_BY) as gradients:
         for step in run.steps(budget.steps, description=recipe.filter):
             network.train()
             index, generator = draw_sample(budget, chance, step, run.device)
             batch = x[index].to(run.device), y[index].to(run.device)
-            grads, loss = gradients(*batch, recipe.physical_batch, run.backward)
-            aligned = align(grads, recipe, budget, generator)
+            if gradients is None:
+                ghosts = Ghosts(run.unwrap(network), *batch, recipe.physical_batch, run.backward)
+                aligned, whole = align_ghosts(ghosts, recipe, budget, generator)
+                loss = ghosts.loss()
+            else:
+                grads, loss = gradients(*batch, recipe.physical_batch, run.backward)
+                aligned = align(grads, recipe, budget, generator)
+                whole = batch_gradient(aligned, grads)
             descend(sgd, aligned.aggregate)
 
             tally.dropped += int(aligned.dropped.sum())
             epsilon = budget.accountant.epsilon(step + 1)
-            run.log(loss=loss, alignment=alignment(aligned, grads), kept=share_kept(aligned), epsilon=epsilon,
+            run.log(loss=loss, alignment=alignment(aligned, whole), kept=share_kept(aligned), epsilon=epsilon,
                     dropped=aligned.dropped.sum())  # fmt: skip
             if (step + 1) % budget.epoch == 0:
                 if held_out is not None:
@@ -149,85 +114,6 @@ def fit(
     privacy = replace(statement(recipe, budget, budget.steps), secret=chance.secret)
     _say(run, f"after {budget.steps} of {budget.planned} steps: {privacy.sentence()}")
     return privacy
-
-
-# ---- one step ----------------------------------------------------------------------------------------------------
-
-
-def align(grads: Float[Tensor, "b f"], recipe: GradAlignRecipe, budget: Budget, generator: torch.Generator) -> Filtered:
-    """The gradient of one step and who went into it. Raw gradients are never averaged (Algorithm 1 prints that)."""
-    assert recipe.cs_on is not None, "settle the recipe first"
-    size = float(budget.batch_size)
-    noise_std = budget.accountant.sigma * recipe.clip_norm
-    if recipe.noise == "shared":
-        z = noise_std * torch.randn(grads.shape[1], generator=generator, device=grads.device)
-        with_noise: dict[str, Any] = {"noise": z}
-    else:
-        with_noise = {"noise": "literal_independent", "noise_std": noise_std}
-    step: dict[str, Any] = {
-        "clip_norm": recipe.clip_norm,
-        "expected_batch_size": size,
-        "generator": generator,
-        **with_noise,
-    }
-    if recipe.filter == "none":
-        return cosine_filter(grads, threshold=-1.0, **step)
-    if recipe.filter == "random":
-        chosen = torch.rand(len(grads), generator=generator, device=grads.device) < recipe.keep
-        part = cosine_filter(grads[chosen], quantile=0.0, denominator=recipe.denominator, **step)
-        return Filtered(part.aggregate, chosen, *(torch.zeros_like(chosen, dtype=grads.dtype).masked_scatter(
-            chosen, values) for values in part[2:]))  # fmt: skip
-    filtered = cosine_filter(
-        grads,
-        threshold=recipe.threshold if recipe.quantile is None else None,
-        quantile=recipe.quantile,
-        cs_on=recipe.cs_on,
-        cs_clip=recipe.cs_clip if budget.accountant.tau is not None else None,
-        cs_noise_std=budget.cs_noise_std(recipe.cs_clip),
-        dim_measure=None if recipe.filter == "cs" else recipe.filter,
-        percentile=recipe.percentile,
-        denominator=recipe.denominator,
-        **step,
-    )
-    if budget.accountant.accounting == "strict" and recipe.threshold > -1:
-        nobody = ~(filtered.cosine > recipe.threshold).any()  # then the operator keeps everybody
-        filtered = filtered._replace(
-            aggregate=torch.where(nobody, with_noise["noise"] / size, filtered.aggregate),
-            kept=filtered.kept & ~nobody,
-        )
-    return filtered
-
-
-def descend(sgd: torch.optim.Optimizer, aggregate: Float[Tensor, " f"]) -> None:
-    """One step of ``sgd`` along ``aggregate``, whose entries lie in the order of its parameters."""
-    parameters = [p for group in sgd.param_groups for p in group["params"]]
-    for p, part in zip(parameters, aggregate.split([p.numel() for p in parameters]), strict=True):
-        p.grad = part.view_as(p)
-    sgd.step()
-    sgd.zero_grad()
-
-
-def alignment(aligned: Filtered, grads: Float[Tensor, "b f"]) -> Float[Tensor, ""]:
-    """Cosine of the step to the batch gradient without clipping and noise (Sec. 4.2)."""
-    usable = grads[~aligned.dropped] if aligned.dropped.any() else grads
-    return F.cosine_similarity(aligned.aggregate, usable.sum(0), dim=0)
-
-
-def share_kept(aligned: Filtered) -> float:
-    return float(aligned.kept.float().mean()) if len(aligned.kept) else 0.0
-
-
-@dataclass
-class Tally:
-    """Gradients that were dropped for not being finite; survives a resume."""
-
-    dropped: int = 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"dropped": self.dropped}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.dropped = state["dropped"]
 
 
 # ---- what a recipe comes to --------------------------------------------------------------------------------------
@@ -242,6 +128,11 @@ def settle(recipe: GradAlignRecipe, count: int, parameters: int) -> tuple[GradAl
     refuse_contradictions(accounting, epsilon=recipe.epsilon, sigma=recipe.sigma, filter=recipe.filter,
                           quantile=recipe.quantile, noise=recipe.noise, cs_on=recipe.cs_on,
                           denominator=recipe.denominator)  # fmt: skip
+    if recipe.gradients == "ghost" and (recipe.filter not in ("none", "cs") or recipe.noise != "shared"):
+        raise OptionError(
+            "gradients=ghost knows norms and products of the gradients alone; choose filter=none or filter=cs, with "
+            "noise=shared, or gradients=each"
+        )
     strict, literal = accounting == "strict", recipe.noise == "literal_independent"
     selects_privately = recipe.filter not in ("none", "random") and accounting != "nonprivate"
     tau = recipe.tau if selects_privately else None
