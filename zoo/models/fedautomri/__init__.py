@@ -46,7 +46,13 @@ plugin = Plugin(
     weights=WeightsInfo(
         trained_on="phantom:k-space?n=60&size=64 (48 procedural slices on three clients)",
         command="zoo train fedautomri --data 'phantom:k-space?n=60&size=64' --preset demo --out DIR",
-        metrics={"PSNR, dB": 0.0},
+        metrics={
+            # zoo evaluate fedautomri --data "phantom:k-space?n=20&size=64&seed=20000" --split all
+            "PSNR, 4-fold, 20 other phantoms, dB": 23.73,
+            "PSNR of their zero-filled images, dB": 19.90,
+            "SSIM": 0.565,
+            "SSIM of their zero-filled images": 0.467,
+        },
     ),
     phantom="phantom:k-space?size=64",
     licence_notes="No code of the paper is released; the scheme is written from its text.",
