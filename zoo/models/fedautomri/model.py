@@ -132,7 +132,8 @@ class FedAutoMRI(Model[MRReconstruction]):
         return MRReconstruction(
             image=image, output=np.abs(found[place]), start=np.abs(start[place]),
             reference=None if k.truth is None else np.abs(k.truth[place]).astype(np.float32), scores=scores,
-            complex=found, mask=k.mask, place=place, source=k.source, notes=tuple(notes),
+            parts=np.stack([found.real, found.imag], -1), sampled=k.mask, place=place, source=k.source,
+            notes=tuple(notes),
             genotype=self.config.genotype if self.config.denoiser == "cell" else (),
             steps=np.abs(np.stack(shown)) if return_intermediate and shown else None,
             options={"convention": k.convention, "slice": place},

@@ -25,15 +25,23 @@ KERNEL = 11  # px of SSIM's window
 
 @dataclass(kw_only=True)
 class MRReconstruction(Reconstruction):
-    """``complex``: all slices; ``output`` is the magnitude of the one at ``place``. ``steps``: its iterations."""
+    """``parts``: real and imaginary part of all slices; ``output`` is the magnitude of the one at ``place``.
 
-    complex: Complex[np.ndarray, "z h w"]
-    mask: Bool[np.ndarray, "h w"]
+    ``sampled``: the samples that were measured. ``steps``: magnitudes of the iterations of that slice.
+    """
+
+    parts: Float[np.ndarray, "z h w 2"]
+    sampled: Bool[np.ndarray, "h w"]
     place: int = 0
     genotype: tuple[tuple[str, ...], ...] = ()
     steps: Float[np.ndarray, "j h w"] | None = None
 
-    def parts(self) -> list[tuple[str, list[fig.Panel]]]:
+    @property
+    def complex(self) -> Complex[np.ndarray, "z h w"]:
+        """The slices as complex images."""
+        return (self.parts[..., 0] + 1j * self.parts[..., 1]).astype(np.complex64)
+
+    def picture_rows(self) -> list[tuple[str, list[fig.Panel]]]:
         """Rows: images, then errors of both and the cell (the paper's Fig. 3), then the iterations."""
         truth, width = self.reference, self.output.shape[1]
         first = [] if truth is None else [fig.Panel("truth", self._grey(truth))]
@@ -42,7 +50,7 @@ class MRReconstruction(Reconstruction):
             fig.Panel("reconstruction", self._grey(self.output)),
         ]
         second = [fig.Panel("the cell", cell_picture(self.genotype))] if self.genotype else []
-        second.append(fig.Panel("lines that were measured", self.mask.astype(np.float32)))
+        second.append(fig.Panel("lines that were measured", self.sampled.astype(np.float32)))
         if truth is not None:
             top = max(float(truth.max()), 1e-12)
             errors = [np.abs(one - truth) * MAGNIFIED / top for one in (self.start, self.output)]
@@ -52,23 +60,23 @@ class MRReconstruction(Reconstruction):
                 fig.Panel(f"|error| of the reconstruction, x {MAGNIFIED}", fig.heatmap(errors[1])),
                 fig.Panel("colours of the errors", colour_bar(top / MAGNIFIED)),
             ]
-            first.append(fig.Panel("lines that were measured", self.mask.astype(np.float32)))
+            first.append(fig.Panel("lines that were measured", self.sampled.astype(np.float32)))
         third = [] if self.steps is None else [
             fig.Panel(f"iteration {j}", self._grey(one)) for j, one in enumerate(self.steps, start=1)
         ]  # fmt: skip
         return [("", row) for row in (first, second, third) if row]
 
     def panels(self) -> list[fig.Panel]:
-        return [panel for _, row in self.parts() for panel in row]
+        return [panel for _, row in self.picture_rows() for panel in row]
 
     def figure(self) -> PILImage.Image:
         """In rows."""
-        return fig.rows(self.parts(), legend=self.legend(), title=self.title, footer=self.footer)
+        return fig.rows(self.picture_rows(), legend=self.legend(), title=self.title, footer=self.footer)
 
     def to_dict(self) -> dict[str, object]:
-        sampled = float(self.mask.mean())
+        sampled = float(self.sampled.mean())
         cell = [list(edge) for edge in self.genotype]
-        return {**super().to_dict(), "slices": len(self.complex), "slice": self.place, "sampled": sampled, "cell": cell}
+        return {**super().to_dict(), "slices": len(self.parts), "slice": self.place, "sampled": sampled, "cell": cell}
 
     def files(self) -> dict[str, Callable[[Path], Path]]:
         """``_complex.npy``: complex64 ``[z h w]``, beside the magnitude of the slice that is shown."""
@@ -76,7 +84,7 @@ class MRReconstruction(Reconstruction):
 
     def _write_complex(self, path: Path) -> Path:
         stream = io.BytesIO()
-        np.save(stream, self.complex.astype(np.complex64), allow_pickle=False)
+        np.save(stream, self.complex, allow_pickle=False)
         return write_file(path.with_name(path.name + ".npy"), stream.getvalue())
 
 
