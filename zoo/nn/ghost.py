@@ -261,8 +261,9 @@ def _each(layer: Any, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     given = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}
 
     def one(a: Tensor, g: Tensor) -> dict[str, Tensor]:
-        back = torch.func.vjp(lambda p: torch.func.functional_call(layer, p, (a[None],)), given)[1]
-        return back(g[None])[0]  # type: ignore[operator]
+        back: Any = torch.func.vjp(lambda p: torch.func.functional_call(layer, p, (a[None],)), given)[1]
+        found: dict[str, Tensor] = back(g[None])[0]
+        return found
 
     with torch.enable_grad():
         return tuple(torch.func.vmap(one)(x, grad).values())
