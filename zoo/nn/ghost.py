@@ -237,7 +237,7 @@ def _product(layer: Any, x: Tensor, grad: Tensor, part: dict[int, Tensor]) -> Te
         size = max(1, NUMBERS // (grad[0].numel() + x[0].numel()))
         return torch.cat([
             (
-                (F.linear(a, weight, bias) if type(layer) is nn.Linear else layer._conv_forward(a, weight, bias)) * g
+                (F.linear(a, weight, bias) if type(layer) is nn.Linear else layer._conv_forward(a, weight, bias)) * g  # type: ignore[operator]
             ).flatten(1).double().sum(1)
             for a, g in zip(x.split(size), grad.split(size), strict=True)
         ])  # fmt: skip
@@ -261,9 +261,8 @@ def _each(layer: Any, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     given = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}
 
     def one(a: Tensor, g: Tensor) -> dict[str, Tensor]:
-        back: Any = torch.func.vjp(lambda p: torch.func.functional_call(layer, p, (a[None],)), given)[1]
-        found: dict[str, Tensor] = back(g[None])[0]
-        return found
+        back = torch.func.vjp(lambda p: torch.func.functional_call(layer, p, (a[None],)), given)[1]
+        return back(g[None])[0]  # type: ignore[operator]
 
     with torch.enable_grad():
         return tuple(torch.func.vmap(one)(x, grad).values())
