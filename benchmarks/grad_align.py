@@ -25,8 +25,15 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from zoo.models.grad_align.model import ResNet9
-from zoo.models.grad_align.step import align, align_ghosts, alignment, batch_gradient, descend
-from zoo.models.grad_align.training import GradAlignRecipe, settle
+from zoo.models.grad_align.training import (
+    GradAlignRecipe,
+    align,
+    align_ghosts,
+    alignment,
+    batch_gradient,
+    descend,
+    settle,
+)
 from zoo.nn.ghost import Ghosts
 from zoo.nn.per_sample import per_sample_gradients
 from zoo.ops import status

@@ -23,8 +23,7 @@ from zoo.models.grad_align import training as method
 from zoo.models.grad_align.budget import Budget
 from zoo.models.grad_align.model import GradAlign, GradAlignConfig
 from zoo.models.grad_align.result import Privacy, chart
-from zoo.models.grad_align.step import Tally, align
-from zoo.models.grad_align.training import GradAlignRecipe, fit, settle, statement
+from zoo.models.grad_align.training import GradAlignRecipe, Tally, align, fit, settle, statement
 from zoo.nn.per_sample import per_sample_gradients
 from zoo.ops.cosine_filter import clip_factors
 from zoo.training import Run

@@ -20,9 +20,16 @@ from zoo.claims import Claim, Comparison, Verdict, spending
 from zoo.data.digits import digits as read_digits
 from zoo.models.grad_align.accounting import Accountant, Accounting
 from zoo.models.grad_align.budget import Chance, draw_sample
-from zoo.models.grad_align.recipe import GradAlignRecipe
-from zoo.models.grad_align.step import align, alignment, batch_gradient, descend, share_kept
-from zoo.models.grad_align.training import accuracy, settle
+from zoo.models.grad_align.data import GradAlignRecipe
+from zoo.models.grad_align.training import (
+    accuracy,
+    align,
+    alignment,
+    batch_gradient,
+    descend,
+    settle,
+    share_kept,
+)
 from zoo.nn.per_sample import per_sample_gradients
 
 CLAIM = "the claim of grad-align"

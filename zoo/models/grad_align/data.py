@@ -1,13 +1,25 @@
-"""What a training may be told."""
+"""What a training may be told, and its images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zoo import media
+from zoo.data.case import Case
+from zoo.data.images import label_index
+from zoo.models.grad_align import plugin
 from zoo.models.grad_align.accounting import Accounting
-from zoo.models.grad_align.model import GradAlignConfig
+from zoo.models.grad_align.model import GradAlignConfig, prepare
 from zoo.models.grad_align.result import Filter
+
+OWN = "or name your own: --set network.labels=a,b,c"
 
 
 @dataclass(frozen=True)
@@ -52,3 +64,11 @@ class GradAlignRecipe:
     """``each``: all per-sample gradients at once, the fastest; ``ghost``: their norms and products alone, in the memory
     of training without privacy and three passes through the network. With ``filter`` of ``none`` or ``cs``."""
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
+
+
+def load(cases: Sequence[Case], network: GradAlignConfig) -> tuple[Float[Tensor, "n i side side"], Int[Tensor, " n"]]:
+    """Images and class numbers. Raises ``DataError`` for a label that the network doesn't have."""
+    pictures = (media.read(case.image).require_2d(plugin.name) for case in cases)
+    x = np.stack([prepare(picture, network.side, network.colour) for picture in pictures])
+    y = [label_index(case.label, network.labels, f"case {case.id}", OWN) for case in cases]
+    return torch.from_numpy(x), torch.tensor(y)
