@@ -29,7 +29,9 @@ calls: dict[str, int] = dict.fromkeys(OPERATORS, 0)
 def between_guards(tensor: torch.Tensor) -> torch.Tensor:
     """The same values and strides, with poison around them and in the gaps."""
     span = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) if tensor.numel() else 0
-    poison: Any = float("nan") if tensor.is_floating_point() else True if tensor.dtype == torch.bool else -(2**31) + 1
+    poison: Any = float("nan") if tensor.is_floating_point() else True
+    if tensor.dtype in (torch.int8, torch.int32, torch.int64):
+        poison = max(torch.iinfo(tensor.dtype).min, -(2**31)) + 1
     memory = torch.full((span + 2 * GUARD,), poison, dtype=tensor.dtype)
     copy = memory.as_strided(tensor.shape, tensor.stride(), GUARD)
     if tensor.numel():

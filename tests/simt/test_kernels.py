@@ -18,7 +18,9 @@ import torch
 from tests_simt_build import build, rewrite  # the folder's own build.py, see conftest.py
 
 TESTS = Path(__file__).resolve().parents[1]
-ON_THE_HOST = "threads or refused_by_name or not_finite_is_refused or out_of_range or tree or simd or status"
+ON_THE_HOST = (
+    "threads or refused_by_name or not_finite_is_refused or out_of_range or tree or simd or status or narrow_bank"
+)
 """What CUDA leaves to the caller, because looking at the values would wait for the device, and what only a CPU has."""
 
 # Clouds and banks of thousands of rows: minutes on an emulator.
