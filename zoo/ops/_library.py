@@ -224,18 +224,13 @@ def autocasts(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
 
 
-def host(name: str) -> Any:
-    """A class of the compiled module that lives on the host; call only where :func:`use_compiled` says so."""
-    return getattr(_CPU, name)
-
-
 def status() -> Status:
     """Which implementation each operator runs by, and the facts behind it."""
     build = {}
     if _CPU is not None:
         build = {
             "compiler": _CPU.compiler,
-            "c++": str(_CPU.cxx_standard),
+            "c++": _CPU.cxx_standard,
             "torch": _CPU.torch_version,
             "sources": getattr(_CPU, "sources", "unknown"),  # of a build from before this was compiled in
         }
