@@ -157,7 +157,8 @@ def cuda_extension(home: str, runtime: str) -> Extension:
             ("ZOO_CUDA_VERSION", f'"{cuda_version(home)}"'),
             ("ZOO_CUDA_ARCHS", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"'),
         ],
-        extra_link_args=[runtime, "-lrt", "-ldl", "-lpthread"],
+        # Hidden, or the loader would bind our calls to torch's runtime where that was loaded for all to see.
+        extra_link_args=[runtime, "-lrt", "-ldl", "-lpthread", "-Wl,--exclude-libs,ALL"],
     )
 
 
