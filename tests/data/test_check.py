@@ -135,7 +135,7 @@ def test_some_masks_will_do_where_a_training_uses_unlabelled_cases_too(pairs):
     found = finding(check(f"csv:{pairs / 'some.csv'}", plugin=plugin), "masks")
     assert (found.level, found.detail) == ("ok", "1 of 2 cases have one; the others are unlabelled")
     assert finding(check(f"csv:{pairs / 'some.csv'}", plugin=SEGMENTATION), "masks").level == "error"
-    with pytest.raises(DataError, match="2 of 2 cases .* have no mask"):
+    with pytest.raises(DataError, match=r"2 of 2 cases .* have no mask"):
         require(load_dataset(table_of(pairs, ["c0.png,,p,", "c1.png,,p,"])), plugin)
 
 
