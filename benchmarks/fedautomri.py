@@ -28,8 +28,9 @@ from zoo.data.sets import Dataset, Entry
 from zoo.data.splits import TrainData
 from zoo.federated import Context, Federation, Update, federate
 from zoo.models.fedautomri.baselines import build_network
+from zoo.models.fedautomri.cell import Operation
 from zoo.models.fedautomri.data import Sampling, Slices
-from zoo.models.fedautomri.network import Operation, Unrolled, to_complex, to_parts
+from zoo.models.fedautomri.network import Unrolled, to_complex, to_parts
 from zoo.models.fedautomri.training import FedAutoMRIRecipe, federation, searching
 from zoo.training import Run
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,24 +18,32 @@ from zoo.data.case import Case
 from zoo.data.kspace import lines
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData
+from zoo.data.splits import divide as split_data
 from zoo.errors import DataError, OptionError
-from zoo.federated import Context, State, Update
+from zoo.federated import Context, State, Update, federate
 from zoo.models.fedautomri.baselines import build_network, matched_genotype, random_genotype, size_of
+from zoo.models.fedautomri.cell import EDGES, OPERATIONS, Norm, Operation, Wiring, chosen
 from zoo.models.fedautomri.data import Sampling, Slices, fitted, load_slices
 from zoo.models.fedautomri.network import (
-    EDGES,
-    OPERATIONS,
     CellDenoiser,
     FedAutoMRIConfig,
-    Operation,
     Unrolled,
-    chosen,
     conjugate_gradients,
     consistent,
     normal_operator,
 )
-from zoo.models.fedautomri.training import Ema, FedAutoMRIRecipe, build_search, client, search_client, train
+from zoo.models.fedautomri.training import (
+    Ema,
+    FedAutoMRIRecipe,
+    build,
+    build_search,
+    client,
+    search_client,
+    train,
+    training,
+)  # fmt: skip
 from zoo.training import Run
+from zoo.training.recipe import digest
 
 SMALL = FedAutoMRIConfig(unroll=2, cells=2, channels=4)
 TINY = FedAutoMRIRecipe(
@@ -133,27 +142,50 @@ def test_an_operations_dense_kernel_is_the_operation(name: str) -> None:
         expected = F.conv2d(F.conv2d(x, operation.depthwise[:, None], padding=k // 2, groups=4),
                             operation.pointwise[:, :, None, None])  # fmt: skip
     torch.testing.assert_close(F.conv2d(x, operation.dense(7), padding=3), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(operation(x), expected)
 
 
-def test_a_derived_cell_is_the_searched_one_with_its_operations_at_one_and_others_at_zero() -> None:
+@pytest.mark.parametrize("wiring", EDGES)
+@pytest.mark.parametrize("norm", ["none", "instance", "batch"])
+def test_a_derived_cell_is_the_searched_one_with_its_operations_at_one_and_others_at_zero(
+    wiring: Wiring, norm: Norm
+) -> None:
     torch.manual_seed(1)
-    searched = CellDenoiser(SMALL, search=True)
-    genotype = random_genotype(np.random.default_rng(0))
-    derived = CellDenoiser(replace(SMALL, genotype=genotype))
+    config = replace(SMALL, wiring=wiring, norm=norm)
+    searched = CellDenoiser(config, search=True)
+    genotype = random_genotype(np.random.default_rng(0), edges=len(EDGES[wiring]))
+    derived = CellDenoiser(replace(config, genotype=genotype))
     names = list(OPERATIONS)
     weights = {}
-    for name in derived.state_dict():
+    for name, at_first in derived.state_dict().items():
         parts = name.split(".")
         if "edges" in parts:
             parts[4] = str(names.index(genotype[int(parts[3])][int(parts[4])]))
-        weights[name] = searched.state_dict()[".".join(parts)]
+        weights[name] = searched.state_dict().get(".".join(parts), at_first)  # norms have weights from 1 and 0, now
     derived.load_state_dict(weights)
-    mix = torch.zeros(3, 8)
+    mix = torch.zeros(len(genotype), 8)
     for place, edge in enumerate(genotype):
         mix[place, [names.index(one) for one in edge]] = 1.0
-    x = torch.randn(1, 2, 12, 12)
-    made = [cell.kernels(mix) for cell in searched.cells]  # type: ignore[operator]
+    x = torch.randn(2, 2, 12, 12)
+    made = [cell.sends(mix) for cell in searched.cells]  # type: ignore[operator]
     torch.testing.assert_close(derived(x, derived.prepare()), searched(x, made), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cell_of_darts_is_the_sum_over_its_nine_edges() -> None:
+    torch.manual_seed(2)
+    denoiser = CellDenoiser(replace(SMALL, wiring="darts3", cells=1))
+    cell: Any = denoiser.cells[0]
+    before, last = torch.randn(2, 1, 4, 9, 9)
+    one, other = cell.merge.weight.chunk(2)
+    nodes = [F.conv2d(before, one), F.conv2d(last, other)]
+    for node in (2, 3, 4):
+        into = [place for place, pair in enumerate(EDGES["darts3"]) if pair[1] == node]
+        sources = [EDGES["darts3"][place][0] for place in into]
+        assert sources == list(range(node))
+        nodes.append(sum((operation(nodes[source].relu()) for place, source in zip(into, sources, strict=True)
+                          for operation in cell.edges[place]), torch.zeros(())))  # fmt: skip
+    expected = F.conv2d(torch.cat(nodes[2:], 1), cell.join.weight)
+    torch.testing.assert_close(cell(before, last, cell.sends()), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_each_edge_keeps_the_two_of_largest_alpha() -> None:
@@ -170,6 +202,9 @@ def test_sizes_are_the_papers() -> None:
     default = FedAutoMRIConfig()
     assert count(replace(default, denoiser="hand-made")) == 261_380 + 1  # and lambda
     assert count(replace(default, denoiser="u-net")) == 7_756_418
+    assert count(training.configure("modl").network) == 112_896 + 516 + 1 == 113_413
+    plain, normalised = (count(replace(default, norm=norm)) for norm in ("none", "batch"))
+    assert normalised - plain == 3 * 3 * 2 * 2 * 8  # cells, edges, operations, gamma and beta, channels
     rng = np.random.default_rng(0)
     sizes = [count(replace(default, genotype=random_genotype(rng))) for _ in range(200)]
     assert 12_000 < np.mean(sizes) < 20_000
@@ -177,7 +212,9 @@ def test_sizes_are_the_papers() -> None:
     other = matched_genotype(like, 8, rng)
     assert other != like
     assert abs(size_of(other, 8) - size_of(like, 8)) < 0.1 * size_of(like, 8)
-    assert len(like) == len(EDGES)
+    nine = replace(default, wiring="darts3", cells=1)
+    sizes = [count(replace(nine, genotype=random_genotype(rng, edges=9))) for _ in range(50)]
+    assert 14_000 < np.mean(sizes) < 20_000
 
 
 @pytest.mark.parametrize(
@@ -187,6 +224,7 @@ def test_sizes_are_the_papers() -> None:
         ({"genotype": (("pool",),) * 3}, "no operation"),
         ({"genotype": (("std_conv_3x3",) * 2,) * 3}, "once"),
         ({"unet": (8,)}, "two levels"),
+        ({"wiring": "darts3", "genotype": (("std_conv_3x3",),) * 3}, "9 edges"),
     ],
 )
 def test_what_cannot_be_built_is_refused(wrong: dict[str, Any], told: str) -> None:
@@ -212,6 +250,59 @@ def test_a_search_step_moves_alpha_by_both_losses_and_the_weights_by_training_al
     assert moved[1.0]["denoiser.alpha"].any()
     assert not torch.equal(moved[0.0]["denoiser.alpha"], moved[1.0]["denoiser.alpha"])
     assert torch.equal(moved[0.0]["denoiser.stem.weight"], moved[1.0]["denoiser.stem.weight"])
+
+
+def test_the_first_rounds_train_one_iteration_and_gradients_are_clipped() -> None:
+    recipe = replace(TINY, pretrain_rounds=1, grad_clip=1e-6, local_steps=2)
+    network = build_network(SMALL)
+    for round_, iterations in ((1, 1), (2, SMALL.unroll)):
+        client(network, slices(), np.random.default_rng(0), context(round_), recipe)
+        assert network.unroll == iterations
+    assert max(float(p.grad.abs().max()) for p in network.parameters() if p.grad is not None) <= 1e-6
+
+
+@pytest.mark.parametrize("network", [{"norm": "batch"}, {"norm": "instance", "wiring": "darts3"}])
+def test_other_readings_of_the_cell_are_searched_and_trained(network: dict[str, Any]) -> None:
+    cases = load_dataset("phantom:k-space?n=6&size=32")
+    recipe = replace(TINY, network=replace(SMALL, cells=1, **network), search_rounds=1, rounds=1)
+    with Run(None, seed=0, device="cpu", progress=False) as run:
+        model = train(recipe, TrainData(cases, cases.subset([]), cases.subset([])), run)
+    assert len(model.config.genotype) == len(EDGES[recipe.network.wiring])
+    assert "the cell" in [panel.title for panel in model.predict("phantom:k-space?size=32").panels()]
+
+
+def test_with_the_average_at_the_server_clients_start_from_it_and_it_is_the_result() -> None:
+    cases = load_dataset("phantom:k-space?n=8&size=32")
+    data = TrainData(cases, cases.subset([]), cases.subset([]))
+    ends = {}
+    for mode in ("server", "eval", "off"):
+        with Run(None, seed=0, device="cpu", progress=False) as run:
+            ends[mode] = federate(build, replace(TINY, cell="given", rounds=2, ema_mode=mode), data, run).state
+    sent = ends["server"].own["raw"]["denoiser.stem.weight"]  # m = (1 - gamma) (gamma w1 + w2), gamma = 1/2
+    torch.testing.assert_close(ends["server"].network["denoiser.stem.weight"], sent / 0.75)
+    assert not torch.equal(ends["server"].network["denoiser.stem.weight"], ends["off"].network["denoiser.stem.weight"])
+    torch.testing.assert_close(ends["eval"].network, ends["off"].network)  # it takes no part in the training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [build, build_search])
+def test_three_engines_give_the_same_weights(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = replace(TINY, rounds=2)
+    parts = split_data(load_dataset("phantom:k-space?n=8&size=32"), training.split, recipe)
+    source = {
+        "data": "phantom:k-space?n=8&size=32", "phantom": None, "split": asdict(training.split), "cases": digest(parts)
+    }  # fmt: skip
+    found = []
+    for engine in ("local", "simulation", "deployment"):
+        run = Run(tmp_path / engine, device="cpu", progress=False, engine=engine, source=source,
+                  identity={"model": "fedautomri"})  # fmt: skip
+        found.append(federate(made, recipe, parts, run))
+    for other in found[1:]:
+        for name, value in found[0].state_dict().items():
+            torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+        assert found[0].ledger == other.ledger
 
 
 def test_the_moving_average_of_what_stays_is_what_stays_in_every_round() -> None:

@@ -58,13 +58,15 @@ plugin = Plugin(
     licence_notes="No code of the paper is released; the scheme is written from its text.",
     departures=(
         Departure(
-            "Operations have no batch normalisation.",
-            "The paper doesn't say. Statistics shared over iterations and averaged over hospitals differ from training "
-            "to test; without them an edge is linear after its ReLU and is one convolution, exactly.",
+            "Operations have no normalisation by default (network.norm=none).",
+            "The paper doesn't say; DARTS has batch normalisation (network.norm=batch, an arm of the claim). Its "
+            "statistics, shared over iterations and averaged over hospitals, differ from training to test; without "
+            "them an edge is linear after its ReLU and is one convolution, exactly.",
         ),
         Departure(
             "Channels, cells, iterations, image size and what a cell merges are deduced or chosen.",
-            "The paper states none; size and iterations follow from its parameters and operations counts.",
+            "The paper states none; size and iterations follow from its parameters and operations counts. Its three "
+            "nodes are all in all by default; network.wiring=darts3 has three between two that enter.",
         ),
         Departure(
             "The moving average is Adam's, corrected for its start.",

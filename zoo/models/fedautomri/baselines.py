@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from zoo.models.fedautomri.network import EDGES, OPERATIONS, FedAutoMRIConfig, Genotype, Unrolled
+from zoo.models.fedautomri.cell import OPERATIONS, Genotype
+from zoo.models.fedautomri.network import FedAutoMRIConfig, Unrolled
 
 
 class UNet(nn.Module):
@@ -55,10 +56,10 @@ def build_network(config: FedAutoMRIConfig, search: bool = False) -> Unrolled | 
     return UNet(config.unet) if config.denoiser == "u-net" else Unrolled(config, search)
 
 
-def random_genotype(rng: np.random.Generator, keep: int = 2) -> Genotype:
-    """``keep`` operations on each edge, drawn."""
+def random_genotype(rng: np.random.Generator, keep: int = 2, edges: int = 3) -> Genotype:
+    """``keep`` operations on each of the edges, drawn."""
     names = list(OPERATIONS)
-    return tuple(tuple(names[i] for i in sorted(rng.permutation(len(names))[:keep])) for _ in EDGES)
+    return tuple(tuple(names[i] for i in sorted(rng.permutation(len(names))[:keep])) for _ in range(edges))
 
 
 def size_of(genotype: Genotype, channels: int) -> int:
@@ -70,5 +71,5 @@ def size_of(genotype: Genotype, channels: int) -> int:
 def matched_genotype(like: Genotype, channels: int, rng: np.random.Generator, draws: int = 400) -> Genotype:
     """Of ``draws`` random cells with other operations than ``like``, the one whose size is nearest."""
     wanted = size_of(like, channels)
-    drawn = [one for one in (random_genotype(rng, len(like[0])) for _ in range(draws)) if one != like]
+    drawn = [one for one in (random_genotype(rng, len(like[0]), len(like)) for _ in range(draws)) if one != like]
     return min(drawn, key=lambda one: abs(size_of(one, channels) - wanted))

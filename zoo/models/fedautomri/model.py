@@ -134,7 +134,7 @@ class FedAutoMRI(Model[MRReconstruction]):
             reference=None if k.truth is None else np.abs(k.truth[place]).astype(np.float32), scores=scores,
             parts=np.stack([found.real, found.imag], -1), sampled=k.mask, place=place, source=k.source,
             notes=tuple(notes),
-            genotype=self.config.genotype if self.config.denoiser == "cell" else (),
+            genotype=self.config.kept if self.config.denoiser == "cell" else (),
             steps=np.abs(np.stack(shown)) if return_intermediate and shown else None,
             options={"convention": k.convention, "slice": place},
         )  # fmt: skip

@@ -1,8 +1,4 @@
-"""The unrolled reconstruction (Eq. 3) and the searched cell (Sec. 2.2, Fig. 1).
-
-Every operation is a convolution without bias, so that all operations of an edge are one: their kernels, laid into the
-largest one's, are summed with the edge's mixing weights (Eq. 5). No operation is run by itself.
-"""
+"""The unrolled reconstruction (Eq. 3), and the denoisers in it: cells (Sec. 2.2), or MoDL's by hand."""
 
 from __future__ import annotations
 
@@ -10,21 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-OPERATIONS: dict[str, tuple[str, int, int]] = {
-    "std_conv_3x3": ("std", 3, 1), "std_conv_5x5": ("std", 5, 1), "std_conv_7x7": ("std", 7, 1),
-    "dil_2_conv_3x3": ("std", 3, 2), "dil_3_conv_3x3": ("std", 3, 3),
-    "sep_conv_3x3": ("sep", 3, 1), "sep_conv_5x5": ("sep", 5, 1), "sep_conv_7x7": ("sep", 7, 1),
-}  # fmt: skip
-"""Kind, kernel and dilation of the candidates (Sec. 2.2)."""
-EDGES = ((0, 1), (0, 2), (1, 2))
-Genotype = tuple[tuple[str, ...], ...]
+from zoo.models.fedautomri.cell import EDGES, OPERATIONS, Cell, Genotype, Norm, Sends, Wiring
+
 AVERAGE: Genotype = (
     ("std_conv_3x3", "sep_conv_5x5"), ("std_conv_5x5", "sep_conv_3x3"), ("std_conv_3x3", "dil_2_conv_3x3"),
 )  # fmt: skip
@@ -33,24 +23,35 @@ AVERAGE: Genotype = (
 
 @dataclass(frozen=True)
 class FedAutoMRIConfig:
-    """The network; the genotype names the operations of the edges (0, 1), (0, 2) and (1, 2) that a search kept."""
+    """The network; the genotype names the operations that a search kept on each edge of :data:`EDGES`."""
 
     denoiser: Literal["cell", "hand-made", "u-net"] = "cell"
     """``hand-made``: MoDL's convolutions in the same unrolling. ``u-net``: image to image, without data consistency."""
-    genotype: Genotype = AVERAGE
+    wiring: Wiring = "three"
+    """Two readings of "three nodes": all in all, or between two that enter, joined at the end (``darts3``)."""
+    genotype: Genotype = ()  # empty: AVERAGE's edges, as often as they are needed
+    norm: Norm = "none"
+    """Of the cell's operations. DARTS has ``batch``; its statistics, shared over iterations and averaged over
+    hospitals, differ from training to test, so that none is the default."""
     unroll: int = field(default=5, metadata={"min": 1, "max": 64})  # J, deduced from the paper's operation count
     channels: int = field(default=8, metadata={"min": 1, "max": 512})  # open
     cells: int = field(default=3, metadata={"min": 1, "max": 64})  # open
     start: float = field(default=0.05, metadata={"min": 1e-6, "max": 100.0})  # lambda before training, MoDL's
     layers: int = field(default=9, metadata={"min": 2, "max": 64})  # of hand-made; deduced from 0.26 M parameters
     width: int = field(default=64, metadata={"min": 1, "max": 1024})  # of its layers
-    normalise: bool = True  # its batch normalisation
+    normalise: bool = True  # batch normalisation of hand-made
     unet: tuple[int, ...] = field(default=(32, 64, 128, 256, 512), metadata={"min": 1, "max": 4096})
     clients: tuple[str, ...] = ()  # who have weights of their own
 
+    @property
+    def kept(self) -> Genotype:
+        """The operations of each edge."""
+        return self.genotype or tuple(AVERAGE[place % len(AVERAGE)] for place in range(len(EDGES[self.wiring])))
+
     def __post_init__(self) -> None:
-        if len(self.genotype) != len(EDGES) or not all(self.genotype):
-            raise ValueError(f"a genotype names the operations of {len(EDGES)} edges, not of {len(self.genotype)}")
+        edges = len(EDGES[self.wiring])
+        if len(self.kept) != edges or not all(self.kept):
+            raise ValueError(f"a genotype names the operations of {edges} edges, not of {len(self.genotype)}")
         if unknown := [name for edge in self.genotype for name in edge if name not in OPERATIONS]:
             raise ValueError(f"{unknown[0]!r} is no operation; there are {', '.join(OPERATIONS)}")
         if any(len(set(edge)) < len(edge) for edge in self.genotype):
@@ -59,94 +60,34 @@ class FedAutoMRIConfig:
             raise ValueError("unet needs two levels or more, such as 24,48")
 
 
-SEARCHED: Genotype = (tuple(OPERATIONS),) * len(EDGES)
-"""All candidates on every edge: the network while it is searched."""
-
-
-class Operation(nn.Module):
-    """One candidate, c channels to c, as the weights of its kernel."""
-
-    def __init__(self, name: str, channels: int) -> None:
-        super().__init__()
-        self.kind, self.kernel, self.dilation = OPERATIONS[name]
-        fan = channels * self.kernel**2
-        k = (self.kernel, self.kernel)
-        if self.kind == "std":
-            self.weight = nn.Parameter(torch.randn(channels, channels, *k) / math.sqrt(fan))
-        else:
-            self.depthwise = nn.Parameter(torch.randn(channels, *k) / self.kernel)
-            self.pointwise = nn.Parameter(torch.randn(channels, channels) / math.sqrt(channels))
-
-    @property
-    def reach(self) -> int:
-        """The side of the dense kernel."""
-        return (self.kernel - 1) * self.dilation + 1
-
-    def dense(self, side: int) -> Float[Tensor, "c c side side"]:
-        """The kernel in the middle of one of ``side``: a dilated one with zeros, a separable one multiplied out."""
-        separable = self.kind == "sep"
-        kernel: Tensor = self.pointwise[:, :, None, None] * self.depthwise[None] if separable else self.weight
-        if self.dilation > 1:
-            wide = kernel.new_zeros(*kernel.shape[:2], self.reach, self.reach)
-            wide[:, :, :: self.dilation, :: self.dilation] = kernel
-            kernel = wide
-        border = (side - self.reach) // 2
-        return F.pad(kernel, (border,) * 4)
-
-
-class Cell(nn.Module):
-    """P0 = 1x1(s_{k-2}, s_{k-1}); P1 = o01(P0); P2 = o02(P0) + o12(P1), which goes to the two cells that follow."""
-
-    def __init__(self, genotype: Genotype, channels: int) -> None:
-        super().__init__()
-        self.merge = nn.Conv2d(2 * channels, channels, 1, bias=False)
-        self.edges = nn.ModuleList(nn.ModuleList(Operation(name, channels) for name in edge) for edge in genotype)
-
-    def kernels(self, mix: Float[Tensor, "3 ops"] | None = None) -> tuple[Tensor, Tensor]:
-        """What the edges out of P0 are together, and the edge out of P1; ``mix`` weighs operations, else each is 1."""
-        o01, o02, o12 = (self._edge(place, mix) for place in range(len(EDGES)))
-        side = max(o01.shape[-1], o02.shape[-1])
-        both = [F.pad(one, ((side - one.shape[-1]) // 2,) * 4) for one in (o01, o02)]
-        return torch.cat(both), o12
-
-    def _edge(self, place: int, mix: Tensor | None) -> Float[Tensor, "c c side side"]:
-        held: Any = self.edges[place]
-        operations: list[Operation] = list(held)
-        side = max(one.reach for one in operations)
-        dense = torch.stack([one.dense(side) for one in operations])
-        return dense.sum(0) if mix is None else torch.einsum("o,oabij->abij", mix[place], dense)
-
-    def forward(
-        self, before: Float[Tensor, "b c h w"], last: Float[Tensor, "b c h w"], kernels: tuple[Tensor, Tensor]
-    ) -> Float[Tensor, "b c h w"]:
-        p0 = self.merge(torch.cat([before, last], 1))
-        p1, p2 = F.conv2d(p0.relu(), kernels[0], padding=kernels[0].shape[-1] // 2).chunk(2, 1)
-        return p2 + F.conv2d(p1.relu(), kernels[1], padding=kernels[1].shape[-1] // 2)
-
-
 class CellDenoiser(nn.Module):
-    """D of Eq. 3: stem, cells of one structure, head, residual. With ``search`` it has architecture parameters."""
+    """D of Eq. 3: stem, cells of one structure, head, residual.
+
+    With ``search`` all candidates are on every edge, weighed by architecture parameters, and norms have no weights.
+    """
 
     def __init__(self, config: FedAutoMRIConfig, search: bool = False) -> None:
         super().__init__()
-        c = config.channels
-        genotype = SEARCHED if search else config.genotype
+        c, edges = config.channels, len(EDGES[config.wiring])
+        genotype = (tuple(OPERATIONS),) * edges if search else config.kept
         self.stem = nn.Conv2d(2, c, 3, padding=1)
-        self.cells = nn.ModuleList(Cell(genotype, c) for _ in range(config.cells))
+        self.cells = nn.ModuleList(
+            Cell(genotype, c, config.wiring, config.norm, affine=not search) for _ in range(config.cells)
+        )
         self.head = nn.Conv2d(c, 2, 3, padding=1)
         with torch.no_grad():
             self.head.weight *= 0.1  # nearly the identity at first
-        self.alpha = nn.Parameter(1e-3 * torch.randn(len(EDGES), len(OPERATIONS))) if search else None
+        self.alpha = nn.Parameter(1e-3 * torch.randn(edges, len(OPERATIONS))) if search else None
 
-    def prepare(self) -> list[tuple[Tensor, Tensor]]:
-        """Kernels of all cells, made once for all iterations."""
+    def prepare(self) -> list[list[Sends]]:
+        """What the nodes of all cells send, made once for all iterations."""
         mix = None if self.alpha is None else self.alpha.softmax(1)  # Eq. 5
-        return [cell.kernels(mix) for cell in self.cells]  # type: ignore[operator]
+        return [cell.sends(mix) for cell in self.cells]  # type: ignore[operator]
 
-    def forward(self, x: Float[Tensor, "b 2 h w"], kernels: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(self, x: Float[Tensor, "b 2 h w"], prepared: Sequence[Sequence[Sends]]) -> Tensor:
         before = last = self.stem(x)
-        for cell, made in zip(self.cells, kernels, strict=True):
-            before, last = last, cell(before, last, made)
+        for cell, sends in zip(self.cells, prepared, strict=True):
+            before, last = last, cell(before, last, sends)
         return x + self.head(last)
 
 
@@ -250,11 +191,3 @@ def conjugate_gradients(
         left = residual.abs().square().sum((-2, -1), keepdim=True)
         direction, size = residual + left / size.clamp_min(1e-30) * direction, left
     return x
-
-
-def chosen(alpha: Float[Tensor, "3 ops"], keep: int = 2) -> Genotype:
-    """The discrete cell: of each edge the ``keep`` operations of largest alpha (Sec. 2.2), in the order of the list."""
-    names = list(OPERATIONS)
-    return tuple(
-        tuple(names[i] for i in sorted(torch.topk(row, keep).indices.tolist())) for row in alpha.detach().cpu()
-    )

@@ -17,6 +17,7 @@ from PIL import ImageDraw
 from zoo import figure as fig
 from zoo.errors import MissingExtraError
 from zoo.kinds import Reconstruction
+from zoo.models.fedautomri.cell import EDGES
 from zoo.storage import write_file
 
 MAGNIFIED = 5  # errors in the figure, as in the paper's Fig. 3
@@ -115,22 +116,25 @@ def quality(
 
 
 def cell_picture(genotype: Sequence[Sequence[str]], side: int = fig.PANEL_SIDE) -> PILImage.Image:
-    """Three nodes from above to below, and what each edge does beside it."""
+    """The nodes from above to below, their edges, and beside them what each edge does."""
     picture = PILImage.new("RGB", (side, side), "white")
-    draw, font, small = ImageDraw.Draw(picture), fig.font(side // 18), fig.font(side // 24)
-    nodes = [(0.3, 0.12), (0.3, 0.5), (0.3, 0.88)]
-    at = [(x * side, y * side) for x, y in nodes]
-    r, ink = side // 16, (40, 40, 40)
-    draw.line([at[0], at[1]], fill=ink, width=2)
-    draw.line([at[1], at[2]], fill=ink, width=2)
-    draw.line([at[0], (0.08 * side, 0.31 * side), (0.08 * side, 0.69 * side), at[2]], fill=ink, width=2, joint="curve")
-    for place, (x, y) in enumerate(at):
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=fig.colour(1 + place), outline=ink, width=2)
-        draw.text((x, y), f"P{place}", fill="black", font=font, anchor="mm")
-    spots = ((0.36, 0.31, "P0 to P1"), (0.62, 0.5, "P0 to P2"), (0.36, 0.69, "P1 to P2"))
-    for (x, y, title), edge in zip(spots, genotype, strict=True):
-        lines = "\n".join([title, *edge])
-        draw.multiline_text((x * side, y * side), lines, fill=ink, font=small, anchor="lm", spacing=4)
+    pairs = next(edges for edges in EDGES.values() if len(edges) == len(genotype))
+    few = len(pairs) < 4
+    draw, font, small = ImageDraw.Draw(picture), fig.font(side // 18), fig.font(side // (18 if few else 27))
+    nodes, r, ink = pairs[-1][1] + 1, side // 18, (40, 40, 40)
+    at = [(0.24 * side, (0.1 + 0.8 * node / (nodes - 1)) * side) for node in range(nodes)]
+    for a, b in pairs:
+        (x, y), (_, end) = at[a], at[b]
+        bow = x - (b - a - 1) * 0.2 * side / max(1, nodes - 2)
+        turns = np.linspace(0, np.pi, 25)
+        draw.line([(x + (bow - x) * np.sin(s), y + (end - y) * (1 - np.cos(s)) / 2) for s in turns], fill=ink, width=2)
+    for node, (x, y) in enumerate(at):
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=fig.colour(1 + node), outline=ink, width=2)
+        draw.text((x, y), f"P{node}", fill="black", font=font, anchor="mm")
+    for place, ((a, b), edge) in enumerate(zip(pairs, genotype, strict=True)):
+        y = (place + 0.5) / len(pairs) * side
+        told = f"P{a} to P{b}\n" + (" +\n" if few else " + ").join(edge)
+        draw.multiline_text((0.36 * side, y), told, fill=ink, font=small, anchor="lm", spacing=4)
     return picture
 
 

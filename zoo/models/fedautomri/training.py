@@ -24,9 +24,10 @@ from zoo.data.splits import PARTS, Split, TrainData
 from zoo.errors import OptionError
 from zoo.federated import Context, Federation, State, Update, average, by_attribute, divided
 from zoo.models.fedautomri.baselines import build_network, random_genotype
+from zoo.models.fedautomri.cell import EDGES, chosen
 from zoo.models.fedautomri.data import Batch, Sampling, Slices, kspace_of, load_slices
 from zoo.models.fedautomri.model import FedAutoMRI
-from zoo.models.fedautomri.network import FedAutoMRIConfig, Unrolled, chosen
+from zoo.models.fedautomri.network import FedAutoMRIConfig, Unrolled
 from zoo.nn.schedules import cosine
 from zoo.seeds import derive_seed
 from zoo.training import Run, Training
@@ -70,6 +71,8 @@ class FedAutoMRIRecipe:
     lr: float = _number(1e-3)  # AdamW
     lr_end: float = _number(1e-5)  # after a cosine over the rounds, open
     weight_decay: float = _number(1e-4)  # open
+    pretrain_rounds: int = _count(0, 0)  # the first of them train one iteration alone, which is MoDL's way
+    grad_clip: float = _number(0.0)  # of each entry of the gradient; 0: none; 1 is MoDL's
     mu: float = _number(0.0)  # of FedProx, half of it times the squared distance from the round's weights
     ema_mode: Mode = "server"
     """``server``: clients start from the corrected average over the rounds. ``client_mix``: each from gamma of its own
@@ -77,7 +80,7 @@ class FedAutoMRIRecipe:
     gamma: float = field(default=0.5, metadata={"min": 0.0, "max": 0.999})  # open
     acceleration: float = field(default=4.0, metadata={"min": 1.0, "max": 64.0})  # open
     center_fraction: float = field(default=0.08, metadata={"min": 0.0, "max": 1.0})  # open
-    kspace_noise: float = _number(0.0)  # 0.01 is MoDL's
+    kspace_noise: float = _number(0.0)  # deviation of each part; MoDL's is 0.01 / sqrt 2
     size: int = field(default=256, metadata={"min": 16, "max": 4096})  # Sec. 3.1 for MoDL's set
     loss_scale: float = _number(1.0)  # of the squared error; matters beside alpha's decay alone
     dtype: Literal["float32", "float16"] = "float32"  # of the saved weights
@@ -134,6 +137,8 @@ def client(
     adam = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     share = cosine(context.round - 1, recipe.rounds)
     adam.param_groups[0]["lr"] = recipe.lr_end + (recipe.lr - recipe.lr_end) * share
+    if isinstance(network, Unrolled):
+        network.unroll = 1 if context.round <= recipe.pretrain_rounds else recipe.network.unroll
     network.train()
     losses = []
     for _ in range(recipe.local_steps or recipe.local_epochs * -(-len(slices) // recipe.batch_size)):
@@ -142,6 +147,8 @@ def client(
             loss = loss + recipe.mu / 2 * (p - before).square().sum()
         adam.zero_grad()
         loss.backward()
+        if recipe.grad_clip:
+            torch.nn.utils.clip_grad_value_(network.parameters(), recipe.grad_clip)
         adam.step()
         losses.append(float(loss.detach()))
     if recipe.ema_mode == "client_mix":
@@ -236,7 +243,8 @@ def settled(recipe: FedAutoMRIRecipe, data: TrainData, run: Run) -> FedAutoMRIRe
     if recipe.network.denoiser != "cell" or recipe.cell == "given":
         return recipe
     if recipe.cell == "random":
-        genotype = random_genotype(np.random.default_rng(derive_seed(run.seed, "cell")), recipe.keep_ops)
+        rng = np.random.default_rng(derive_seed(run.seed, "cell"))
+        genotype = random_genotype(rng, recipe.keep_ops, len(EDGES[recipe.network.wiring]))
     else:
         found = federate(build_search, recipe, data, run, stage="search")
         genotype = chosen(found.state_dict()["denoiser.alpha"], recipe.keep_ops)
@@ -285,12 +293,14 @@ def score(model: FedAutoMRI, case: Case, options: Mapping[str, Any]) -> dict[str
 
 
 SMALL = {"unroll": 3, "cells": 2}
+MODL = {"denoiser": "hand-made", "layers": 5, "width": 64, "unroll": 10}
 training = Training(
     recipe=FedAutoMRIRecipe,
     run=train,
     federation=build,
     presets={
         "paper": {},
+        "modl": {"network": MODL, "pretrain_rounds": 100, "grad_clip": 1.0, "kspace_noise": 0.00707},
         "demo": {
             "network": SMALL, "size": 64, "acceleration": 3.0, "search_rounds": 4, "search_steps": 8,
             "search_batch": 4, "search_lr": 8e-3, "alpha_lr": 3e-2, "rounds": 12, "local_steps": 25, "batch_size": 4,
