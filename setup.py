@@ -24,7 +24,6 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 try:
-    import pybind11
     import torch
     from torch.utils import cpp_extension
 
@@ -33,6 +32,7 @@ except ImportError as error:
     MISSING = error
 
 TORCH_TARGET_VERSION = "0x020a000000000000"  # LibTorch stable ABI of 2.10: one binary for every later torch
+OLDEST_PYTHON = "cp310"  # limited API of 3.10, see csrc/common/module.h: one binary for every later Python
 CUDA_ARCHS = "8.0;9.0+PTX"  # of ZOO_CUDA=1 where no GPU and no TORCH_CUDA_ARCH_LIST says otherwise
 MEMORY_PER_JOB = 4 << 30  # bytes that one compiler of CUDA kernels may need
 
@@ -101,21 +101,20 @@ def cuda_version(home: str) -> str:
 
 
 def cuda_runtime(home: str) -> str:
-    """The file of the shared CUDA runtime: pip's toolkit has no unversioned name for ``-lcudart`` to find."""
-    for pattern in ("lib64/libcudart.so*", "lib/libcudart.so*", "targets/*/lib/libcudart.so*"):
+    """The file of the static CUDA runtime: the module then needs no libcudart of whatever version torch brings."""
+    for pattern in ("lib64/libcudart_static.a", "lib/libcudart_static.a", "targets/*/lib/libcudart_static.a"):
         if files := sorted(glob(f"{home}/{pattern}")):
             return files[0]
-    raise RuntimeError(f"the CUDA toolkit in {home} has no libcudart.so")
+    raise RuntimeError(f"the CUDA toolkit in {home} has no libcudart_static.a")
 
 
 def extension(name: str, sources: list[str], **options: list) -> Extension:
-    # No libtorch_python, no c10: the stable ABI is libtorch's C interface.
+    # No libtorch_python, no c10: the stable ABI is libtorch's C interface. No libpython's version either.
     return Extension(
         name,
         sources=sorted(sources),
         depends=sorted([*glob("csrc/**/*.h", recursive=True), *glob("csrc/**/*.inl", recursive=True)]),
-        # pybind11's own package comes before the copy inside torch's include folder.
-        include_dirs=[os.path.abspath("csrc"), pybind11.get_include(), *cpp_extension.include_paths()],
+        include_dirs=[os.path.abspath("csrc"), *cpp_extension.include_paths()],
         library_dirs=cpp_extension.library_paths(),
         libraries=["torch_cpu", *options.pop("libraries", [])],
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION), *options.pop("define_macros", [])],
@@ -124,6 +123,7 @@ def extension(name: str, sources: list[str], **options: list) -> Extension:
             "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden"],
         },
         language="c++",
+        py_limited_api=True,
         **options,
     )
 
@@ -157,7 +157,8 @@ def cuda_extension(home: str, runtime: str) -> Extension:
             ("ZOO_CUDA_VERSION", f'"{cuda_version(home)}"'),
             ("ZOO_CUDA_ARCHS", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"'),
         ],
-        extra_link_args=[runtime],
+        # Hidden, or the loader would bind our calls to torch's runtime where that was loaded for all to see.
+        extra_link_args=[runtime, "-lrt", "-ldl", "-lpthread", "-Wl,--exclude-libs,ALL"],
     )
 
 
@@ -195,10 +196,7 @@ class BuildOperators(build_ext if MISSING else cpp_extension.BuildExtension):
     """torch's build through ninja, with two fallbacks: no compiler, and a CUDA toolkit that turns out unusable."""
 
     def build_extensions(self) -> None:
-        # What an earlier build with other switches left behind must not travel in this one.
-        for folder in {self.build_lib, "." if self.inplace else self.build_lib}:
-            for stale in Path(folder, "zoo").glob("_C*.so"):
-                stale.unlink()
+        self.clear(self.build_lib)
         if reason := self.compiler_fails():
             say(
                 f"no working C++ compiler ({reason}): installing without the compiled operators; "
@@ -217,6 +215,16 @@ class BuildOperators(build_ext if MISSING else cpp_extension.BuildExtension):
                     raise
                 say(f"building without {ext.name}: {error}")
         self.extensions = built
+
+    def copy_extensions_to_source(self) -> None:
+        self.clear(".")
+        super().copy_extensions_to_source()
+
+    @staticmethod
+    def clear(folder: str) -> None:
+        """What an earlier build left behind must not travel in this one, nor, with a longer name, be found before it."""
+        for stale in Path(folder, "zoo").glob("_C*.so"):
+            stale.unlink()
 
     def compiler_fails(self) -> str | None:
         """Why a small program that needs Python's headers can't be compiled; None when it can."""
@@ -238,4 +246,5 @@ setup(
     },
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildOperators},
+    options={"bdist_wheel": {"py_limited_api": OLDEST_PYTHON}},
 )

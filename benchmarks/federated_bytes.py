@@ -32,10 +32,10 @@ from zoo.federated import Context, Federation, Update, federate
 from zoo.spec import Spec
 from zoo.training import Run
 
-CASES = 400  # enough that every client has two of each class; bytes do not depend on more
+CASES, VOLUMES = 400, 40  # enough that every client has two of each class; bytes do not depend on more
 SHORT = {
     "rounds": "2", "local_epochs": "1", "local_steps": "1", "iterations": "1", "epochs": "1", "least_steps": "1",
-    "prior_steps": "1", "learned": "0", "search_rounds": "1", "search_steps": "1",
+    "prior_steps": "1", "learned": "0", "iters": "1", "search_rounds": "1", "search_steps": "1",
 }  # fmt: skip
 HEADER = "| model | clients | down | up | plain FedAvg, each way | of plain FedAvg |\n|---|---:|---:|---:|---:|---:|"
 
@@ -66,7 +66,8 @@ def federated_models() -> list[str]:
 def measured(name: str, preset: str) -> tuple[Traffic, nn.Module]:
     """What a short training of the model sends, and the network that it makes."""
     card, training = registry.part(name, "training")
-    data = Spec.parse(card.weights.trained_on.split(" ")[0]).with_options(n=CASES)
+    count = VOLUMES if card.primary_input.kind == "volume" else CASES
+    data = Spec.parse(card.weights.trained_on.split(" ")[0]).with_options(n=count)
     known = {field.name for field in fields(training.recipe)}
     with tempfile.TemporaryDirectory() as folder:
         out = zoo.train(

@@ -1,12 +1,12 @@
-// zoo._C: importing it registers the operators and their CPU kernels; its attributes are facts about the
-// build and the objects that live on the host.
-#include <pybind11/pybind11.h>
+// zoo._C: importing it registers the operators and their CPU kernels; its attributes are facts about the build. Of
+// Python it uses the limited API alone, so that one binary serves every version from 3.10 on.
+#include "common/module.h"
+
 #include <torch/headeronly/version.h>
 
 #include <string>
 
 #include "common/simd.h"
-#include "icp/point_tree.h"
 
 namespace {
 
@@ -37,15 +37,17 @@ const char* compiled_baseline() {
 #endif
 }
 
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "zoo._C", "Compiled operators of the zoo (CPU).", -1,
+                          nullptr, nullptr, nullptr, nullptr, nullptr};
+
 }  // namespace
 
-PYBIND11_MODULE(_C, m) {
-  m.doc() = "Compiled operators of the zoo (CPU).";
-  m.attr("compiler") = compiler();
-  m.attr("cxx_standard") = static_cast<long>(__cplusplus);
-  m.attr("compiled_baseline") = compiled_baseline();
-  m.attr("sources") = ZOO_SOURCES;  // digest of the C++ that this was built from
-  m.attr("torch_version") = TORCH_VERSION;  // the headers of the build; the binary runs from torch 2.10 on
-  zoo::icp::bind_point_tree(m);
-  m.attr("simd_level") = zoo::simd::level_name(zoo::simd::level());
+PyMODINIT_FUNC PyInit__C() {
+  return zoo::module_of_facts(
+      definition, {{"compiler", compiler()},
+                   {"cxx_standard", std::to_string(__cplusplus)},
+                   {"compiled_baseline", compiled_baseline()},
+                   {"sources", ZOO_SOURCES},  // digest of the C++ that this was built from
+                   {"torch_version", TORCH_VERSION},  // the headers of the build; the binary runs from torch 2.10 on
+                   {"simd_level", zoo::simd::level_name(zoo::simd::level())}});
 }

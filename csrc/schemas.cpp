@@ -29,4 +29,11 @@ STABLE_TORCH_LIBRARY(zoo, m) {
       "icp(Tensor source, Tensor target, Tensor? target_normals, Tensor init_R, Tensor init_t, float max_distance, "
       "int max_iterations, float tolerance, float trim) -> "
       "(Tensor R, Tensor t, Tensor rmse, Tensor fitness, Tensor iterations, Tensor converged)");
+  m.def("point_tree(Tensor points) -> int");
+  m.def("point_tree_drop(int tree) -> ()");
+  m.def("point_tree_query(Tensor query, int tree, int k, float max_distance) -> (Tensor distances, Tensor indices)");
+  m.def(
+      "point_tree_icp(Tensor source, int tree, Tensor? target_normals, Tensor init_R, Tensor init_t, "
+      "float max_distance, int max_iterations, float tolerance, float trim) -> "
+      "(Tensor R, Tensor t, Tensor rmse, Tensor fitness, Tensor iterations, Tensor converged)");
 }

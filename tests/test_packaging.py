@@ -18,7 +18,6 @@ pytestmark = pytest.mark.slow
 if not (ROOT / "setup.py").is_file():
     pytest.skip("needs the source checkout", allow_module_level=True)
 pytest.importorskip("setuptools")
-pytest.importorskip("pybind11")
 
 MAX_WHEEL = 26 << 20  # 20 MiB of weights at most, and the rest
 IMPORTS = "import zoo.registry, zoo.cli; print(zoo.registry.__file__); print(zoo.cli.__file__)"

@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 if not (ROOT / "setup.py").is_file():
     pytest.skip("needs the source checkout", allow_module_level=True)
-pytest.importorskip("pybind11")
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(module, "cuda_home", lambda: "/toolkit")
-    monkeypatch.setattr(module, "cuda_runtime", lambda home: f"{home}/libcudart.so")
+    monkeypatch.setattr(module, "cuda_runtime", lambda home: f"{home}/libcudart_static.a")
     monkeypatch.setattr(module, "cuda_version", lambda home: "13.0")
     return module
 

@@ -96,11 +96,12 @@ inline float logarithm(float x) {
 // cos and sin of the angle turn / 2^32 of a full turn: polynomials on an eighth turn either side of a quadrant's middle.
 inline void circle(uint32_t turn, float& cosine, float& sine) {
   const uint32_t quadrant = turn >> 30;
-  const float t = (static_cast<float>(static_cast<int32_t>(turn & 0x3fffffffu)) * 9.31322574615e-10f - 0.5f) * 1.57079632679f;
+  const float part = static_cast<float>(static_cast<int32_t>(turn & 0x3fffffffu));
+  const float t = (part * 9.31322574615e-10f - 0.5f) * 1.57079632679f;
   const float square = t * t;
   const float s = t + t * square * (-1.6666654611e-1f + square * (8.3321608736e-3f - square * 1.9515295891e-4f));
-  const float c = 1.0f - 0.5f * square +
-                  square * square * (4.166664568298827e-2f + square * (-1.388731625493765e-3f + square * 2.443315711809948e-5f));
+  const float higher = 4.166664568298827e-2f + square * (-1.388731625493765e-3f + square * 2.443315711809948e-5f);
+  const float c = 1.0f - 0.5f * square + square * square * higher;
   const float x = (c - s) * 0.70710678119f, y = (c + s) * 0.70710678119f;
   const float u = quadrant & 1 ? y : x, v = quadrant & 1 ? x : y;
   cosine = quadrant == 1 || quadrant == 2 ? -u : u;

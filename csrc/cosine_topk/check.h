@@ -15,7 +15,8 @@ inline void check(const Tensor& queries, const Tensor& bank, int64_t k, const st
           bank.size(1));
   const ScalarType of_bank = bank.scalar_type();
   const bool narrower = of_bank == ScalarType::Half || of_bank == ScalarType::BFloat16 || of_bank == ScalarType::Char;
-  require((queries.scalar_type() == of_bank && of_bank != ScalarType::Char) || (queries.scalar_type() == ScalarType::Float && narrower),
+  const bool same = queries.scalar_type() == of_bank && of_bank != ScalarType::Char;
+  require(same || (queries.scalar_type() == ScalarType::Float && narrower),
           "queries and bank must have the same dtype, or float32 and a narrower one");
   require(queries.device() == bank.device(), "queries and bank must be on the same device");
   require(k >= 1 && k <= bank.size(0), "k must be between 1 and the ", bank.size(0), " entries of bank, got ", k);

@@ -45,7 +45,8 @@ void forward(const Tensor& queries, const Tensor& bank, int64_t k, const std::op
   const A floor = std::nextafter(lowest, -infinity);
   std::fill(found.begin(), found.end(), floor);
   std::atomic<bool> bank_finite{true};
-  const Problem<T, B, A> p{queries.const_data_ptr<T>(), bank.const_data_ptr<B>(), q, m, d, bank.stride(0), bank.stride(1),
+  const Problem<T, B, A> p{queries.const_data_ptr<T>(), bank.const_data_ptr<B>(), q, m, d,
+                           bank.stride(0), bank.stride(1),
                         k, floor, parts, packed.data(), found.data(), found_index.data(), &bank_finite};
   require(ZOO_SIMD_CALL(pack, p, packed.data()), "queries must be finite (and small enough to be squared)");
   torch::stable::parallel_for(0, blocks * parts, 1, [&](int64_t first, int64_t last) {

@@ -19,6 +19,15 @@ inline void check_options(double max_distance, int64_t max_iterations, double to
   require(trim >= 0 && trim < 1, "trim must be from 0 to less than 1");
 }
 
+// The initial motion, of as many coordinates as the source and where it is.
+inline void check_motion(const Tensor& source, const Tensor& r, const Tensor& t) {
+  const int64_t d = source.size(1);
+  require(r.dim() == 2 && r.size(0) == d && r.size(1) == d, "R of init must be [", d, " ", d, "]");
+  require(t.dim() == 1 && t.size(0) == d, "t of init must be [", d, "]");
+  require(r.scalar_type() == ScalarType::Double && t.scalar_type() == ScalarType::Double, "init must be float64");
+  require(r.device() == source.device() && t.device() == source.device(), "init and source must be on the same device");
+}
+
 inline void check(const Tensor& source, const Tensor& target, const std::optional<Tensor>& normals, const Tensor& r,
                   const Tensor& t, double max_distance, int64_t max_iterations, double tolerance, double trim) {
   nearest_neighbors::check_pair(source, "source", target, "target");
@@ -29,11 +38,7 @@ inline void check(const Tensor& source, const Tensor& target, const std::optiona
     require(normals->size(0) == target.size(0), "target_normals must have one normal per target point, got ",
             normals->size(0), " for ", target.size(0));
   }
-  const int64_t d = source.size(1);
-  require(r.dim() == 2 && r.size(0) == d && r.size(1) == d, "R of init must be [", d, " ", d, "]");
-  require(t.dim() == 1 && t.size(0) == d, "t of init must be [", d, "]");
-  require(r.scalar_type() == ScalarType::Double && t.scalar_type() == ScalarType::Double, "init must be float64");
-  require(r.device() == source.device() && t.device() == source.device(), "init and source must be on the same device");
+  check_motion(source, r, t);
   check_options(max_distance, max_iterations, tolerance, trim);
 }
 

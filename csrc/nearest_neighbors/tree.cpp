@@ -139,7 +139,8 @@ Tree<A, D> build(const A* points, int64_t n) {
           leaf.index[j] = there ? order[first + j] : kNone;
           node.first[c] = std::min(node.first[c], leaf.index[j]);
           for (int d = 0; d < D; ++d) {
-            const A x = there ? points[static_cast<int64_t>(leaf.index[j]) * D + d] : std::numeric_limits<A>::infinity();
+            const int64_t place = static_cast<int64_t>(leaf.index[j]) * D + d;
+            const A x = there ? points[place] : std::numeric_limits<A>::infinity();
             leaf.x[d][j] = x;
             if (!there) continue;
             node.low[d][c] = std::min(node.low[d][c], x);

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import copy
+import gc
 import math
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -247,21 +251,61 @@ def test_a_tree_refuses_bad_input_by_name():
         tree.query(Q / 0)
 
 
-@needs_compiled
-def test_the_compiled_tree_refuses_bad_arrays_by_name():
-    from zoo import _C
+def test_copies_of_a_tree_outlive_it():
+    tree = PointTree(P)
+    copies = [copy.deepcopy(tree), pickle.loads(pickle.dumps(tree))]
+    expected = tree.query(Q, 2)
+    del tree
+    for one in copies:
+        assert one.query(Q, 2).indices.equal(expected.indices)
 
-    with pytest.raises(ValueError, match="points must be float32 or float64"):
-        _C.PointTree(P.half().numpy())
-    with pytest.raises(ValueError, match=r"points must be \[n 2\] or \[n 3\]"):
-        _C.PointTree(P[0].numpy())
-    tree = _C.PointTree(P.numpy())
-    with pytest.raises(ValueError, match="query must be float32, as the tree"):
-        tree.query(Q.double().numpy(), 1, 1.0)
-    with pytest.raises(ValueError, match=r"query must be \[n 3\]"):
-        tree.query(Q[:, :2].numpy(), 1, 1.0)
-    with pytest.raises(ValueError, match="k must be from 1"):
-        tree.query(Q.numpy(), 0, 1.0)
+
+@needs_compiled
+def test_a_tree_is_dropped_with_its_object():
+    tree = PointTree(P)
+    number = tree.tree
+    assert torch.ops.zoo.point_tree_query(Q, number, 1, 1.0)[1].shape == (5, 1)
+    del tree
+    gc.collect()
+    with pytest.raises(RuntimeError, match=f"there is no point tree {number}"):
+        torch.ops.zoo.point_tree_query(Q, number, 1, 1.0)
+
+
+@needs_compiled
+def test_trees_are_asked_from_several_threads():
+    points, query = cloud(2000, 3, seed=1), cloud(200, 3, seed=2)
+    expected, shared = nearest_neighbors(query, points, 3).indices, PointTree(points)
+
+    def work(_):
+        return all(one.query(query, 3).indices.equal(expected) for one in (PointTree(points), shared))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(12)))
+
+
+@needs_compiled
+def test_the_compiled_tree_refuses_bad_tensors_by_name():
+    ops = torch.ops.zoo
+    for points, message in (
+        (P.half(), "points must be float32 or float64"), (P[0], r"points must be \[n 2\] or \[n 3\]"),
+        (P[:0], "at least one point"), (P / 0, "points must be finite"),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match=message):
+            ops.point_tree(points)
+    tree = PointTree(P)
+    for query, k, message in (
+        (Q.double(), 1, "query must be float32, as the tree"), (Q[:, :2], 1, r"query must be \[n 3\]"),
+        (Q, 0, "k must be from 1"), (Q / 0, 1, "query must be finite"),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match=message):
+            ops.point_tree_query(query, tree.tree, k, 1.0)
+    R, t = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for source, normals, rotation, message in (
+        (Q[:0], None, R, "source must have from 1"), (Q, P[:4], R, "one normal per target point"),
+        (Q, None, R[:2, :2], "R of init must be"), (Q, None, R.float(), "init must be float64"),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match=message):
+            ops.point_tree_icp(source, tree.tree, normals, rotation, t, 1.0, 5, 0.0, 0.0)
 
 
 @needs_compiled

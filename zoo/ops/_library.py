@@ -104,19 +104,27 @@ def use_compiled(name: str, device: torch.device) -> bool:
 
     Raises ``RuntimeError`` when ``ZOO_OPS=compiled`` asks for a kernel that is not there, or that is wrong here.
     """
-    if _MODE == "reference" or _BY_REFERENCE.get():
+    if _MODE == "reference" or _holds(_BY_REFERENCE):
         return False
     if device.type in _KERNELS[name]:
-        return device.type not in _trust.GUARDED or _BY_KERNEL.get() or _trusted(name, device)
+        return device.type not in _trust.GUARDED or _holds(_BY_KERNEL) or _trusted(name, device)
     if _MODE == "compiled":
         why = _WHY_NOT.get(device.type, "the compiled module has no kernel for it")
         raise RuntimeError(f"ZOO_OPS=compiled, but {name} is not compiled for {device.type}: {why}")
     return False
 
 
+def _holds(asked: ContextVar[bool]) -> bool:
+    """Whether a surrounding block asks for it. Dynamo, which in torch 2.10 can't trace the question, is told no."""
+    return not torch.compiler.is_dynamo_compiling() and asked.get()
+
+
 @contextmanager
 def by_reference() -> Iterator[None]:
-    """While it lasts every operator runs by its reference: for a graph of PyTorch's own operators, as ONNX's is."""
+    """While it lasts every operator runs by its reference: for a graph of PyTorch's own operators, as ONNX's is.
+
+    ``torch.compile`` doesn't look at it.
+    """
     token = _BY_REFERENCE.set(True)
     try:
         yield
@@ -126,7 +134,7 @@ def by_reference() -> Iterator[None]:
 
 def way_asked_for(operator: str) -> str | None:
     """The library's way that a surrounding block asks for, "" where it asks for none; None leaves it to the table."""
-    if _MODE != "auto" or _BY_REFERENCE.get() or _BY_KERNEL.get():
+    if _MODE != "auto" or _holds(_BY_REFERENCE) or _holds(_BY_KERNEL):
         return ""
     of, _, way = _BY_WAY.get().partition(" by ")
     return (way if of == operator else "") if of else None
@@ -224,18 +232,13 @@ def autocasts(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
 
 
-def host(name: str) -> Any:
-    """A class of the compiled module that lives on the host; call only where :func:`use_compiled` says so."""
-    return getattr(_CPU, name)
-
-
 def status() -> Status:
     """Which implementation each operator runs by, and the facts behind it."""
     build = {}
     if _CPU is not None:
         build = {
             "compiler": _CPU.compiler,
-            "c++": str(_CPU.cxx_standard),
+            "c++": _CPU.cxx_standard,
             "torch": _CPU.torch_version,
             "sources": getattr(_CPU, "sources", "unknown"),  # of a build from before this was compiled in
         }

@@ -170,10 +170,7 @@ def _with_tree(
     if target.tree is None:
         result = reference(moving, target.points, planes, R.cpu(), t.cpu(), *options)
     else:
-        arrays = (moving.numpy(), None if planes is None else planes.numpy(), R.cpu().numpy(), t.cpu().numpy())
-        rotation, translation, *facts = target.tree.icp(*arrays, *options)
-        motion = [torch.from_numpy(part).to(moving.dtype) for part in (rotation, translation)]
-        result = Registration(*motion, *(torch.tensor(x, dtype=y) for x, y in zip(facts, FACTS, strict=True)))
+        result = Registration(*torch.ops.zoo.point_tree_icp(moving, target.tree, planes, R.cpu(), t.cpu(), *options))
     return Registration(*(part.to(source.device) for part in result))
 
 

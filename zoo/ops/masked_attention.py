@@ -78,7 +78,7 @@ def masked_attention(
     rel_h, rel_w = bias if isinstance(bias, tuple) else (None, None)
     bias = None if isinstance(bias, tuple) else bias
     kind = q.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if _library.autocasts(q.device):
         narrow = torch.get_autocast_dtype(kind)
         q, k, v = q.to(narrow), k.to(narrow), v.to(narrow)
         bias, rel_h, rel_w = (x if x is None else x.to(narrow) for x in (bias, rel_h, rel_w))

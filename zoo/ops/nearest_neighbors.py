@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -115,11 +116,17 @@ class PointTree:
             raise ValueError("points must have at least one point")
         self.points = widen(points.detach()).cpu().contiguous()
         refuse_not_finite(points=self.points)
-        compiled = _library.use_compiled("nearest_neighbors", self.points.device)
-        self.tree = _library.host("PointTree")(self.points.numpy()) if compiled else None
+        self.tree: int | None = None  # the number that the compiled library keeps it under
+        if _library.use_compiled("nearest_neighbors", self.points.device):
+            self.tree = torch.ops.zoo.point_tree(self.points)
+            weakref.finalize(self, torch.ops.zoo.point_tree_drop, self.tree).atexit = False
 
     def __len__(self) -> int:
         return self.points.shape[0]
+
+    def __reduce__(self) -> tuple[type[PointTree], tuple[Tensor]]:
+        """A copy, or the same tree in another process, is built anew."""
+        return PointTree, (self.points,)
 
     def query(self, query: Float[Tensor, "n d"], k: int = 1, max_distance: float | None = None) -> Neighbors:
         """As :func:`nearest_neighbors` against the points of this tree; not differentiable.
@@ -137,8 +144,7 @@ class PointTree:
         if self.tree is None:
             found = reference_nearest_neighbors(host, self.points, k, reach)
         else:
-            distance, index = self.tree.query(host.numpy(), k, reach)
-            found = Neighbors(torch.from_numpy(distance), torch.from_numpy(index))
+            found = Neighbors(*torch.ops.zoo.point_tree_query(host, self.tree, k, reach))
         return Neighbors(found.distances.to(query), found.indices.to(query.device))
 
     def host(self, points: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

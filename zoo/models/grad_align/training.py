@@ -118,8 +118,6 @@ def fit(
 
 def align(grads: Float[Tensor, "b f"], recipe: GradAlignRecipe, budget: Budget, generator: torch.Generator) -> Filtered:
     """The gradient of one step and who went into it. Raw gradients are never averaged (Algorithm 1 prints that)."""
-    assert recipe.cs_on is not None, "settle the recipe first"
-    size = float(budget.batch_size)
     noise_std = budget.accountant.sigma * recipe.clip_norm
     if recipe.noise == "shared":
         z = noise_std * torch.randn(grads.shape[1], generator=generator, device=grads.device)
@@ -128,7 +126,7 @@ def align(grads: Float[Tensor, "b f"], recipe: GradAlignRecipe, budget: Budget, 
         with_noise = {"noise": "literal_independent", "noise_std": noise_std}
     step: dict[str, Any] = {
         "clip_norm": recipe.clip_norm,
-        "expected_batch_size": size,
+        "expected_batch_size": float(budget.batch_size),
         "generator": generator,
         **with_noise,
     }
@@ -141,14 +139,9 @@ def align(grads: Float[Tensor, "b f"], recipe: GradAlignRecipe, budget: Budget, 
             chosen, values) for values in part[2:]))  # fmt: skip
     filtered = cosine_filter(
         grads,
-        threshold=recipe.threshold if recipe.quantile is None else None,
-        quantile=recipe.quantile,
-        cs_on=recipe.cs_on,
-        cs_clip=recipe.cs_clip if budget.accountant.tau is not None else None,
-        cs_noise_std=budget.cs_noise_std(recipe.cs_clip),
         dim_measure=None if recipe.filter == "cs" else recipe.filter,
         percentile=recipe.percentile,
-        denominator=recipe.denominator,
+        **choice(recipe, budget),
         **step,
     )
     return _nobody(filtered, recipe, budget, with_noise["noise"]) if recipe.noise == "shared" else filtered
@@ -164,20 +157,27 @@ def align_ghosts(
     step: dict[str, Any] = {"clip_norm": recipe.clip_norm, "noise": z, "expected_batch_size": float(budget.batch_size)}
     if recipe.filter == "none":
         return ghost_filter(ghosts, threshold=-1.0, **step)
-    assert recipe.cs_on is not None, "settle the recipe first"
-    assert recipe.denominator is not None
     filtered, whole = ghost_filter(
         ghosts,
-        threshold=recipe.threshold if recipe.quantile is None else None,
-        quantile=recipe.quantile,
-        cs_on=recipe.cs_on,
-        cs_clip=recipe.cs_clip if budget.accountant.tau is not None else None,
-        cs_noise_std=budget.cs_noise_std(recipe.cs_clip),
-        denominator=recipe.denominator,
         generator=generator,
+        **choice(recipe, budget),
         **step,
     )
     return _nobody(filtered, recipe, budget, z), whole
+
+
+def choice(recipe: GradAlignRecipe, budget: Budget) -> dict[str, Any]:
+    """By what samples are chosen, as both forms of the filter name it."""
+    assert recipe.cs_on is not None, "settle the recipe first"
+    assert recipe.denominator is not None, "settle the recipe first"
+    return {
+        "threshold": recipe.threshold if recipe.quantile is None else None,
+        "quantile": recipe.quantile,
+        "cs_on": recipe.cs_on,
+        "cs_clip": recipe.cs_clip if budget.accountant.tau is not None else None,
+        "cs_noise_std": budget.cs_noise_std(recipe.cs_clip),
+        "denominator": recipe.denominator,
+    }
 
 
 def _nobody(filtered: Filtered, recipe: GradAlignRecipe, budget: Budget, z: Tensor) -> Filtered:
