@@ -135,6 +135,7 @@ class Plugin:
     label_names: dict[str, str] = field(default_factory=dict)  # what short labels stand for, such as MEL: melanoma
     label_codes: dict[str, Code] = field(default_factory=dict)  # where zoo.diagnoses has none for the label or its name
     training: str | None = None  # "package.module:recipe"
+    unlabelled: bool = False  # of a segmentation: trainings use cases without a mask too
     claim: str | None = None  # "package.module:claim"
     converter: str | None = None  # "package.module:function", from the tensors that the authors released to a Model
     operators: tuple[Operator, ...] = ()  # functions of zoo.ops that the code calls

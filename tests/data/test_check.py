@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,17 @@ def test_training_refuses_at_once_what_needs_no_reading(pairs, rows, task, words
 
 def test_training_accepts_what_is_good(pairs):
     require(load_dataset(f"pairs:{pairs}"), SEGMENTATION)
+
+
+def test_some_masks_will_do_where_a_training_uses_unlabelled_cases_too(pairs):
+    plugin = replace(SEGMENTATION, unlabelled=True)
+    (pairs / "some.csv").write_text("image,mask\nimages/c0.png,masks/c0.png\nimages/c1.png,\n")
+    require(load_dataset(f"csv:{pairs / 'some.csv'}"), plugin)
+    found = finding(check(f"csv:{pairs / 'some.csv'}", plugin=plugin), "masks")
+    assert (found.level, found.detail) == ("ok", "1 of 2 cases have one; the others are unlabelled")
+    assert finding(check(f"csv:{pairs / 'some.csv'}", plugin=SEGMENTATION), "masks").level == "error"
+    with pytest.raises(DataError, match=r"2 of 2 cases .* have no mask"):
+        require(load_dataset(table_of(pairs, ["c0.png,,p,", "c1.png,,p,"])), plugin)
 
 
 def test_soft_masks_are_named_and_whoever_reads_them_is_warned(pairs):

@@ -68,8 +68,8 @@ def check(spec: str, *, plugin: Plugin | None = None, progress: bool = True) -> 
 def require(dataset: Dataset, plugin: Plugin | None = None) -> None:
     """The part of ``check`` that needs no file read, before a training or evaluation.
 
-    Raises ``DataError`` for an empty set, missing files, masks or labels that the plugin's task needs, one class
-    only, or a patient in several splits.
+    Raises ``DataError`` for an empty set, missing files, masks or labels that the plugin's task needs (of a plugin that
+    trains on unlabelled cases too, where no case has a mask), one class only, or a patient in several splits.
     """
     if not len(dataset):
         raise DataError(f"{dataset.spec} is empty")
@@ -82,7 +82,8 @@ def require(dataset: Dataset, plugin: Plugin | None = None) -> None:
         ("mask", MASK_TASKS, [case.id for case in stored if "mask" not in case.masks]),
         ("label", LABEL_TASKS, [case.id for case in stored if case.label is None]),
     ):
-        if task in tasks and lost:
+        some_will_do = what == "mask" and plugin is not None and plugin.unlabelled and len(lost) < len(stored)
+        if task in tasks and lost and not some_will_do:
             some = f"{len(lost)} of {len(stored)} cases"
             raise DataError(f"{some} of {dataset.spec} have no {what}, such as {lost[0]}; {advice}")
     if task in LABEL_TASKS and stored and len({str(c.label) for c in stored}) == 1:
@@ -116,6 +117,7 @@ class _Facts:
     def __init__(self, dataset: Dataset, plugin: Plugin | None) -> None:
         self.dataset = dataset
         self.needs_mask = plugin is not None and plugin.task in MASK_TASKS
+        self.some_will_do = plugin is not None and plugin.unlabelled
         self.needs_label = plugin is not None and plugin.task in LABEL_TASKS
         names = plugin.labels if plugin is not None and plugin.labels else dataset.labels
         self.labels = tuple(names)
@@ -184,7 +186,9 @@ class _Facts:
         shapes = ", ".join(f"{_by(shape)} ({count})" for shape, count in self.shapes.most_common(3))
         more = f" and {len(self.shapes) - 3} more" if len(self.shapes) > 3 else ""
         yield Finding("image sizes", "ok", shapes + more or "none")
-        if self.needs_mask or len(self.no_mask) < n:
+        if self.some_will_do and 0 < len(self.no_mask) < n:
+            yield Finding("masks", "ok", f"{n - len(self.no_mask)} of {n} cases have one; the others are unlabelled")
+        elif self.needs_mask or len(self.no_mask) < n:
             yield _finding("masks", self.no_mask, f"all {n} cases have one", f"{{count}} of {n} have none: {{first}}")
         if len(self.no_mask) < n:
             yield _finding("mask sizes", self.sizes, "equal to their images'", "{count} differ from the image: {first}")

@@ -15,11 +15,13 @@ import torch
 from tests.models.base import PluginTests
 from zoo import media
 from zoo.data.case import Case
+from zoo.data.check import require
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData, divide
 from zoo.data.volumes import Grid
 from zoo.errors import DataError, MediaError, OptionError
 from zoo.federated import Context, Update, federate
+from zoo.models.fed_cot import plugin
 from zoo.models.fed_cot.client import (
     CoTRecipe,
     alpha1,
@@ -229,6 +231,7 @@ def test_a_table_of_sites_says_who_is_labelled(tmp_path: Path) -> None:
         lines.append(f"{place}.nii.gz,{mask},{'north' if place % 2 else 'south'},p{place}")
     (tmp_path / "sites.csv").write_text("\n".join(lines) + "\n")
     cases = load_dataset(f"csv:{tmp_path / 'sites.csv'}")
+    require(cases, plugin)
     names, parts = sites_of(replace(TINY, partition="column:site"), cases, 0)
     assert dict(zip(names, map(len, parts), strict=True)) == {"north": 3, "south": 3}
     own = [cases[int(place)] for place in parts[0]]
@@ -236,7 +239,9 @@ def test_a_table_of_sites_says_who_is_labelled(tmp_path: Path) -> None:
     assert [len(known), len(unknown)] == [2, 1]
     federation = build(replace(TINY, partition="column:site"), TrainData(cases, cases[:0], cases[:0]), 0)
     assert len(federation.data(0).known) == 2
-    assert score(FedCoT(NETWORK).eval(), unknown[0], {}) == []
+    assert federation.weights == "uniform"
+    with pytest.raises(DataError, match="no mask to be measured by"):
+        score(FedCoT(NETWORK).eval(), unknown[0], {})
 
 
 def test_where_all_are_labelled_a_quarter_of_the_masks_is_used_and_always_the_same() -> None:

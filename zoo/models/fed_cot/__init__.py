@@ -35,6 +35,7 @@ plugin = Plugin(
     model="zoo.models.fed_cot.model:FedCoT",
     labels=("background", "lesion"),
     training="zoo.models.fed_cot.training:training",
+    unlabelled=True,
     claim="zoo.models.fed_cot.claim:claim",
     extras=("imaging", "train", "volumes", "federated"),
     weights=WeightsInfo(

@@ -83,7 +83,7 @@ def build(recipe: CoTRecipe, data: TrainData, seed: int) -> Federation:
     def evaluate(state: State) -> dict[str, float]:
         """Mean Dice of the validation cases, else the test's, whose weights it doesn't choose; by site as well."""
         model = assembled(recipe, state).eval()
-        rows = [(case, row) for case in judged for row in score(model, case, {})]
+        rows = [(case, row) for case in judged if "mask" in case.masks for row in score(model, case, {})]
         return by_site([(str(case.attributes.get("site", "")), row["dice"]) for case, row in rows])
 
     return federation(recipe, partitions, shard, evaluate)
@@ -118,9 +118,9 @@ def train(recipe: CoTRecipe, data: TrainData, run: Run) -> FedCoT:
 
 
 def score(model: FedCoT, case: Case, options: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Dice on the grid of the file, with lesions counted on both sides; nothing of a case without a mask."""
+    """Dice and what else is counted, on the grid of the file. Raises ``DataError`` for a case without a mask."""
     if "mask" not in case.masks:
-        return []
+        raise DataError(f"case {case.id} has no mask to be measured by")
     found = model.predict(case.image, **options)
     native = voxels(media.read(case.image).require_3d(plugin.name), plugin.name)[1]
     truth = lesions_of(case, native).astype(np.uint8)
