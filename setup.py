@@ -222,7 +222,7 @@ class BuildOperators(build_ext if MISSING else cpp_extension.BuildExtension):
 
     @staticmethod
     def clear(folder: str) -> None:
-        """What an earlier build left behind must not travel in this one, nor, with a longer name, be found before it."""
+        """What an earlier build left must not travel in this one, nor, with a longer name, be found before it."""
         for stale in Path(folder, "zoo").glob("_C*.so"):
             stale.unlink()
 

@@ -66,10 +66,15 @@ def copy_bandwidth() -> float:
     return 2 * x.nbytes / median_time(lambda: y.copy_(x)) / 1e9
 
 
-def sgemm_rate(n: int = 2048) -> float:
-    """GFLOP/s of a square float32 product."""
-    x, y, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+def gemm_rate(dtype: torch.dtype, n: int = 2048) -> float:
+    """GFLOP/s of a square product."""
+    x, y, out = (torch.randn(n, n).to(dtype) for _ in range(3))
     return 2 * n**3 / median_time(lambda: torch.mm(x, y, out=out)) / 1e9
+
+
+def sgemm_rate() -> float:
+    """GFLOP/s of a square float32 product."""
+    return gemm_rate(torch.float32)
 
 
 def peak_extra_memory(fn: Callable[[], Any]) -> int:

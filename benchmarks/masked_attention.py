@@ -7,6 +7,7 @@ turns within every repeat, so that whatever else the machine does meets them ali
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -228,14 +229,58 @@ def decomposed(repeats: int, side: int = 64, heads: int = 12, d: int = 64) -> di
     }
 
 
+def bfloat16(repeats: int, sets: int = 2, n: int = 1024, heads: int = 12, d: int = 64) -> dict[str, Any]:
+    """Forward passes by the processor's products of bfloat16, beside oneDNN's, which SDPA takes."""
+    side = math.isqrt(n)
+    q, k, v = (torch.randn(sets, heads, n, d).bfloat16() for _ in range(3))
+    rel_h, rel_w = (torch.randn(sets, heads, n, side).bfloat16() for _ in range(2))
+    lengths = torch.full((sets,), n)
+    lengths[1:] = 2 * n // 3
+    mask = (torch.arange(n) < lengths[:, None])[:, None, None]
+    wide = [x.float() for x in (q, k, v)]
+
+    def expanded() -> torch.Tensor:
+        bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+    runs: dict[str, Run] = {
+        OURS: lambda: masked_attention(q, k, v, lengths=lengths),
+        f"{OURS}, float32": lambda: masked_attention(*wide, lengths=lengths),
+        "SDPA, padding mask": lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+        f"{OURS}, decomposed bias": lambda: masked_attention(q, k, v, bias=(rel_h, rel_w)),
+        "SDPA, expanded bias": expanded,
+    }
+    with torch.no_grad():
+        close = {"rtol": 3e-2, "atol": 3e-2}
+        shown = (torch.arange(n) < lengths[:, None])[:, None, :, None]
+        torch.testing.assert_close(runs[OURS](), runs["SDPA, padding mask"]().masked_fill(~shown, 0), **close)
+        torch.testing.assert_close(runs[f"{OURS}, decomposed bias"](), expanded(), **close)
+        forward = race(runs, repeats * 4)
+        memory = {name: machine.peak_extra_memory(run) for name, run in runs.items()}
+    flops = 4 * heads * d * int((lengths**2).sum())
+    rate, gemm = flops / forward[OURS][0] / 1e9, machine.gemm_rate(torch.bfloat16)
+    return {
+        "title": f"bfloat16, {sets} sets of {lengths.float().mean():.0f} tokens on average, {heads} heads, d {d}",
+        "flops": flops,
+        "bytes": 2 * heads * d * (3 * int(lengths.sum()) + sets * n),
+        "forward": forward,
+        "forward and backward": {},
+        "peak extra bytes": memory,
+        "goal": "the rate of oneDNN's product of bfloat16 matrices where the processor has one",
+        "reached": f"{rate / gemm:.0%} of its {gemm:.0f} GFLOP/s, softmax included; "
+        f"{ratio(forward, 'SDPA, padding mask', OURS)}x SDPA's speed with a padding mask and "
+        f"{ratio(forward, 'SDPA, expanded bias', OURS + ', decomposed bias')}x with a decomposed bias",
+    }
+
+
 def report(result: dict[str, Any]) -> str:
     m = result["machine"]
     lines = [
         "# masked_attention",
         "",
         f"{m['processor']}, {m['threads']} of {m['cores']} cores, torch {m['torch']}, kernels {m['simd']}, "
-        f"{m['date']}. float32, allocation reuse for everybody, medians of {m['repeats']} or more turns; ratios are of "
-        "medians and, in brackets, of best times.",
+        f"{m['date']}. float32 unless said, allocation reuse for everybody, medians of {m['repeats']} or more turns; "
+        "ratios are of medians and, in brackets, of best times.",
         "",
         f"Load average at the start and end of the run: {m['load'][0]:.1f} and {m['load'][1]:.1f}. Above "
         f"{m['threads']}, other programs took part of the cores, from short runs on several threads above all.",
@@ -248,6 +293,8 @@ def report(result: dict[str, Any]) -> str:
         lines += [f"## {case['title']}", ""]
         for kind, factor in (("forward", 1), ("forward and backward", 3.5)):
             times = case[kind]
+            if not times:
+                continue
             lines += [
                 f"| {kind} | ms | best | ratio | GFLOP/s | of sgemm | extra MB |",
                 "|---|---|---|---|---|---|---|",
@@ -284,7 +331,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     bandwidths = (machine.read_bandwidth(), machine.copy_bandwidth())
     rate = machine.sgemm_rate()
-    cases = [ragged(16, repeats), ragged(64, repeats), decomposed(repeats)]
+    cases = [ragged(16, repeats), ragged(64, repeats), decomposed(repeats), bfloat16(repeats)]
     rate = (rate + machine.sgemm_rate()) / 2
     facts = machine.facts() | {
         "read GB/s": bandwidths[0],

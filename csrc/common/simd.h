@@ -45,6 +45,17 @@ inline Level level() {
   return chosen;
 }
 
+// Whether bfloat16 is multiplied by the processor's own products (AVX-512 BF16); ZOO_SIMD=avx512 does without them.
+inline bool bf16_products() {
+#if ZOO_SIMD_X86
+  static const bool there = level() == Level::avx512 && __builtin_cpu_supports("avx512bf16") &&
+                            (std::getenv("ZOO_SIMD") == nullptr || std::strcmp(std::getenv("ZOO_SIMD"), "avx512") != 0);
+  return there;
+#else
+  return false;
+#endif
+}
+
 // Scratch memory aligned for the widest vectors. Not zeroed.
 template <typename T>
 class Buffer {

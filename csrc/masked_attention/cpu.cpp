@@ -13,6 +13,10 @@
 #include <vector>
 
 #include "common/simd.h"
+#if ZOO_SIMD_X86
+#include <immintrin.h>
+#endif
+
 #include "common/tensor.h"
 #include "masked_attention/check.h"
 #include "masked_attention/problem.h"
@@ -112,6 +116,7 @@ void describe(const Tensor& q, const Tensor& k, const Tensor& v, const Options& 
   }
   p.causal = options.causal;
   p.scale = static_cast<A>(options.scale);
+  p.words = std::is_same_v<T, BFloat16> && simd::bf16_products();
 }
 
 // Runs `worker` on as many threads as there are, but not more than tasks.

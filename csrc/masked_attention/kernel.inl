@@ -268,6 +268,90 @@ inline __attribute__((always_inline)) void store(const typename Vector<A>::type 
   }
 }
 
+// ---- the same of bfloat16, where the processor multiplies it: two products a lane and instruction, summed in float.
+// Operands are words of two neighbours each: columns of q and k, keys of the weights and v.
+
+#if ZOO_SIMD_X86 && ZOO_SIMD_BYTES == 64
+#define ZOO_BF16 __attribute__((target("avx512bf16")))
+
+typedef uint32_t Words __attribute__((vector_size(64), may_alias));
+
+inline int64_t pairs_of(int64_t n) { return (n + 1) / 2; }
+inline uint32_t* words(float* packed) { return reinterpret_cast<uint32_t*>(packed); }
+
+// Word c of a row of n columns; what is beyond them is zero.
+inline uint32_t word_of(const BFloat16* row, int64_t c, int64_t n) {
+  const uint32_t low = row[2 * c].x;
+  return 2 * c + 1 < n ? low | static_cast<uint32_t>(row[2 * c + 1].x) << 16 : low;
+}
+
+// out[c * ld + r] = word c of rows[index[r]]; zero for count <= r < padded.
+inline void pack_words(const BFloat16* rows, int64_t stride, const int64_t* index, int64_t count, int64_t padded,
+                       int64_t d, uint32_t* out, int64_t ld) {
+  for (int64_t r = 0; r < count; ++r) {
+    const BFloat16* row = rows + index[r] * stride;
+    for (int64_t c = 0; c < d / 2; ++c) __builtin_memcpy(out + c * ld + r, row + 2 * c, 4);
+    if (d % 2 != 0) out[d / 2 * ld + r] = word_of(row, d / 2, d);
+  }
+  for (int64_t r = count; r < padded; ++r) {
+    for (int64_t c = 0; c < pairs_of(d); ++c) out[c * ld + r] = 0;
+  }
+}
+
+// Panels [pairs of keys][kM] of kM columns each: of keys r and r + 1 in column c, zeros after the last.
+inline void pack_key_words(const BFloat16* rows, int64_t stride, const int64_t* index, int64_t count, int64_t d,
+                           uint32_t* out) {
+  for (int64_t r = 0; r < count; r += 2) {
+    const BFloat16* low = rows + index[r] * stride;
+    const BFloat16* high = r + 1 < count ? rows + index[r + 1] * stride : nullptr;
+    for (int64_t c = 0; c < round_up(d, kM); c += kM) {
+      uint32_t* to = out + c * pairs_of(count) + r / 2 * kM;
+      const int64_t there = std::min<int64_t>(kM, d - c);
+      for (int64_t j = 0; j < there; ++j) to[j] = low[c + j].x;
+      if (high != nullptr) {
+        for (int64_t j = 0; j < there; ++j) to[j] |= static_cast<uint32_t>(high[c + j].x) << 16;
+      }
+      for (int64_t j = there; j < kM; ++j) to[j] = 0;
+    }
+  }
+}
+
+// To the nearest bfloat16, in the upper half of the word. NaN stays NaN: none here has all bits set.
+inline __attribute__((always_inline)) Words rounded(Words bits) { return bits + 0x7fffu + ((bits >> 16) & 1u); }
+
+// Weights [count][width] become words [pairs of keys][width], in place.
+template <int NV>
+inline void pair_weights(float* weights, int64_t count) {
+  for (int64_t key = 0; key < count; key += 2) {
+    for (int v = 0; v < NV; ++v) {
+      const Words low = rounded(reinterpret_cast<const Words*>(weights + key * NV * 16)[v]);
+      const bool last = key + 1 == count;
+      const Words high = last ? Words{} : rounded(reinterpret_cast<const Words*>(weights + (key + 1) * NV * 16)[v]);
+      reinterpret_cast<Words*>(weights + key / 2 * NV * 16)[v] = low >> 16 | (high & 0xffff0000u);
+    }
+  }
+}
+
+// acc[m][v] += sum over i < count of a[i * kM + m] * b[i * ld + v * width], for words.
+template <int NV>
+ZOO_BF16 inline void accumulate_words(__m512 (&acc)[kM][NV], const uint32_t* __restrict a, const uint32_t* __restrict b,
+                                      int64_t ld, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    __m512bh x[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) x[v] = (__m512bh)_mm512_loadu_si512(b + v * 16);
+#pragma GCC unroll 8
+    for (int m = 0; m < kM; ++m) {
+      const __m512bh y = (__m512bh)_mm512_set1_epi32(static_cast<int32_t>(a[m]));
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[m][v] = _mm512_dpbf16_ps(acc[m][v], x[v], y);
+    }
+    a += kM;
+    b += ld;
+  }
+}
+#endif
+
 // ---- scores of a tile of queries with a block of keys
 
 constexpr double kLog2E = 1.4426950408889634074;
@@ -301,53 +385,72 @@ struct Tile {
   A *dq, *drel_h, *drel_w;       // [round_up(d, kM)][width], [height][width], [grid width][width]
 };
 
-// scores [count][width] of a tile with a block of keys: product, bias and causal mask.
-template <typename T, typename A, int NV>
-void scores_of(const Problem<T, A>& p, const T* bias, const Keys<A>& keys, const Tile<A>& tile, A* scores, A* scratch) {
+// acc [kM][width] = the bias of a tile with kM keys, in units of log2; a table of it lies in scores. Untouched without.
+template <typename A, int NV>
+inline __attribute__((always_inline)) void bias_of(typename Vector<A>::type (&acc)[kM][NV], bool table,
+                                                   const Keys<A>& keys, int64_t key, const Tile<A>& tile,
+                                                   const A* scores) {
   using V = typename Vector<A>::type;
   constexpr int width = NV * kWidth<A>;
-  if (bias != nullptr) {
-    pack_transposed(bias, p.bias_q, tile.index, tile.count, width, Columns{keys.index, p.bias_k, keys.count},
-                    static_cast<A>(kLog2E), scores, width, scratch);
-  }
-  for (int64_t key = 0; key < keys.count; key += kM) {
-    V acc[kM][NV] = {};
-    if (bias != nullptr) {
-      load<A, NV>(acc, scores + key * width, width);
-    } else if (tile.rel_h != nullptr) {
+  if (table) {
+    load<A, NV>(acc, scores + key * width, width);
+  } else if (tile.rel_h != nullptr) {
 #pragma GCC unroll 8
-      for (int m = 0; m < kM; ++m) {
-        const A* h = tile.rel_h + keys.row[key + m] * width;
-        const A* w = tile.rel_w + keys.column[key + m] * width;
+    for (int m = 0; m < kM; ++m) {
+      const A* h = tile.rel_h + keys.row[key + m] * width;
+      const A* w = tile.rel_w + keys.column[key + m] * width;
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) {
-          acc[m][v] = *reinterpret_cast<const V*>(h + v * kWidth<A>) + *reinterpret_cast<const V*>(w + v * kWidth<A>);
-        }
-      }
-    }
-    accumulate<A, NV, kM, 1>(acc, keys.k + key * p.d, tile.q, width, p.d);
-    store<A, NV>(acc, scores + key * width, width);
-  }
-  if (p.causal && keys.index[keys.count - 1] > tile.index[0]) {
-    for (int64_t key = 0; key < keys.count; ++key) {
-      for (int64_t lane = 0; lane < tile.count && tile.index[lane] < keys.index[key]; ++lane) {
-        scores[key * width + lane] = -std::numeric_limits<A>::infinity();
+      for (int v = 0; v < NV; ++v) {
+        acc[m][v] = *reinterpret_cast<const V*>(h + v * kWidth<A>) + *reinterpret_cast<const V*>(w + v * kWidth<A>);
       }
     }
   }
 }
 
-// One step of the online softmax: the tile meets a block of keys.
+template <typename T, typename A>
+void hide_future(const Problem<T, A>& p, const Keys<A>& keys, const Tile<A>& tile, int64_t width, A* scores) {
+  if (!p.causal || keys.index[keys.count - 1] <= tile.index[0]) return;
+  for (int64_t key = 0; key < keys.count; ++key) {
+    for (int64_t lane = 0; lane < tile.count && tile.index[lane] < keys.index[key]; ++lane) {
+      scores[key * width + lane] = -std::numeric_limits<A>::infinity();
+    }
+  }
+}
+
+// scores [count][width] = the table of bias of a tile with a block of keys.
+template <typename T, typename A>
+void pack_bias(const Problem<T, A>& p, const T* bias, const Keys<A>& keys, const Tile<A>& tile, int64_t width,
+               A* scores, A* scratch) {
+  if (bias == nullptr) return;
+  pack_transposed(bias, p.bias_q, tile.index, tile.count, width, Columns{keys.index, p.bias_k, keys.count},
+                  static_cast<A>(kLog2E), scores, width, scratch);
+}
+
+// scores [count][width] of a tile with a block of keys: product, bias and causal mask.
 template <typename T, typename A, int NV>
-void attend(const Forward<T, A>& p, const T* bias, const Keys<A>& keys, Tile<A>& tile, A* scores, A* scratch) {
+void scores_of(const Problem<T, A>& p, const T* bias, const Keys<A>& keys, const Tile<A>& tile, A* scores, A* scratch) {
+  using V = typename Vector<A>::type;
+  constexpr int width = NV * kWidth<A>;
+  pack_bias(p, bias, keys, tile, width, scores, scratch);
+  for (int64_t key = 0; key < keys.count; key += kM) {
+    V acc[kM][NV] = {};
+    bias_of<A, NV>(acc, bias != nullptr, keys, key, tile, scores);
+    accumulate<A, NV, kM, 1>(acc, keys.k + key * p.d, tile.q, width, p.d);
+    store<A, NV>(acc, scores + key * width, width);
+  }
+  hide_future(p, keys, tile, width, scores);
+}
+
+// One step of the online softmax: scores [count][width] become weights, and decay [NV] what earlier ones fade by.
+template <typename A, int NV>
+inline __attribute__((always_inline)) void weigh(int64_t count, Tile<A>& tile, A* scores,
+                                                 typename Vector<A>::type (&decay)[NV]) {
   using V = typename Vector<A>::type;
   constexpr int width = NV * kWidth<A>;
   const V none = splat(-std::numeric_limits<A>::infinity());
-  scores_of<T, A, NV>(p, bias, keys, tile, scores, scratch);
-
-  V top[NV], shift[NV], decay[NV], sum[NV];
+  V top[NV], shift[NV], sum[NV];
   for (int v = 0; v < NV; ++v) top[v] = reinterpret_cast<const V*>(tile.max)[v];
-  for (int64_t key = 0; key < keys.count; ++key) {
+  for (int64_t key = 0; key < count; ++key) {
     for (int v = 0; v < NV; ++v) top[v] = larger(top[v], reinterpret_cast<const V*>(scores + key * width)[v]);
   }
   for (int v = 0; v < NV; ++v) {
@@ -356,7 +459,7 @@ void attend(const Forward<T, A>& p, const T* bias, const Keys<A>& keys, Tile<A>&
     sum[v] = reinterpret_cast<const V*>(tile.sum)[v] * decay[v];
     reinterpret_cast<V*>(tile.max)[v] = top[v];
   }
-  for (int64_t key = 0; key < keys.count; ++key) {
+  for (int64_t key = 0; key < count; ++key) {
     V* row = reinterpret_cast<V*>(scores + key * width);
     for (int v = 0; v < NV; ++v) {
       row[v] = exp2(row[v] - shift[v]);
@@ -364,21 +467,71 @@ void attend(const Forward<T, A>& p, const T* bias, const Keys<A>& keys, Tile<A>&
     }
   }
   for (int v = 0; v < NV; ++v) reinterpret_cast<V*>(tile.sum)[v] = sum[v];
+}
 
-  for (int64_t c = 0; c < p.dv; c += kM) {
-    V acc[kM][NV] = {};
-    accumulate<A, NV, kM, 1>(acc, keys.v + c * keys.count, scores, width, keys.count);
-    A* out = tile.out + c * width;
+// out [kM][width] = out * decay + acc.
+template <typename A, int NV, typename R>
+inline __attribute__((always_inline)) void fade_and_add(A* out, const typename Vector<A>::type (&decay)[NV],
+                                                        const R (&acc)[kM][NV]) {
+  using V = typename Vector<A>::type;
 #pragma GCC unroll 8
-    for (int m = 0; m < kM; ++m) {
+  for (int m = 0; m < kM; ++m) {
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        V* to = reinterpret_cast<V*>(out + m * width) + v;
-        *to = *to * decay[v] + acc[m][v];
-      }
+    for (int v = 0; v < NV; ++v) {
+      V* to = reinterpret_cast<V*>(out + m * NV * kWidth<A>) + v;
+      *to = *to * decay[v] + (V)acc[m][v];
     }
   }
 }
+
+// A tile meets a block of keys.
+template <typename T, typename A, int NV>
+void attend(const Forward<T, A>& p, const T* bias, const Keys<A>& keys, Tile<A>& tile, A* scores, A* scratch) {
+  using V = typename Vector<A>::type;
+  constexpr int width = NV * kWidth<A>;
+  V decay[NV];
+  scores_of<T, A, NV>(p, bias, keys, tile, scores, scratch);
+  weigh<A, NV>(keys.count, tile, scores, decay);
+  for (int64_t c = 0; c < p.dv; c += kM) {
+    V acc[kM][NV] = {};
+    accumulate<A, NV, kM, 1>(acc, keys.v + c * keys.count, scores, width, keys.count);
+    fade_and_add<A, NV>(tile.out + c * width, decay, acc);
+  }
+}
+
+#ifdef ZOO_BF16
+// The same by words: q, k and v of tile and keys are such.
+template <int NV>
+ZOO_BF16 void attend_words(const Forward<BFloat16, float>& p, const BFloat16* bias, const Keys<float>& keys,
+                           Tile<float>& tile, float* scores, float* scratch) {
+  using V = typename Vector<float>::type;
+  constexpr int width = NV * kWidth<float>;
+  const float factor = p.scale * static_cast<float>(kLog2E);
+  const int64_t columns = pairs_of(p.d), rows = pairs_of(keys.count);
+  pack_bias(p, bias, keys, tile, width, scores, scratch);
+  for (int64_t key = 0; key < keys.count; key += kM) {
+    __m512 products[kM][NV] = {};
+    accumulate_words<NV>(products, words(keys.k) + key * columns, words(tile.q), width, columns);
+    V acc[kM][NV] = {};
+    bias_of<float, NV>(acc, bias != nullptr, keys, key, tile, scores);
+#pragma GCC unroll 8
+    for (int m = 0; m < kM; ++m) {
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[m][v] += (V)products[m][v] * factor;
+    }
+    store<float, NV>(acc, scores + key * width, width);
+  }
+  hide_future(p, keys, tile, width, scores);
+  V decay[NV];
+  weigh<float, NV>(keys.count, tile, scores, decay);
+  pair_weights<NV>(scores, keys.count);
+  for (int64_t c = 0; c < p.dv; c += kM) {
+    __m512 acc[kM][NV] = {};
+    accumulate_words<NV>(acc, words(keys.v) + c * rows, words(scores), width, rows);
+    fade_and_add<float, NV>(tile.out + c * width, decay, acc);
+  }
+}
+#endif
 
 // What a worker needs for one task, allocated once.
 template <typename A>
@@ -444,6 +597,35 @@ int64_t forward_scratch(const Forward<T, A>& p) {
   return shared_scratch(p) + tiles * (kTile<A> * tile + 128) + kTile<A> * round_up(p.dv, kM);
 }
 
+// A block of keys for the products of this problem: numbers of the accumulation type, or words.
+template <typename T, typename A>
+void pack_keys(const Forward<T, A>& p, int64_t b, int64_t h, Keys<A>& keys, A* scratch) {
+#ifdef ZOO_BF16
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (p.words) {
+      for (int64_t r = 0; r < keys.count; r += kM) {
+        pack_words(p.k.at(b, h), p.k.stride_n, keys.index + r, std::min<int64_t>(kM, keys.count - r), kM, p.d,
+                   words(keys.k) + r * pairs_of(p.d), kM);
+      }
+      pack_key_words(p.v.at(b, h), p.v.stride_n, keys.index, keys.count, p.dv, words(keys.v));
+      return;
+    }
+  }
+#endif
+  pack_row_panels(p.k.at(b, h), p.k.stride_n, keys.index, keys.count, p.d, keys.k, scratch);
+  pack_column_panels(p.v.at(b, h), p.v.stride_n, keys.index, keys.count, p.dv, keys.v, scratch);
+}
+
+template <typename T, typename A, int NV>
+void meet(const Forward<T, A>& p, const T* bias, const Keys<A>& keys, Tile<A>& tile, A* scores, A* scratch) {
+#ifdef ZOO_BF16
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (p.words) return attend_words<NV>(p, bias, keys, tile, scores, scratch);
+  }
+#endif
+  attend<T, A, NV>(p, bias, keys, tile, scores, scratch);
+}
+
 // out and lse of the queries [first, last) of one head's list.
 template <typename T, typename A>
 void forward_task(const Forward<T, A>& p, int64_t b, int64_t h, int64_t first, int64_t last, Arena<A>& arena) {
@@ -472,6 +654,13 @@ void forward_task(const Forward<T, A>& p, int64_t b, int64_t h, int64_t first, i
     tile.width = tile_width<A>(last - i);
     tile.count = std::min(tile.width, last - i);
     pack_queries(p, b, h, tile, arena, scratch);
+#ifdef ZOO_BF16
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (p.words) {
+        pack_words(p.q.at(b, h), p.q.stride_n, tile.index, tile.count, tile.width, p.d, words(tile.q), tile.width);
+      }
+    }
+#endif
     tile.out = arena.take(columns * tile.width);
     tile.max = arena.take(tile.width);
     tile.sum = arena.take(tile.width);
@@ -485,16 +674,15 @@ void forward_task(const Forward<T, A>& p, int64_t b, int64_t h, int64_t first, i
     keys.index = members + key;
     keys.count = std::min(kKeys, members_count - key);
     if (p.causal && keys.index[0] > queries[last - 1]) break;
-    pack_row_panels(p.k.at(b, h), p.k.stride_n, keys.index, keys.count, p.d, keys.k, scratch);
-    pack_column_panels(p.v.at(b, h), p.v.stride_n, keys.index, keys.count, p.dv, keys.v, scratch);
+    pack_keys(p, b, h, keys, scratch);
     locate_keys(p, keys);
     for (int64_t i = 0; i < count; ++i) {
       Tile<A>& tile = tiles[i];
       if (p.causal && keys.index[0] > tile.index[tile.count - 1]) continue;
       switch (tile.width / kWidth<A>) {
-        case 1: attend<T, A, 1>(p, bias, keys, tile, scores, scratch); break;
-        case 2: attend<T, A, 2>(p, bias, keys, tile, scores, scratch); break;
-        default: attend<T, A, kNV>(p, bias, keys, tile, scores, scratch);
+        case 1: meet<T, A, 1>(p, bias, keys, tile, scores, scratch); break;
+        case 2: meet<T, A, 2>(p, bias, keys, tile, scores, scratch); break;
+        default: meet<T, A, kNV>(p, bias, keys, tile, scores, scratch);
       }
     }
   }
@@ -824,5 +1012,6 @@ void backward_tasks(const Backward<T, A>& p, Queue& queue) {
 }
 
 #undef ZOO_SHUFFLE
+#undef ZOO_BF16
 
 }  // namespace zoo::masked_attention::ZOO_SIMD_LEVEL

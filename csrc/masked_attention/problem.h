@@ -42,6 +42,7 @@ struct Problem {
   int64_t height, width;
   bool causal;
   A scale;
+  bool words;  // products of bfloat16 by the processor's own, two at a time
 };
 
 template <typename T, typename A>

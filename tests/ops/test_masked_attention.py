@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -502,3 +506,29 @@ def test_cuda_follows_the_current_stream():
         found = masked_attention(q + busy[0, 0] * 0, k, v)
     stream.synchronize()
     torch.testing.assert_close(found, expected)
+
+
+@needs_compiled
+def test_bfloat16_is_multiplied_alike_with_and_without_the_processors_products():
+    """Odd numbers of columns and keys, padding and NaN; the same process, once for each road."""
+    code = """
+import torch
+from zoo.ops import masked_attention
+torch.manual_seed(0)
+for n, m, d, e in ((1, 1, 1, 1), (5, 3, 7, 9), (50, 131, 17, 8), (49, 300, 64, 33)):
+    q, k, v = (torch.randn(2, 3, rows, columns).bfloat16() for rows, columns in ((n, d), (m, d), (m, e)))
+    k[0, 0, -1, 0], v[1, 1, 0, 0] = float("nan"), float("inf")
+    mask = torch.zeros(2, m, dtype=torch.bool)
+    mask[:, 1 : m // 2] = True
+    for options in ({}, {"key_padding_mask": mask}, {"causal": True}, {"bias": torch.randn(n, m).bfloat16()}):
+        print(masked_attention(q, k, v, **options).float().flatten().tolist())
+"""
+    found = []
+    for level in ("avx512", "best"):
+        environment = {**os.environ, "ZOO_SIMD": level, "ZOO_OPS": "compiled"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found.append([torch.tensor(json.loads(line.replace("nan", "NaN").replace("inf", "Infinity")))
+                      for line in done.stdout.splitlines()])  # fmt: skip
+    assert len(found[0]) == 16
+    for expected, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, expected, rtol=2e-2, atol=2e-2, equal_nan=True)

@@ -26,11 +26,11 @@ def allowed(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.setattr(_trust, "identity", lambda device, build: {"device": "Stand-in"})
     monkeypatch.setattr(_library, "_TRUSTED", {})
     monkeypatch.setattr(_library, "_MODE", "auto")
-    monkeypatch.setattr(_ways, "abilities", lambda device: frozenset({_ways.BF16}))
+    monkeypatch.setattr(_ways, "abilities", lambda device: frozenset({_ways.TILES}))
     monkeypatch.setenv("ZOO_OPS_CACHE", str(tmp_path))
 
     def table(operator: str, way: str, **at_least: float) -> None:
-        row = _ways.Row(operator, way, "cpu", ("bfloat16",), _ways.BF16, at_least)
+        row = _ways.Row(operator, way, "cpu", ("bfloat16",), _ways.TILES, at_least)
         monkeypatch.setattr(_ways, "table", lambda: _ways.Table((row,)))
 
     table("masked_attention", "sdpa", flops=1000)
@@ -69,7 +69,7 @@ def test_the_table_is_chosen_from_by_dtype_device_ability_and_size():
     assert table.choose("masked_attention", "cuda", torch.float16, {"tensor cores"}, {"flops": 5e9}) == []
     assert table.choose("masked_attention", "cuda", torch.float32, {"tensor cores"}, {"flops": 5e10}) == []
     assert table.choose("masked_attention", "cuda", torch.float16, set(), {"flops": 5e10}) == []
-    assert table.choose("masked_attention", "cpu", BF16, {_ways.BF16}, {"flops": 5e10}) == ["sdpa"]
+    assert table.choose("masked_attention", "cpu", BF16, {_ways.TILES}, {"flops": 5e10}) == ["sdpa"]
     assert table.choose("icp", "cuda", torch.float16, {"tensor cores"}, {"flops": 5e10}) == []
 
 
@@ -86,9 +86,8 @@ def test_no_row_is_for_float32_on_a_cpu():
 
 
 def test_abilities_are_those_of_the_processor(monkeypatch):
-    for amx, avx, expected in ((True, False, {_ways.BF16}), (False, True, {_ways.BF16}), (False, False, set())):
+    for amx, expected in ((True, {_ways.TILES}), (False, set())):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
         assert _ways.abilities.__wrapped__(CPU) == expected
 
 

@@ -22,7 +22,7 @@ from zoo.ops import _library
 from zoo.text import printable
 
 PATH = Path(__file__).with_name("ways.json")
-TENSOR_CORES, BF16 = "tensor cores", "bfloat16 products"
+TENSOR_CORES, TILES = "tensor cores", "bfloat16 tiles"
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,12 @@ def table() -> Table:
 @cache
 def abilities(device: torch.device) -> frozenset[str]:
     """What rows may ask of a device: tensor cores for both half precisions (compute capability 8.0 on), or a CPU's
-    products of bfloat16 numbers (AVX-512 BF16 or AMX)."""
+    tiles of bfloat16 numbers (AMX)."""
     if device.type == "cuda":
         capable = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
         return frozenset({TENSOR_CORES} if capable else ())
     if device.type == "cpu":
-        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return frozenset({BF16} if any(getattr(torch.cpu, name, bool)() for name in asked) else ())
+        return frozenset({TILES} if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else ())
     return frozenset()
 
 

@@ -63,9 +63,9 @@ def masked_attention(
         nothing. Differentiable in ``q``, ``k``, ``v`` and ``bias``; the backward pass computes the weights again, and
         one that is to be differentiated itself (``create_graph``) runs by the reference. NaN, and infinity where it
         makes the score NaN or +inf, spread through the queries that meet them, as in ``softmax``. On CPU the result is
-        the same bit for bit for any number of threads (not promised for bfloat16 where the processor multiplies it and
-        no gradient is asked for: see ``zoo.ops.ways``); on CUDA the gradient of a broadcast ``bias`` is summed by
-        atomics, in no fixed order.
+        the same bit for bit for any number of threads (not promised for bfloat16 where the processor has tiles for it
+        and no gradient is asked for: see ``zoo.ops.ways``), and bfloat16 is multiplied by the processor's own products
+        where it has them; on CUDA the gradient of a broadcast ``bias`` is summed by atomics, in no fixed order.
 
     Raises:
         ValueError: wrong rank, shape, dtype or device, ``lengths`` with ``n != m``, a scale that is not finite.
