@@ -35,6 +35,7 @@ RIGHT = {
     "fundus photograph": ("map-vessel",),
     "histology": ("pointcloud-recon3d", "sam-histo-interactive", "sam-path", "samaug"),
     "ultrasound": ("cemb-sam",),
+    "MR": ("fedautomri",),
 }
 
 

@@ -35,7 +35,7 @@ from zoo.training import Run
 CASES, VOLUMES = 400, 40  # enough that every client has two of each class; bytes do not depend on more
 SHORT = {
     "rounds": "2", "local_epochs": "1", "local_steps": "1", "iterations": "1", "epochs": "1", "least_steps": "1",
-    "prior_steps": "1", "learned": "0", "iters": "1",
+    "prior_steps": "1", "learned": "0", "iters": "1", "search_rounds": "1", "search_steps": "1",
 }  # fmt: skip
 HEADER = "| model | clients | down | up | plain FedAvg, each way | of plain FedAvg |\n|---|---:|---:|---:|---:|---:|"
 

@@ -112,7 +112,8 @@ def train(recipe: CoTRecipe, data: TrainData, run: Run) -> FedCoT:
 
     data = TrainData(*(getattr(data, part).in_memory() for part in PARTS))
     outcome = federate(build, recipe, data, run)
-    if run.out is not None and run.is_main:
+    measured = sum("global/dice" in row for row in outcome.rows)
+    if run.out is not None and run.is_main and measured > 1:
         write_file(run.out / "rounds.png", rounds_figure(outcome.rows, recipe.method))
     return assembled(recipe, outcome.state).to(run.device).eval()
 
