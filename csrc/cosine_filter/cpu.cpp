@@ -30,10 +30,11 @@
 namespace zoo::cosine_filter {
 namespace {
 
-// A block of columns should stay in a core's second-level cache, and a row's share of it span a few cache lines.
+// A block of columns should stay in the second-level cache while the next one comes, and a row's share of it span a
+// few cache lines.
 template <typename A>
 int64_t block_width(int64_t n) {
-  constexpr int64_t kCache = 512 * 1024 / static_cast<int64_t>(sizeof(A));
+  constexpr int64_t kCache = 256 * 1024 / static_cast<int64_t>(sizeof(A));
   int64_t width = 1024;
   while (width > 256 && n * width > kCache) width /= 2;
   return width;
@@ -52,11 +53,27 @@ Matrix<T, A> matrix_of(const Tensor& grads, const std::vector<int64_t>& rows, No
   m.width = block_width<A>(m.n);
   m.blocks = (m.f + m.width - 1) / m.width;
   m.tasks = std::max<int64_t>(1, std::min(kTasks, m.blocks));
+  m.reach = m.width;
   m.kind = kind;
   m.noise = kind == Noise::shared ? noise->const_data_ptr<A>() : nullptr;
   m.noise_scale = noise_scale;
   m.seed = static_cast<uint64_t>(seed.value_or(0));
   return m;
+}
+
+// What is read once needs no block that stays in a cache, but long runs of each row, some for every thread. The sum of
+// a column doesn't depend on it.
+template <typename T, typename A>
+void widen_blocks(Matrix<T, A>& m) {
+  if (!m.in_place() || m.kind == Noise::independent) return;
+  constexpr int64_t kStep = 16, kLongest = 16384, kAhead = 512;
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t longest = std::clamp<int64_t>(m.f / (4 * threads), m.width, kLongest);
+  const int64_t runs = std::max<int64_t>(1, (m.f + longest - 1) / longest);
+  m.width = std::max(kStep, m.f / runs / kStep * kStep);  // whole steps: what is left over is a short block
+  m.blocks = (m.f + m.width - 1) / m.width;
+  m.tasks = std::max<int64_t>(1, std::min(kTasks, m.blocks));
+  m.reach = kAhead;
 }
 
 struct Sums {
@@ -205,7 +222,8 @@ Tensor cosine_filter_aggregate_cpu(Tensor grads, Tensor weights, Tensor coeffici
       kept.push_back(weight[i]);
     }
     const double* scales = coefficients.const_data_ptr<double>();
-    const auto m = matrix_of<T, A>(grads, rows, kind, noise, noise_scale, seed);
+    auto m = matrix_of<T, A>(grads, rows, kind, noise, noise_scale, seed);
+    widen_blocks(m);
     const Aggregate<T, A> q{kept.data(), scales[0], scales[1], out.mutable_data_ptr<T>()};
     torch::stable::parallel_for(0, m.tasks, 1, [&](int64_t first, int64_t last) {
       ZOO_SIMD_CALL(aggregate, m, q, first, last);

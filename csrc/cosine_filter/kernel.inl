@@ -31,8 +31,8 @@ inline Wide load(const float* p) {
 
 inline void store(double* p, Wide v) { __builtin_memcpy(p, &v, sizeof v); }
 
-// Into the second-level cache: a block is worked on while the next one arrives there.
-inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+// Into the caches: a block is worked on while the next one arrives there.
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
 inline Wide absolute(Wide v) { return v < 0 ? -v : v; }
 
@@ -143,9 +143,7 @@ class Block {
  public:
   explicit Block(const Matrix<T, A>& matrix)
       : m_(matrix),
-        in_place_(std::is_same<T, A>::value && matrix.stride_f == 1 &&
-                  // Rows a large power of two apart fall on the same few cache lines.
-                  matrix.stride_b * static_cast<int64_t>(sizeof(T)) % 4096 != 0),
+        in_place_(matrix.in_place()),
         tile_(matrix.width * matrix.n),
         noise_tile_(matrix.kind == Noise::independent ? matrix.width * matrix.n : 0),
         x_(matrix.n),
@@ -158,8 +156,7 @@ class Block {
     count = std::min(m_.width, m_.f - first);
     width = (count + kStep - 1) / kStep * kStep;
     const bool in_place = in_place_ && count == width;
-    const bool follows = in_place && first + 2 * m_.width <= m_.f;
-    ahead = follows ? m_.width : 0;
+    ahead = in_place && first + count + m_.reach <= m_.f ? m_.reach : 0;
     for (int64_t i = 0; i < m_.n; ++i) {
       const T* row = m_.data + m_.rows[i] * m_.stride_b + first * m_.stride_f;
       if (in_place) {
@@ -195,7 +192,7 @@ class Block {
   const A* const* noise(int64_t i) const { return &z_.data()[i]; }
 
   int64_t first = 0, count = 0, width = 0;
-  int64_t ahead = 0;  // from a row's place to its place in the next block (0 without one)
+  int64_t ahead = 0;  // from a place in a row to what is asked for meanwhile (0 where there is nothing)
 
  private:
   const Matrix<T, A>& m_;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cosine_filter/check.h"
 
@@ -27,12 +28,19 @@ struct Matrix {
   const int64_t* rows;  // [n] which samples
   int64_t n;
   int64_t width, blocks, tasks;
+  int64_t reach;  // columns from a place in a row to what is asked for while that is worked on
   // Shared noise: data [f], scaled. Independent noise: a stream of normal numbers per sample, scaled.
   Noise kind;
   const A* noise;
   double noise_scale;
   uint64_t seed;
 
+  // Whether blocks of rows can be read where they are.
+  bool in_place() const {
+    return std::is_same<T, A>::value && stride_f == 1 &&
+           // Rows a large power of two apart fall on the same few cache lines.
+           stride_b * static_cast<int64_t>(sizeof(T)) % 4096 != 0;
+  }
   int64_t first_block(int64_t task) const { return task * blocks / tasks; }
 };
 
