@@ -137,13 +137,16 @@ def main() -> None:
     for _ in range(turns):
         for name, make in kinds.items():
             seconds[name].append(seconds_per_round(make, rounds))
-    result: dict[str, Any] = {f"rounds per second, {name}": 1 / float(np.median(some)) for name, some in seconds.items()}
+    result: dict[str, Any] = {
+        f"rounds per second, {name}": 1 / float(np.median(some)) for name, some in seconds.items()
+    }
     result |= reconstruction(64 if quick else 256, 2 if quick else 20)
     lines = [f"{name}: {value:.4g}" for name, value in result.items()]
     print("\n".join(lines))
     if not quick:
         facts = machine.facts()
-        about = f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}, {facts['date']}; processor time"
+        where = f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}"
+        about = f"{where}, {facts['date']}; processor time"
         page = "\n".join(["# fedautomri", "", about, "", *(f"- {line}" for line in lines), ""])
         contest.save("fedautomri", page, facts, [result])
 
