@@ -136,6 +136,7 @@ def test_the_checkout_alone_finds_registry_and_cli(checkout, environment):
 def test_a_wheel_carries_the_compiled_operators(wheel, environment, tmp_path):
     if not any(name.startswith("zoo/_C.") for name in zipfile.ZipFile(wheel).namelist()):
         pytest.skip("no C++ compiler here")
+    assert "-cp310-abi3-" in wheel.name  # one for every Python
     install(environment, wheel, cwd=tmp_path)
     code = "import zoo.ops; s = zoo.ops.status(); print(s.operators['prototype_similarity']['cpu'], s.simd)"
     mode, simd = run(environment, "-W", "ignore", "-c", code, cwd=tmp_path, ZOO_OPS="compiled").split()[-2:]

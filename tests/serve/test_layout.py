@@ -50,7 +50,7 @@ def test_every_installed_model_has_its_page(page: Page) -> None:
 
 
 def test_models_are_narrowed_by_task_and_modality(page: Page) -> None:
-    assert {name for _, name in page._names("reconstruction", "")} == {"pointcloud-recon3d"}
+    assert {name for _, name in page._names("reconstruction", "")} == {"fedautomri", "pointcloud-recon3d"}
     assert {name for _, name in page._names("segmentation", " ultrasound ")} == {"cemb-sam"}
     assert page._names("report", "nothing") == []
     assert page._about(None)[0].startswith("No model matches")
