@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.models.base import PluginTests
+from tests.models.engines import assert_alike_on_every_engine
 from zoo import media
 from zoo.data.case import Case
 from zoo.data.scans import View
@@ -34,7 +35,6 @@ from zoo.models.condistfl.training import (
     training,
 )
 from zoo.training import Run
-from zoo.training.recipe import digest
 
 DATA = "phantom:abdominal-ct?n=6&size=32&slices=16"
 CASE = "phantom:abdominal-ct?size=32&slices=16&seed=9"
@@ -268,20 +268,9 @@ def test_a_client_that_sends_nan_is_left_out_of_mean_and_momentum() -> None:
 
 @pytest.mark.slow
 def test_three_engines_give_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HOME", str(tmp_path))
     recipe = replace(TINY, rounds=2)
     parts = divide(load_dataset(DATA), training.split, recipe)
-    source = {"data": DATA, "phantom": None, "split": asdict(training.split), "cases": digest(parts)}
-    found = []
-    for engine in ("local", "simulation", "deployment"):
-        run = Run(tmp_path / engine, device="cpu", progress=False, engine=engine, source=source,
-                  identity={"model": "condistfl"})  # fmt: skip
-        found.append(federate(build, recipe, parts, run))
-    for other in found[1:]:
-        for name, value in found[0].state_dict().items():
-            torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-4, atol=1e-5)
-        assert found[0].ledger == other.ledger
+    assert_alike_on_every_engine(build, recipe, parts, "condistfl", DATA, training.split, tmp_path, monkeypatch)
 
 
 # ---- predictions -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.models.base import PluginTests
+from tests.models.engines import assert_alike_on_every_engine
 from zoo import media
 from zoo.data.case import Case
 from zoo.data.check import require
@@ -38,7 +39,6 @@ from zoo.models.fed_cot.model import FedCoT, separated
 from zoo.models.fed_cot.network import CICEK, PAPER, CoTConfig, Network, parameters_of
 from zoo.models.fed_cot.training import build, by_site, known_and_unknown, score, sites_of, training
 from zoo.training import Run
-from zoo.training.recipe import digest
 
 DATA = "phantom:flair?n=12&size=32&slices=24"
 CASE = "phantom:flair?size=48&slices=40&seed=9"
@@ -202,20 +202,9 @@ def test_a_round_leaves_everybody_with_one_sync_teacher_and_sends_two_models_eac
 
 @pytest.mark.slow
 def test_three_engines_give_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HOME", str(tmp_path))
     recipe = replace(TINY, rounds=2)
     parts = divide(load_dataset(DATA), training.split, recipe)
-    source = {"data": DATA, "phantom": None, "split": asdict(training.split), "cases": digest(parts)}
-    found = []
-    for engine in ("local", "simulation", "deployment"):
-        run = Run(tmp_path / engine, device="cpu", progress=False, engine=engine, source=source,
-                  identity={"model": "fed-cot"})  # fmt: skip
-        found.append(federate(build, recipe, parts, run))
-    for other in found[1:]:
-        for name, value in found[0].state_dict().items():
-            torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-4, atol=1e-5)
-        assert found[0].ledger == other.ledger
+    assert_alike_on_every_engine(build, recipe, parts, "fed-cot", DATA, training.split, tmp_path, monkeypatch)
 
 
 # ---- who is labelled -------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.models.base import PluginTests
+from tests.models.engines import assert_alike_on_every_engine
 from zoo.data import phantoms
 from zoo.data.case import Case
 from zoo.data.kspace import lines
@@ -43,7 +44,6 @@ from zoo.models.fedautomri.training import (
     training,
 )  # fmt: skip
 from zoo.training import Run
-from zoo.training.recipe import digest
 
 SMALL = FedAutoMRIConfig(unroll=2, cells=2, channels=4)
 TINY = FedAutoMRIRecipe(
@@ -287,22 +287,10 @@ def test_with_the_average_at_the_server_clients_start_from_it_and_it_is_the_resu
 @pytest.mark.slow
 @pytest.mark.parametrize("made", [build, build_search])
 def test_three_engines_give_the_same_weights(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HOME", str(tmp_path))
+    data = "phantom:k-space?n=8&size=32"
     recipe = replace(TINY, rounds=2)
-    parts = split_data(load_dataset("phantom:k-space?n=8&size=32"), training.split, recipe)
-    source = {
-        "data": "phantom:k-space?n=8&size=32", "phantom": None, "split": asdict(training.split), "cases": digest(parts)
-    }  # fmt: skip
-    found = []
-    for engine in ("local", "simulation", "deployment"):
-        run = Run(tmp_path / engine, device="cpu", progress=False, engine=engine, source=source,
-                  identity={"model": "fedautomri"})  # fmt: skip
-        found.append(federate(made, recipe, parts, run))
-    for other in found[1:]:
-        for name, value in found[0].state_dict().items():
-            torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-4, atol=1e-5)
-        assert found[0].ledger == other.ledger
+    parts = split_data(load_dataset(data), training.split, recipe)
+    assert_alike_on_every_engine(made, recipe, parts, "fedautomri", data, training.split, tmp_path, monkeypatch)
 
 
 def test_the_moving_average_of_what_stays_is_what_stays_in_every_round() -> None:

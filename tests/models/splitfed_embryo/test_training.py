@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.models.base import PluginTests
+from tests.models.engines import assert_alike_on_every_engine
 from zoo.data.sets import load_dataset
 from zoo.data.splits import TrainData
 from zoo.data.splits import divide as split_data
@@ -24,7 +25,6 @@ from zoo.models.splitfed_embryo.network import SplitFedConfig
 from zoo.models.splitfed_embryo.sides import SplitServer
 from zoo.models.splitfed_embryo.training import build, train, training, whole
 from zoo.training import Run
-from zoo.training.recipe import digest
 
 TINY = SplitFedRecipe(
     network=SplitFedConfig(widths=(4, 6), bottleneck=8, image_size=32), clients=2, shares=(3.0, 2.0), lossy_clients=1,
@@ -84,20 +84,10 @@ def test_without_loss_both_cuts_train_the_same_bits_and_with_it_not(data: TrainD
 @pytest.mark.slow
 @pytest.mark.parametrize("wire", ["joined", "messages"])
 def test_three_engines_give_the_same_weights(wire: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HOME", str(tmp_path))
     recipe = replace(TINY, wire=wire, local_epochs=1)
     parts = split_data(load_dataset(DATA), training.split, recipe)
-    source = {"data": DATA, "phantom": None, "split": asdict(training.split), "cases": digest(parts)}
-    found = []
-    for engine in ("local", "simulation", "deployment"):
-        run = Run(tmp_path / engine, device="cpu", progress=False, engine=engine, source=source,
-                  identity={"model": "splitfed-embryo"})  # fmt: skip
-        found.append(federate(build, recipe, parts, run))
-    for other in found[1:]:
-        for name, value in whole(found[0].state).items():
-            torch.testing.assert_close(whole(other.state)[name], value, rtol=1e-4, atol=1e-5)
-        assert found[0].ledger == other.ledger
+    about = (recipe, parts, "splitfed-embryo", DATA, training.split)
+    assert_alike_on_every_engine(build, *about, tmp_path, monkeypatch, lambda found: whole(found.state))
 
 
 def test_only_features_and_gradients_cross_the_link_between_the_rounds_ends(data: TrainData) -> None:
