@@ -25,6 +25,9 @@ START_SECONDS = 60.0
 # The last three are started by the others, which wait for ever where they can't be found.
 COMMANDS = ("flwr", "flower-superlink", "flower-supernode", "flower-superexec", "flwr-serverapp", "flwr-clientapp")
 
+LONGEST_NAME = 32
+"""Letters of an app's name, by Flower."""
+
 _PYPROJECT = """\
 # Made by zoo train; `flwr run {folder} CONNECTION` runs it on a SuperLink of yours.
 [project]
@@ -58,7 +61,8 @@ app = {side}_app(json.loads((Path(__file__).parent / "federation.json").read_tex
 
 def write_app(folder: Path, facts: Mapping[str, Any], *, clients: int, rounds: int) -> Path:
     """The folder that ``flwr run`` takes: ``pyproject.toml``, both apps and the facts that they start from."""
-    name = re.sub(r"[^a-z0-9]+", "-", str(facts["build"]).partition(":")[0].lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", str(facts["build"]).partition(":")[0].lower())
+    name = re.sub(r"^[^a-z]+", "", name[-LONGEST_NAME:]).strip("-") or "app"  # the end tells most
     with new_folder(folder) as new:
         text = _PYPROJECT.format(folder=folder, name=name, rounds=rounds, clients=clients)
         (new / "pyproject.toml").write_text(text, encoding="utf-8")
