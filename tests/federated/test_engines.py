@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 from dataclasses import asdict
@@ -109,14 +110,16 @@ def test_a_command_that_is_not_there_is_named_before_anything_starts(missing, tm
     assert not any(tmp_path.iterdir())
 
 
-def test_the_generated_app_passes_flowers_own_check(toy, tmp_path):
+@pytest.mark.parametrize("module", ["my_paper.training", "a_paper_with_a_very_long_name.training", "x" * 40])
+def test_the_generated_app_passes_flowers_own_check(toy, tmp_path, module):
     from flwr.cli.build import build_fab_from_disk
     from flwr.cli.config_utils import load_and_validate
 
-    facts = {"build": "zoo.models.my_paper.training:build", "stage": "federated", "out": str(tmp_path)}
+    facts = {"build": f"zoo.models.{module}:build", "stage": "federated", "out": str(tmp_path)}
     folder = deployment.write_app(tmp_path / "app", facts, clients=2, rounds=3)
     config, warnings = load_and_validate(folder / "pyproject.toml", check_module=False)
     assert warnings == []
+    assert re.fullmatch(r"[a-z][a-z0-9-]{0,31}", config["project"]["name"])
     assert config["tool"]["flwr"]["app"]["components"] == {
         "serverapp": "server_app:app", "clientapp": "client_app:app",
     }  # fmt: skip
